@@ -1,0 +1,39 @@
+# Set-up and the everyday commands. Each needs Python 3.11+, make and a network that reaches PyPI.
+PYTHON ?= python3
+CORES ?= 2
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+# The uv on the PATH, else one that is installed into the venv.
+UV := $(or $(shell command -v uv),$(BIN)/uv)
+
+.PHONY: demo test lint ui lock clean
+
+demo: $(INSTALLED)  ## train, evaluate and compare three Dice losses on the embedded images
+	$(BIN)/snakemake --cores $(CORES)
+
+test: $(INSTALLED)  ## the tests, with real data where LOSSBENCH_DATA or ../shared/data has it
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## ruff, snakefmt, snakemake --lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+ui: $(INSTALLED)  ## the MLflow UI on 127.0.0.1, over the store that `track` writes
+	$(BIN)/python -m lossbench ui
+
+lock: $(INSTALLED)  ## requirements.lock from pyproject.toml
+	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-annotate --no-header --output-file requirements.lock
+
+clean:  ## remove the environment; results stay
+	rm -rf .venv
+
+# Byte-compiled: imports are half of a short job's time.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lossbench needs Python 3.11 or newer; say which with make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	command -v $(UV) >/dev/null || $(BIN)/python -m pip install --quiet uv
+	$(UV) pip sync --quiet --python $(BIN)/python --compile-bytecode requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@

@@ -1,0 +1,29 @@
+"""Which loss should I train with? Read this first, then workflow/rules, a file per stage."""
+
+
+configfile: workflow.source_path("config/datasets.yaml")
+configfile: workflow.source_path("config/models.yaml")
+configfile: workflow.source_path("config/losses.yaml")
+configfile: workflow.source_path("config/config.yaml")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/configure.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/check.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/compare.smk"
+include: "workflow/rules/report.smk"
+include: "workflow/rules/track.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"results/{EXPERIMENT.experiment}/report/report.html",
+        f"results/{EXPERIMENT.experiment}/report/mlflow.json",
+
+
+onsuccess:
+    print_file(f"results/{EXPERIMENT.experiment}/report/verdict.txt")

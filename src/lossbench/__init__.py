@@ -1,0 +1,1 @@
+"""Which loss should I train my segmentation model with."""

@@ -1,0 +1,144 @@
+"""The batch is a function of (dataset, fold, seed, step), and of nothing else."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossbench.augment import augment
+from lossbench.prepared import Prepared
+from lossbench.provenance import seed_of
+
+# The settings of `training` that make the batch; runs that agree in them share it.
+SETTINGS = ("batch_size", "patch_size", "min_foreground", "augmentation")
+MULTIPLE = 32  # sizes that most networks take
+DATA_SHARE = 0.5  # of the free memory of a GPU, for the dataset
+MODULUS_PRIME = 0x100000001B3  # FNV's
+
+
+class Batch(NamedTuple):
+    """images float32 (B, C, *P), labels uint8 (B, *P), mark: int64 scalar, a checksum of both."""
+
+    images: Tensor
+    labels: Tensor
+    mark: Tensor
+
+
+def patch_size(data: Prepared, training: Mapping[str, Any]) -> tuple[int, ...]:
+    """Size of a training image: as set, else the largest case, up to a multiple of 32."""
+    if training["patch_size"]:
+        return tuple(training["patch_size"])
+    largest = np.max(data.cases["shape"].tolist(), axis=0)
+    return tuple(int(n) for n in -(-largest // MULTIPLE) * MULTIPLE)
+
+
+class Batches:
+    """The stream of batches of a block.
+
+    Parameters
+    ----------
+    data
+        The dataset; it lies on the device where it fits, else in the mapped arrays.
+    fold, seed
+        Of the block.
+    training
+        Settings of a run; those in `SETTINGS` matter here.
+    device
+        Where the batches are wanted.
+    """
+
+    def __init__(
+        self,
+        data: Prepared,
+        fold: int,
+        seed: int,
+        training: Mapping[str, Any],
+        device: torch.device,
+    ) -> None:
+        self.batch_size, self.augmentation = training["batch_size"], training["augmentation"]
+        self.patch = patch_size(data, training)
+        self.rows = data.training(fold, training["min_foreground"])
+        self.key = (data.digest, fold, seed)
+        self.device, self.channels = device, data.info["channels"]
+        self.images, self.labels = (_on(device, array) for array in (data.images, data.labels))
+        self.shapes, self.offsets = data.cases["shape"].tolist(), data.cases["offset"].tolist()
+        self.recent: dict[int, Batch] = {}
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of a step; kept until `forget`, for the other losses of the block."""
+        if step not in self.recent:
+            self.recent[step] = self._make(step)
+        return self.recent[step]
+
+    def forget(self) -> None:
+        """Drop the batches that were kept."""
+        self.recent.clear()
+
+    def _make(self, step: int) -> Batch:
+        generator = torch.Generator().manual_seed(seed_of("batch", *self.key, step))
+        patches = [self._patch(row, generator) for row in self._rows(step)]
+        images, labels = (
+            torch.stack(parts).to(self.device) for parts in zip(*patches, strict=True)
+        )
+        if self.augmentation:
+            images, labels = augment(images, labels, self.augmentation, generator)
+        return Batch(images, labels, checksum(images) * MODULUS_PRIME + checksum(labels))
+
+    def _rows(self, step: int) -> list[int]:
+        """Cases of a step: each epoch is a permutation of its own, and epochs follow each other."""
+        places = range(step * self.batch_size, (step + 1) * self.batch_size)
+        orders = {}
+        for epoch in {place // len(self.rows) for place in places}:
+            generator = torch.Generator().manual_seed(seed_of("epoch", *self.key, epoch))
+            orders[epoch] = torch.randperm(len(self.rows), generator=generator)
+        return [int(self.rows[orders[p // len(self.rows)][p % len(self.rows)]]) for p in places]
+
+    def _patch(self, row: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A random part of a case; where the case is smaller, padded with background."""
+        shape, offset = self.shapes[row], self.offsets[row]
+        size = int(np.prod(shape))
+        image = self.images[offset * self.channels : (offset + size) * self.channels]
+        image = image.view(self.channels, *shape)
+        label = self.labels[offset : offset + size].view(shape)
+        window, padding = [], []
+        for n, wanted in zip(shape, self.patch, strict=True):
+            spare = max(n - wanted, 0)
+            start = int(torch.randint(spare + 1, (1,), generator=generator))
+            window.append(slice(start, start + wanted))
+            missing = max(wanted - n, 0)
+            padding = [missing // 2, missing - missing // 2, *padding]
+        image, label = image[(slice(None), *window)], label[tuple(window)]
+        return (
+            torch.nn.functional.pad(image, padding).to(self.device),
+            torch.nn.functional.pad(label, padding).to(self.device),
+        )
+
+
+def checksum(tensor: Tensor) -> Tensor:
+    """Checksum of a tensor's bytes, int64 scalar on its device; any changed element changes it.
+
+    Made on the device, of whole numbers: no synchronisation, and no rounding to depend on order.
+    """
+    integers = tensor.contiguous().view(
+        torch.int32 if tensor.dtype == torch.float32 else torch.uint8
+    )
+    integers = integers.flatten().to(torch.int64)
+    # Odd factors, since these have an inverse modulo 2**64.
+    factors = torch.arange(1, 2 * len(integers), 2, device=tensor.device) * 0x5851F42D4C957F2D
+    return (integers * factors).sum()
+
+
+def _on(device: torch.device, array: np.ndarray) -> Tensor:
+    """A mapped array as a tensor: on the device if it fits, else where it is."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor
+    free, _ = torch.cuda.mem_get_info(device)
+    return tensor.to(device) if array.nbytes < DATA_SHARE * free else tensor
+
+
+def stream_key(training: Mapping[str, Any]) -> str:
+    """Equal for runs that share their batches."""
+    return repr([training[name] for name in SETTINGS])

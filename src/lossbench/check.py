@@ -1,0 +1,139 @@
+"""Make every model and loss of an experiment and try them on its data, before any training."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lossbench.batches import MULTIPLE, patch_size
+from lossbench.config import ConfigError, Experiment, UserError, load
+from lossbench.files import write_json
+from lossbench.losses import Ignoring, build_loss, one_hot
+from lossbench.models import build_model
+from lossbench.prepared import Prepared
+
+log = logging.getLogger(__name__)
+
+
+def check(experiment: Path, output: Path) -> None:
+    """Refuse an experiment that cannot be trained, with everything that is wrong with it.
+
+    Parameters
+    ----------
+    experiment
+        experiment.json; the prepared datasets lie in ../datasets.
+    output
+        check.json: what was tried.
+
+    Raises
+    ------
+    ConfigError
+        With a line for each model, loss or fold that cannot be used.
+    """
+    settings = load(experiment)
+    problems, tried = [], []
+    for name in settings.matrix.dataset:
+        data = Prepared(experiment.parent.parent / "datasets" / name)
+        for what, attempt in _attempts(settings, data):
+            try:
+                attempt()
+                tried.append(what)
+            except UserError as error:
+                problems.append(str(error))
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    write_json(output, {"tried": tried})
+    log.info("checked: %s", ", ".join(tried))
+
+
+def _attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Any]]:
+    """What to try on a dataset: a name, and a call that raises where it cannot be used."""
+    keys = {"dataset": data.info["name"], "fold": settings.matrix.fold[0], "seed": 0}
+    for fold in settings.matrix.fold:
+        yield f"{data.info['name']}/fold{fold}", lambda fold=fold: _check_fold(data, fold)
+    for loss in settings.matrix.loss:
+        run = settings.run(model=settings.matrix.model[0], loss=loss, **keys)
+        yield (
+            f"{data.info['name']}/{loss}",
+            lambda run=run: _check_loss(run, data, settings.matrix.fold),
+        )
+    for model in settings.matrix.model:
+        run = settings.run(model=model, loss=settings.matrix.loss[0], **keys)
+        yield f"{data.info['name']}/{model}", lambda run=run: _check_model(run, data)
+
+
+def _check_fold(data: Prepared, fold: int) -> None:
+    data.training(fold)
+    if not len(data.validation(fold)):
+        raise UserError(f"{data.info['name']}: fold {fold} has no validation case")
+
+
+def _check_loss(run: dict[str, Any], data: Prepared, folds: list[int]) -> None:
+    for fold in folds:
+        rows = data.training(fold, run["training"]["min_foreground"])
+        loss = build_loss(run["loss"], data.voxels()[rows].sum(axis=0), data.classes)
+        _try_loss(loss, f"losses.{run['loss']['name']}", data)
+
+
+def _try_loss(loss: torch.nn.Module, where: str, data: Prepared) -> None:
+    """A scalar, finite, with a finite gradient that is not all zero, for logits of any size."""
+    k, dims = len(data.classes), data.info["spatial_dims"]
+    generator = torch.Generator().manual_seed(0)
+    shape = [2, k, *[16] * dims]
+    logits = (3 * torch.randn(shape, generator=generator)).requires_grad_()
+    target = one_hot(torch.randint(k, [2, *shape[2:]], generator=generator), k)
+    try:
+        value = loss(logits, target)
+    except Exception as error:
+        raise UserError(
+            f"{where}: {type(loss).__name__} failed on logits {shape} and a one-hot target of the "
+            f"same shape: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(value, torch.Tensor) or value.ndim:
+        found = (
+            f"shape {list(value.shape)}"
+            if isinstance(value, torch.Tensor)
+            else type(value).__name__
+        )
+        raise UserError(f"{where}: gives {found}, and a scalar tensor is wanted")
+    if not value.requires_grad:
+        raise UserError(f"{where}: has no gradient with respect to the logits")
+    value.backward()
+    if not (value.isfinite() and logits.grad.isfinite().all() and logits.grad.any()):
+        raise UserError(
+            f"{where}: value {value.item()} or gradient is not finite, or the gradient is all 0"
+        )
+    if data.info["ignore"]:
+        try:
+            Ignoring(loss, k, dims)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+def _check_model(run: dict[str, Any], data: Prepared) -> None:
+    """Logits of the patch's size from a batch of the patch's size."""
+    where, patch = f"models.{run['model']['name']}", patch_size(data, run["training"])
+    if len(patch) != data.info["spatial_dims"]:
+        raise UserError(
+            f"training.patch_size: {list(patch)} has {len(patch)} numbers, "
+            f"and {data.info['name']} has {data.info['spatial_dims']} dimensions"
+        )
+    model = build_model(run["model"], data, run["seed"])
+    wanted = (2, len(data.classes), *patch)
+    try:
+        with torch.no_grad():
+            found = model(torch.zeros(2, data.info["channels"], *patch))
+    except Exception as error:
+        near = [int(n) for n in -(-np.array(patch) // MULTIPLE) * MULTIPLE]
+        raise UserError(
+            f"{where}: cannot take a patch of {list(patch)} of {data.info['name']} ({error}); "
+            f"for training.patch_size, multiples of {MULTIPLE} suit most networks: {near}"
+        ) from error
+    if not isinstance(found, torch.Tensor) or tuple(found.shape) != wanted:
+        shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        raise UserError(
+            f"{where}: gives {shape} for a patch of {list(patch)}; wanted: logits {list(wanted)}"
+        )

@@ -1,0 +1,29 @@
+"""Datasets that the package reads, reached by `_target_` exactly like a user's own class.
+
+A dataset yields cases, by index (`__len__` and `__getitem__`) or as a plain iterable. A case is
+a dict:
+
+- ``image``: numbers (C, *S), S of two or three axes, the same C and number of axes in all cases
+- ``label``: whole numbers (*S), the index of the class of each voxel
+- ``spacing``: size of a voxel along each axis of S, in mm or pixels
+- ``case``: a name of its own
+- ``subject`` (optional): cases of one subject share a fold
+- ``file`` (optional): what messages name
+
+A dataset has the attributes
+
+- ``classes``: names; 0 is the background
+- ``ignore`` (optional): the label of voxels that take part in neither loss nor metric
+- ``folds`` (optional): the cases that each fold validates on, by name; a case in none is not used
+- ``sliced`` (optional): true where cases are slices of volumes, which may be empty of signal
+
+`lossbench.prepare` checks all of it (`contract`).
+"""
+
+from lossbench.datasets.images import ImageFolder as ImageFolder
+from lossbench.datasets.layouts import MSD as MSD
+from lossbench.datasets.layouts import Decathlon as Decathlon
+from lossbench.datasets.layouts import NNUNet as NNUNet
+from lossbench.datasets.mni152 import MNI152 as MNI152
+from lossbench.datasets.nuclei import Nuclei as Nuclei
+from lossbench.datasets.phantom import Phantom as Phantom

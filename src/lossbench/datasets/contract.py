@@ -1,0 +1,144 @@
+"""What is asked of a dataset and of each case, and the messages where it is not met."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lossbench.config import UserError
+
+MOST_CLASSES = 254  # labels are stored as uint8, and 255 is the ignore label
+_CLASS_NAME = re.compile(r"[A-Za-z0-9_ .-]+")
+_KEYS = ("image", "label", "spacing", "case")
+
+
+def listed(heading: str, problems: Sequence[str], most: int = 20) -> UserError:
+    """An error that lists the first problems and says how many there are; duplicates once."""
+    distinct = list(dict.fromkeys(problems))
+    rest = [f"... and {len(distinct) - most} more"] if len(distinct) > most else []
+    return UserError("\n  ".join([f"{heading} ({len(distinct)}):", *distinct[:most], *rest]))
+
+
+def check_dataset(dataset: object, where: str) -> None:
+    """Check the attributes of a dataset.
+
+    Raises
+    ------
+    UserError
+        With everything that is wrong.
+    """
+    if problems := list(_dataset_problems(dataset)):
+        raise listed(f"{where}: {type(dataset).__name__} is no dataset that can be used", problems)
+
+
+def case_problems(case: object, n_classes: int, ignore: int | None, sliced: bool) -> list[str]:
+    """What is wrong with one case; an empty list where nothing is."""
+    if not isinstance(case, Mapping):
+        return [f"is a {type(case).__name__}; a case is a dict of {', '.join(_KEYS)}"]
+    if missing := [key for key in _KEYS if key not in case]:
+        return [f"lacks {', '.join(missing)}; a case is a dict of {', '.join(_KEYS)}"]
+    if not isinstance(case["case"], str) or not case["case"].strip():
+        return [f"is named {case['case']!r}; a name is a text"]
+    image, label = np.asarray(case["image"]), np.asarray(case["label"])
+    if problems := [
+        *_array_problems(image, label),
+        *_spacing_problems(case["spacing"], label.ndim),
+    ]:
+        return problems
+    return [*_image_problems(image, sliced), *_label_problems(label, n_classes, ignore)]
+
+
+def case_title(case: object, number: int) -> str:
+    """How messages name a case: its name and its file, or its number."""
+    if not isinstance(case, Mapping) or "case" not in case:
+        return f"case number {number}"
+    file = f" ({case['file']})" if "file" in case else ""
+    return f"case {case['case']}{file}"
+
+
+def _dataset_problems(dataset: Any) -> Iterator[str]:
+    if not hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__"):
+        yield "it has neither __getitem__ nor __iter__, one of which yields the cases"
+    classes = getattr(dataset, "classes", None)
+    if not _is_list(classes) or not all(isinstance(name, str) for name in classes):
+        yield f"its `classes` must be a list of names, 0 being the background; found {classes!r}"
+        return
+    yield from _class_problems(classes)
+    ignore = getattr(dataset, "ignore", None)
+    if ignore is not None and (
+        isinstance(ignore, bool) or not isinstance(ignore, int | np.integer)
+    ):
+        yield f"its `ignore` must be a whole number or None; found {ignore!r}"
+    elif ignore is not None and 0 <= ignore < len(classes):
+        yield f"its `ignore` {ignore} is also the label of class {classes[ignore]!r}"
+    folds = getattr(dataset, "folds", None)
+    if folds is not None and not (_is_list(folds) and all(_is_list(fold) for fold in folds)):
+        yield f"its `folds` must be a list of lists of case names or None; found {folds!r}"
+
+
+def _class_problems(classes: Sequence[str]) -> Iterator[str]:
+    if not 2 <= len(classes) <= MOST_CLASSES:
+        yield f"it has {len(classes)} classes; 2 to {MOST_CLASSES}, the background included, can be used"
+    for name in classes:
+        if not _CLASS_NAME.fullmatch(name):
+            yield f"class name {name!r}: use letters, digits, space, and _ . - only"
+    if twice := sorted({name for name in classes if classes.count(name) > 1}):
+        yield f"class names must differ; more than once: {', '.join(twice)}"
+
+
+def _array_problems(image: np.ndarray, label: np.ndarray) -> Iterator[str]:
+    for name, array in (("image", image), ("label", label)):
+        if array.dtype.kind not in "fiub":
+            yield f"the {name} holds {array.dtype}; it must hold numbers"
+    if label.ndim not in (2, 3):
+        yield f"the label has shape {label.shape}; it must have 2 or 3 axes"
+    elif image.shape == label.shape:
+        yield f"the image has shape {image.shape}, as the label; it needs a channel axis in front"
+    elif image.shape[1:] != label.shape or image.ndim != label.ndim + 1:
+        yield f"the image has size {image.shape[1:]} and the label {label.shape}; they must be equal"
+    elif image.size == 0:
+        yield f"the image has shape {image.shape}: it is empty"
+
+
+def _spacing_problems(spacing: Any, axes: int) -> Iterator[str]:
+    numbers = list(spacing) if np.ndim(spacing) == 1 else []
+    if len(numbers) != axes or not all(
+        isinstance(n, int | float | np.number) and math.isfinite(n) and n > 0 for n in numbers
+    ):
+        yield f"the spacing is {spacing!r}; it must be {axes} positive numbers, one for each axis"
+
+
+def _image_problems(image: np.ndarray, sliced: bool) -> Iterator[str]:
+    if not np.isfinite(image).all():
+        yield f"{np.count_nonzero(~np.isfinite(image))} voxels of the image are NaN or infinite"
+    elif not sliced:
+        flat = image.reshape(len(image), -1)
+        constant = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
+        if len(constant) == len(flat):
+            yield f"the image is constant ({flat[0, 0]:g} everywhere)"
+        elif len(constant):
+            channels = ", ".join(str(channel) for channel in constant)
+            yield f"channel {channels} of the image is constant ({flat[constant[0], 0]:g} everywhere)"
+
+
+def _label_problems(label: np.ndarray, n_classes: int, ignore: int | None) -> Iterator[str]:
+    if label.dtype.kind == "f":
+        broken = label[label != np.rint(label)]
+        if broken.size:
+            yield f"{broken.size} voxels of the label are no whole numbers, such as {broken[0]:g}"
+            return
+    outside = (label < 0) | (label >= n_classes)
+    if ignore is not None:
+        outside &= label != ignore
+    if outside.any():
+        values = ", ".join(f"{value:g}" for value in np.unique(label[outside])[:5])
+        yield (
+            f"label values outside the classes 0 to {n_classes - 1}: {values}; mend the label, list the "
+            f"class, or set ignore (an ImageFolder can translate: values: {{0: 0, 255: 1}})"
+        )
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)

@@ -1,0 +1,213 @@
+"""The folders of the Medical Segmentation Decathlon and of nnU-Net."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lossbench.config import UserError, did_you_mean
+from lossbench.datasets.contract import listed
+from lossbench.datasets.download import fetch
+from lossbench.datasets.nifti import Files, Volumes
+
+
+class MSD(Volumes):
+    """A folder in the layout of the Medical Segmentation Decathlon.
+
+    Parameters
+    ----------
+    root
+        Holds dataset.json and the files that it lists under ``training``; optionally
+        splits_final.json, the folds as nnU-Net writes them.
+    slice_axis
+        0, 1 or 2 to cut the volumes into slices across that axis; None keeps them whole.
+
+    Raises
+    ------
+    UserError
+        A missing or unusable dataset.json, and files that it lists and that are missing.
+    """
+
+    def __init__(self, root: str | Path, slice_axis: int | None = None) -> None:
+        root = Path(root)
+        path = root / "dataset.json"
+        listing = _read(path, ("labels", "training"))
+        names = {
+            int(value): name for value, name in listing["labels"].items() if str(value).isdigit()
+        }
+        classes = _class_names(names, len(listing["labels"]), path)
+        files, problems = {}, []
+        for entry in sorted(listing["training"], key=lambda entry: str(entry)):
+            if not isinstance(entry, Mapping) or not {"image", "label"} <= set(entry):
+                problems.append(f"training entry {entry!r} lacks image or label")
+                continue
+            name = re.sub(r"\.nii(\.gz)?$", "", Path(entry["label"]).name)
+            if name in files:
+                problems.append(f"case {name} is listed twice")
+            files[name] = Files([root / entry["image"]], root / entry["label"])
+        if problems := problems + _missing(files):
+            raise listed(f"{path}: problems with the training cases", problems)
+        folds = _given_folds(root) or self._default_folds(sorted(files))
+        super().__init__(files, classes, None, folds, slice_axis)
+
+    def _default_folds(self, names: list[str]) -> list[list[str]] | None:
+        """Folds where there is no splits_final.json; None leaves them to prepare."""
+        return None
+
+
+class Decathlon(MSD):
+    """A task of the Medical Segmentation Decathlon, downloaded where it is not there yet.
+
+    It comes from the address that MONAI knows and is checked against the MD5 that MONAI records.
+    Its folds are nnU-Net's: those of splits_final.json, else five by nnU-Net's own rule.
+
+    Parameters
+    ----------
+    task
+        For example Task04_Hippocampus.
+    data_root
+        The folder that holds the task's folder, or shall hold it.
+    slice_axis
+        As in `MSD`.
+    """
+
+    def __init__(self, task: str, data_root: str | Path, slice_axis: int | None = None) -> None:
+        root = Path(data_root) / task
+        if not (root / "dataset.json").is_file():
+            _download(task, root)
+        super().__init__(root, slice_axis)
+
+    def _default_folds(self, names: list[str]) -> list[list[str]]:
+        """Five folds as nnU-Net makes them, from sorted names."""
+        from sklearn.model_selection import KFold  # a second that only datasets without splits pay
+
+        splits = KFold(5, shuffle=True, random_state=12345).split(names)
+        return [[names[i] for i in validation] for _, validation in splits]
+
+
+class NNUNet(Volumes):
+    """A folder in nnU-Net's raw layout, of NIfTI files.
+
+    Parameters
+    ----------
+    root
+        Holds dataset.json (``channel_names``, ``labels``, ``file_ending``),
+        ``imagesTr/CASE_0000.nii.gz`` for each channel, ``labelsTr/CASE.nii.gz``; optionally
+        splits_final.json.
+    slice_axis
+        As in `MSD`.
+
+    Raises
+    ------
+    UserError
+        As `MSD`; labels that are regions; another file format.
+    """
+
+    def __init__(self, root: str | Path, slice_axis: int | None = None) -> None:
+        root = Path(root)
+        path = root / "dataset.json"
+        listing = _read(path, ("channel_names", "labels", "file_ending"))
+        ending = listing["file_ending"]
+        if ending not in (".nii", ".nii.gz"):
+            raise UserError(
+                f"{path}: file_ending is {ending!r}; NNUNet reads .nii and .nii.gz, "
+                "and lossbench.datasets.ImageFolder reads PNG, JPEG, TIFF and WebP"
+            )
+        classes, ignore = _nnunet_classes(listing["labels"], path)
+        labels = sorted((root / "labelsTr").glob(f"*{ending}"))
+        channels = [f"_{number:04d}{ending}" for number in range(len(listing["channel_names"]))]
+        names = [label.name.removesuffix(ending) for label in labels]
+        files = {
+            name: Files([root / "imagesTr" / f"{name}{channel}" for channel in channels], label)
+            for name, label in zip(names, labels, strict=True)
+        }
+        alone = [
+            f"{image}: no label {root / 'labelsTr' / image.name.removesuffix(channels[0])}{ending}"
+            for image in sorted((root / "imagesTr").glob(f"*{channels[0]}"))
+            if image.name.removesuffix(channels[0]) not in files
+        ]
+        expected = listing.get("numTraining", len(files))
+        if len(files) + len(alone) != expected:
+            alone.append(
+                f"numTraining is {expected}, and labelsTr has {len(files)} labels ({ending})"
+            )
+        if problems := _missing(files) + alone:
+            raise listed(f"{path}: problems with the training cases", problems)
+        super().__init__(files, classes, ignore, _given_folds(root), slice_axis)
+
+
+def _read(path: Path, keys: Iterable[str]) -> dict[str, Any]:
+    try:
+        listing = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; name the folder that holds dataset.json") from None
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON ({error})") from None
+    if missing := [key for key in keys if key not in listing]:
+        raise UserError(
+            f"{path}: lacks {', '.join(missing)}; is it of another layout (MSD, NNUNet)?"
+        )
+    return listing
+
+
+def _missing(files: Mapping[str, Files]) -> list[str]:
+    return [
+        f"case {name}: {path} is missing"
+        for name, case in files.items()
+        for path in (*case.images, case.label)
+        if not path.is_file()
+    ]
+
+
+def _class_names(names: Mapping[int, str], expected: int, path: Path) -> list[str]:
+    """Names in order of their labels, in lower case with _ for all that is no letter or digit."""
+    if len(names) != expected or sorted(names) != list(range(len(names))):
+        raise UserError(
+            f"{path}: labels are {sorted(names)}; they must be whole numbers from 0 without a gap"
+        )
+    return [re.sub(r"[^a-z0-9]+", "_", names[label].lower()).strip("_") for label in sorted(names)]
+
+
+def _nnunet_classes(labels: Mapping[str, Any], path: Path) -> tuple[list[str], int | None]:
+    if regions := [name for name, label in labels.items() if isinstance(label, list)]:
+        raise UserError(
+            f"{path}: {', '.join(regions)} are regions (lists of labels), which overlap; "
+            "lossbench compares exclusive classes: give each label a name of its own"
+        )
+    ignore = labels.get("ignore")
+    names = {int(label): name for name, label in labels.items() if name != "ignore"}
+    classes = _class_names(names, len(labels) - ("ignore" in labels), path)
+    return classes, None if ignore is None else int(ignore)
+
+
+def _given_folds(root: Path) -> list[list[str]] | None:
+    """The validation cases of splits_final.json, if there is one.
+
+    Cases that a split trains on and none validates on make a last fold, so that they are trained
+    on: a single split gives two folds, and fold 0 is the split.
+    """
+    path = root / "splits_final.json"
+    if not path.is_file():
+        return None
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8"))
+        folds = [list(split["val"]) for split in splits]
+        trained = {name for split in splits for name in split["train"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: must be a list of {{train: [...], val: [...]}} ({error!r})"
+        ) from None
+    rest = sorted(trained.difference(*folds))
+    return [*folds, rest] if rest else folds
+
+
+def _download(task: str, root: Path) -> None:
+    from monai.apps import DecathlonDataset  # seconds that only a download pays
+
+    if task not in DecathlonDataset.resource:
+        hint = did_you_mean(task, list(DecathlonDataset.resource))
+        raise UserError(
+            f"{root} has no dataset.json, and the Decathlon has no task {task!r}; {hint}"
+        )
+    fetch(DecathlonDataset.resource[task], DecathlonDataset.md5[task], "md5", root)

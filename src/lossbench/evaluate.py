@@ -1,0 +1,64 @@
+"""Evaluate the runs of a block on the validation cases of its fold."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lossbench.batches import patch_size
+from lossbench.device import pick_device
+from lossbench.files import read_json, whole
+from lossbench.inference import predict
+from lossbench.metrics import COLUMNS, measure
+from lossbench.models import load_run
+from lossbench.prepared import Prepared
+
+
+def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
+    """Write a row per run x case x class.
+
+    Parameters
+    ----------
+    block
+        block.json, beside the folders of its runs.
+    data
+        Folder of the prepared dataset.
+    output
+        cases.parquet: dataset, model, loss, fold, seed, case, class, and `metrics.COLUMNS`.
+    threads
+        Of the CPU.
+    """
+    torch.set_num_threads(threads)
+    spec, prepared = read_json(block), Prepared(data)
+    tables = []
+    for loss, run in spec["runs"].items():
+        keys = {"dataset": spec["dataset"], "model": spec["model"], "loss": loss}
+        keys |= {"fold": spec["fold"], "seed": spec["seed"]}
+        tables.append(_cases(block.parent / loss, run, prepared).assign(**keys))
+    table = pd.concat(tables, ignore_index=True)
+    columns = ["dataset", "model", "loss", "fold", "seed", "case", "class", *COLUMNS]
+    with whole(output) as part:
+        table[columns].to_parquet(part, index=False, compression="zstd")
+
+
+def _cases(folder: Path, run: dict, data: Prepared) -> pd.DataFrame:
+    device = pick_device()
+    model = load_run(folder, data).to(device)
+    rows = data.validation(run["fold"])
+    found = predict(model, data, rows, patch_size(data, run["training"]), device)
+    measured = [
+        measure(
+            prediction,
+            np.asarray(data.label(row)),
+            data.cases["spacing"].iloc[row],
+            len(data.classes),
+            data.info["surface_tolerance"],
+        )
+        for prediction, row in zip(found, rows, strict=True)
+    ]
+    names = np.repeat(data.cases["case"].iloc[rows].to_numpy(), len(data.classes))
+    table = pd.DataFrame({"case": names, "class": data.classes * len(rows)})
+    for column in COLUMNS:
+        table[column] = np.concatenate([case[column] for case in measured])
+    return table

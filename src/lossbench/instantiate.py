@@ -1,0 +1,119 @@
+"""{_target_: dotted.Class, kwargs} -> object, with a type check and errors that name the entry."""
+
+import importlib
+import inspect
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lossbench.config import UserError, did_you_mean
+
+
+def instantiate(
+    spec: Mapping[str, Any], expects: type, where: str, fill: Mapping[str, Any] | None = None
+) -> Any:
+    """Make an object from its specification.
+
+    Parameters
+    ----------
+    spec
+        `_target_`, the dotted path of a class, and its keyword arguments. An argument that is
+        itself a mapping with `_target_` is made first.
+    expects
+        The class that `_target_` must derive from; checked before anything is called.
+    where
+        The entry, for messages: ``losses.dice``.
+    fill
+        Values for the arguments that are written ``$name``.
+
+    Raises
+    ------
+    UserError
+        Unknown module, class, argument or ``$name``; a class of another kind; an error of the
+        constructor, with the line of the user's file where it was raised.
+    """
+    cls = locate(spec["_target_"], where)
+    if not (inspect.isclass(cls) and issubclass(cls, expects)):
+        kind = f"{expects.__module__}.{expects.__qualname__}" if expects is not object else "class"
+        raise UserError(f"{where}: {spec['_target_']} is not a {kind}; name a class that is one")
+    arguments = {
+        key: _filled(value, f"{where}.{key}", fill or {})
+        for key, value in spec.items()
+        if key not in ("_target_", "name")
+    }
+    _check_arguments(cls, arguments, where)
+    try:
+        return cls(**arguments)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}, line {frame.lineno}"
+        call = f"{spec['_target_']}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
+        raise UserError(
+            f"{where}: {call} failed: {type(error).__name__}: {error} ({place})"
+        ) from error
+
+
+def locate(target: str, where: str) -> Any:
+    """Import what a dotted path names.
+
+    Raises
+    ------
+    UserError
+        Where the module or the name does not exist; with the closest name that does.
+    """
+    module_name, _, name = target.rpartition(".")
+    if not module_name:
+        raise UserError(
+            f"{where}: _target_ {target!r} is no dotted path such as monai.losses.DiceLoss"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not module_name.startswith(str(error.name)):
+            raise UserError(f"{where}: importing {module_name} failed: {error}") from error
+        hint = "it is looked for beside the config file, in the working directory and in .venv"
+        raise UserError(
+            f"{where}: no module {error.name!r} for _target_ {target!r}; {hint}"
+        ) from None
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}, line {frame.lineno}"
+        raise UserError(
+            f"{where}: importing {module_name} failed: {type(error).__name__}: {error} ({place})"
+        ) from error
+    if not hasattr(module, name):
+        names = [n for n in dir(module) if not n.startswith("_")]
+        raise UserError(f"{where}: {module_name} has no {name!r}; {did_you_mean(name, names)}")
+    return getattr(module, name)
+
+
+def _filled(value: Any, where: str, fill: Mapping[str, Any]) -> Any:
+    if isinstance(value, Mapping) and "_target_" in value:
+        return instantiate(value, object, where, fill)
+    if isinstance(value, str) and value.startswith("$"):
+        name, _, rest = value[1:].partition("/")
+        if name not in fill:
+            known = [f"${key}" for key in fill]
+            raise UserError(f"{where}: unknown {value!r}; {did_you_mean('$' + name, known)}")
+        return f"{fill[name]}/{rest}" if rest else fill[name]
+    return value
+
+
+def _check_arguments(cls: type, arguments: Mapping[str, Any], where: str) -> None:
+    try:
+        signature = inspect.signature(cls)
+    except ValueError:  # a class written in C
+        return
+    parameters = signature.parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for key in arguments:
+            if key not in names:
+                text = f"{cls.__name__} takes no argument {key!r}; {did_you_mean(key, names)}"
+                raise UserError(f"{where}: {text}")
+    for p in parameters:
+        if p.name in names and p.default is p.empty and p.name not in arguments:
+            raise UserError(f"{where}: {cls.__name__} needs the argument {p.name!r}")

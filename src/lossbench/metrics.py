@@ -1,0 +1,121 @@
+"""Counts and metrics per case and class. MONAI's DiceMetric is the figure that is quoted."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.metrics import DiceMetric, compute_hausdorff_distance, compute_surface_dice
+
+from lossbench.prepared import IGNORE
+
+COLUMNS = ("tp", "fp", "fn", "dice", "iou", "precision", "recall", "hd95", "surface_dice")
+
+
+def counts(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
+    """True positives, false positives, false negatives per class.
+
+    Parameters
+    ----------
+    prediction, label
+        uint8 (*S); where `label` is `IGNORE`, a voxel counts in none of them.
+
+    Returns
+    -------
+    np.ndarray
+        int64 (3, K).
+    """
+    valid = label != IGNORE
+    pairs = label[valid].astype(np.int64) * num_classes + prediction[valid]
+    table = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    tp = table.diagonal()
+    return np.stack([tp, table.sum(axis=0) - tp, table.sum(axis=1) - tp])
+
+
+def dice_of(cases: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean Dice per class over cases that have the class, from their counts: float (K,)."""
+    tp, fp, fn = np.stack(cases).astype(float).transpose(1, 0, 2)
+    dice = _ratio(2 * tp, 2 * tp + fp + fn, tp + fn)
+    present = ~np.isnan(dice)
+    return np.where(
+        present.any(axis=0), np.nansum(dice, axis=0) / np.maximum(present.sum(axis=0), 1), np.nan
+    )
+
+
+def measure(
+    prediction: np.ndarray,
+    label: np.ndarray,
+    spacing: Sequence[float],
+    num_classes: int,
+    tolerance: float,
+) -> dict[str, np.ndarray]:
+    """All metrics of a case.
+
+    Parameters
+    ----------
+    prediction, label
+        uint8 (*S).
+    spacing
+        Size of a voxel along each axis, in mm or pixels.
+    tolerance
+        Of surface Dice, in the unit of the spacing.
+
+    Returns
+    -------
+    dict
+        A key for each of `COLUMNS`, each an array (K,). NaN where a class is not in the label
+        (dice, iou, recall), not in the prediction (precision), or in one of the two (hd95).
+    """
+    tp, fp, fn = counts(prediction, label, num_classes)
+    hd95, surface_dice = _surfaces(prediction, label, spacing, num_classes, tolerance)
+    return {
+        "tp": tp,
+        "fp": fp,
+        "fn": fn,
+        "dice": _monai_dice(prediction, label, num_classes),
+        "iou": _ratio(tp, tp + fp + fn, tp + fn),
+        "precision": _ratio(tp, tp + fp, tp + fp),
+        "recall": _ratio(tp, tp + fn, tp + fn),
+        "hd95": hd95,
+        "surface_dice": surface_dice,
+    }
+
+
+def _monai_dice(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
+    """MONAI's DiceMetric with background, on class indices, without the ignored voxels."""
+    valid = label != IGNORE
+    found, truth = (
+        torch.from_numpy(a[valid].astype(np.int64))[None, None] for a in (prediction, label)
+    )
+    metric = DiceMetric(include_background=True, reduction="none", num_classes=num_classes)
+    return metric(found, truth)[0].double().numpy()
+
+
+def _surfaces(
+    prediction: np.ndarray,
+    label: np.ndarray,
+    spacing: Sequence[float],
+    num_classes: int,
+    tolerance: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """HD95 and surface Dice per class; ignored voxels are background in both."""
+    valid = label != IGNORE
+    classes = torch.arange(num_classes).view(1, -1, *[1] * label.ndim)
+    found, truth = (
+        torch.from_numpy(np.where(valid, a, 0).astype(np.int64))[None, None] == classes
+        for a in (prediction, label)
+    )
+    options = {"include_background": True, "spacing": list(spacing)}
+    with warnings.catch_warnings():  # of classes that are not there, which the counts show
+        warnings.simplefilter("ignore")
+        hd95 = compute_hausdorff_distance(found, truth, percentile=95, **options)
+        dice = compute_surface_dice(
+            found, truth, class_thresholds=[tolerance] * num_classes, **options
+        )
+    hd95 = np.where(np.isfinite(hd95[0].numpy()), hd95[0].numpy(), np.nan)
+    return hd95.astype(float), dice[0].numpy().astype(float)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray, needed: np.ndarray) -> np.ndarray:
+    """A quotient, NaN where `needed` is 0."""
+    return np.where(needed > 0, above / np.maximum(below, 1), np.nan)

@@ -1,0 +1,279 @@
+"""Stage prepare: a dataset -> arrays that later stages map, cases.csv, cases.png, classes.json."""
+
+import hashlib
+import itertools
+import logging
+import os
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from lossbench.config import UserError, canonical
+from lossbench.datasets.contract import case_problems, case_title, check_dataset, listed
+from lossbench.datasets.picture import picture
+from lossbench.files import read_json, whole, write_json
+from lossbench.instantiate import instantiate
+from lossbench.prepared import IGNORE
+from lossbench.provenance import sha256
+
+log = logging.getLogger(__name__)
+DEFAULT_FOLDS = 5
+
+
+def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
+    """Read, check and normalise a dataset; write it as `lossbench.prepared.Prepared` reads it.
+
+    Images are normalised to mean 0 and standard deviation 1 per case and channel. One case is in
+    memory at a time.
+
+    Parameters
+    ----------
+    dataset
+        dataset.json: name, spec (`_target_` and its arguments), folds, fold_seed,
+        surface_tolerance.
+    output
+        Folder to write. classes.json comes last: where it is, all is.
+    data_root
+        What `$data_root` stands for; None: $LOSSBENCH_DATA, else ``data``.
+
+    Raises
+    ------
+    UserError
+        With every problem of the dataset, its cases and its folds. Nothing is written then.
+    """
+    entry, where = read_json(dataset), f"datasets.{read_json(dataset)['name']}"
+    fill = {"data_root": data_root or os.environ.get("LOSSBENCH_DATA") or "data"}
+    source = instantiate(entry["spec"], object, where, fill)
+    check_dataset(source, where)
+    with whole(output / "images.npy") as images, whole(output / "labels.npy") as labels:
+        cases = _write_arrays(source, images, labels, where)
+        own = getattr(source, "folds", None)
+        cases["fold"] = _folds(cases, own, entry["folds"], entry["fold_seed"], where)
+        (output / "classes.json").unlink(missing_ok=True)
+    info = _info(source, entry, cases)
+    columns = [
+        "case",
+        "fold",
+        "shape",
+        "spacing",
+        "offset",
+        *(f"voxels_{c}" for c in info["classes"]),
+    ]
+    with whole(output / "cases.csv") as part:
+        cases[columns].to_csv(part, index=False, lineterminator="\n")
+    with whole(output / "cases.png") as part:
+        picture(cases, output, info).savefig(part, format="png", dpi=100)
+    write_json(output / "classes.json", info)
+    _log_summary(cases, info)
+
+
+def normalised(image: np.ndarray) -> np.ndarray:
+    """Mean 0 and standard deviation 1 per channel: numbers (C, *S) -> float32 (C, *S).
+
+    A constant channel, as a slice outside the body has, becomes 0.
+    """
+    flat = image.reshape(len(image), -1).astype(np.float64)
+    flat -= flat.mean(axis=1, keepdims=True)
+    deviation = flat.std(axis=1, keepdims=True)
+    constant = (image.reshape(len(image), -1) == image.reshape(len(image), -1)[:, :1]).all(axis=1)
+    flat[constant], deviation[constant] = 0, 1
+    return (flat / deviation).reshape(image.shape).astype(np.float32)
+
+
+def _write_arrays(source: Any, images: Path, labels: Path, where: str) -> pd.DataFrame:
+    """Append every case to the two files; a row per case, with the digests of its bytes."""
+    n_classes, ignore = len(source.classes), getattr(source, "ignore", None)
+    sliced = bool(getattr(source, "sliced", False))
+    rows, problems, seen = [], [], {}
+    with _Growing(images, np.float32) as image_file, _Growing(labels, np.uint8) as label_file:
+        for number, case in enumerate(_cases(source)):
+            if isinstance(case, UserError):
+                problems.append(str(case))
+                continue
+            found = case_problems(case, n_classes, ignore, sliced) or _disagreements(case, seen)
+            problems += [f"{case_title(case, number)}: {problem}" for problem in found]
+            if problems:  # read on, to report all of them, but write no more
+                continue
+            image, label = normalised(np.asarray(case["image"])), _stored(case["label"], ignore)
+            rows.append(_row(case, image, label, source.classes) | {"offset": label_file.length})
+            image_file.append(image)
+            label_file.append(label)
+    if problems:
+        raise listed(f"{where}: problems with the data", problems)
+    if not rows:
+        raise UserError(f"{where}: the dataset has no cases")
+    return pd.DataFrame(rows)
+
+
+def _cases(source: Any) -> Iterator[Any]:
+    """Every case, or the error that reading it gave; an iterable ends at its first error."""
+    by_index = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    length = len(source) if by_index else None
+    iterator, end = None if by_index else iter(source), object()
+    for number in tqdm(range(length) if by_index else itertools.count(), unit="case", disable=None):
+        try:
+            case = source[number] if by_index else next(iterator, end)
+        except UserError as error:
+            case = error
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(frame.filename).name}, line {frame.lineno}"
+            case = UserError(f"case number {number}: {type(error).__name__}: {error} ({place})")
+        if case is end:
+            return
+        yield case
+        if isinstance(case, UserError) and not by_index:
+            return
+
+
+def _disagreements(case: Mapping[str, Any], seen: dict[str, tuple[int, int]]) -> list[str]:
+    """What a case has otherwise than the first one; `seen` (channels, axes) is extended."""
+    name, size = case["case"], (len(case["image"]), np.ndim(case["label"]))
+    if name in seen:
+        return ["is listed twice"]
+    seen[name] = size
+    first, expected = next(iter(seen.items()))
+    if size != expected:
+        have = "{} channels and {} axes".format
+        return [f"has {have(*size)}, and case {first} has {have(*expected)}; they must be equal"]
+    return []
+
+
+def _stored(label: Any, ignore: int | None) -> np.ndarray:
+    """The label as uint8, with IGNORE for the ignore label."""
+    label = np.asarray(label)
+    stored = label.astype(np.uint8)  # the ignore label may not fit, and is set next
+    if ignore is not None:
+        stored[label == ignore] = IGNORE
+    return np.ascontiguousarray(stored)
+
+
+def _row(
+    case: Mapping[str, Any], image: np.ndarray, label: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any]:
+    counts = np.bincount(label.reshape(-1), minlength=IGNORE + 1)
+    return {
+        "case": case["case"],
+        "subject": case.get("subject", case["case"]),
+        "shape": "x".join(str(size) for size in label.shape),
+        "spacing": "x".join(str(round(float(size), 6)) for size in case["spacing"]),
+        "channels": len(image),
+        "digest": hashlib.sha256(image).hexdigest() + hashlib.sha256(label).hexdigest(),
+        **{f"voxels_{name}": int(counts[index]) for index, name in enumerate(classes)},
+    }
+
+
+class _Growing:
+    """A one-dimensional .npy file that is written piece by piece."""
+
+    def __init__(self, path: Path, dtype: type) -> None:
+        self.length, self._dtype, self._file = 0, np.dtype(dtype), path.open("wb")
+
+    def __enter__(self) -> "_Growing":
+        self._write_header()
+        return self
+
+    def append(self, array: np.ndarray) -> None:
+        """Append the elements in C order."""
+        self._file.write(np.ascontiguousarray(array, dtype=self._dtype).data)
+        self.length += array.size
+
+    def __exit__(self, *error: object) -> None:
+        with self._file:
+            self._write_header()
+
+    def _write_header(self) -> None:
+        # numpy leaves room for the first axis to grow: the header keeps its length.
+        self._file.seek(0)
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+def _folds(
+    cases: pd.DataFrame,
+    own: Sequence[Sequence[str]] | None,
+    number: int | None,
+    seed: int,
+    where: str,
+) -> np.ndarray:
+    """Fold of each case, -1 for none: the dataset's own, unless a number of folds is asked for."""
+    if own is not None and number is None:
+        return _own_folds(list(cases["case"]), own, where)
+    groups, group_of_case = np.unique(cases["subject"].astype(str), return_inverse=True)
+    count = number or DEFAULT_FOLDS
+    if len(groups) < count:
+        kind = "cases" if len(groups) == len(cases) else "subjects"
+        raise UserError(f"{where}: {len(groups)} {kind} are too few for {count} folds; lower folds")
+    from sklearn.model_selection import KFold  # a second that datasets with folds do not pay
+
+    fold_of_group = np.empty(len(groups), dtype=int)
+    splits = KFold(count, shuffle=True, random_state=seed).split(groups)
+    for fold, (_, validation) in enumerate(splits):
+        fold_of_group[validation] = fold
+    return fold_of_group[group_of_case]
+
+
+def _own_folds(names: Sequence[str], own: Sequence[Sequence[str]], where: str) -> np.ndarray:
+    rows, folds, problems = (
+        {name: row for row, name in enumerate(names)},
+        np.full(len(names), -1),
+        [],
+    )
+    for fold, members in enumerate(own):
+        problems += [
+            f"fold {fold} names {m!r}, and there is no such case" for m in members if m not in rows
+        ]
+        known = [rows[member] for member in members if member in rows]
+        problems += [
+            f"case {names[row]} is in folds {folds[row]} and {fold}"
+            for row in known
+            if folds[row] >= 0
+        ]
+        problems += [] if members else [f"fold {fold} is empty"]
+        folds[known] = fold
+    if len(own) < 2:
+        problems.append(
+            f"there are {len(own)} folds; a fold is trained on the others, so 2 are needed"
+        )
+    if problems:
+        raise listed(
+            f"{where}: the dataset's folds cannot be used; mend them, or set folds to a number",
+            problems,
+        )
+    return folds
+
+
+def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[str, Any]:
+    """Content of classes.json."""
+    described = cases[["case", "fold", "shape", "spacing", "digest"]].to_dict("list")
+    ignore = getattr(source, "ignore", None) is not None
+    classes = list(source.classes)
+    return {
+        "name": entry["name"],
+        "classes": classes,
+        "channels": int(cases["channels"].iloc[0]),
+        "spatial_dims": cases["shape"].iloc[0].count("x") + 1,
+        "ignore": ignore,
+        "folds": int(cases["fold"].max()) + 1,
+        "surface_tolerance": entry["surface_tolerance"],
+        "digest": sha256(canonical({"classes": classes, "ignore": ignore, "cases": described})),
+        "spec": entry["spec"],
+    }
+
+
+def _log_summary(cases: pd.DataFrame, info: Mapping[str, Any]) -> None:
+    voxels = cases[[f"voxels_{name}" for name in info["classes"]]].sum().to_numpy()
+    shares = ", ".join(
+        f"{n} {v:.3%}" for n, v in zip(info["classes"], voxels / voxels.sum(), strict=True)
+    )
+    log.info("%s: %d cases, %d folds; %s", info["name"], len(cases), info["folds"], shares)
+    for name, count in zip(info["classes"], voxels, strict=True):
+        if count == 0:
+            log.warning(
+                "%s: class %s occurs in no case; its Dice cannot be measured", info["name"], name
+            )

@@ -1,0 +1,110 @@
+"""A prepared dataset, as later stages read it: mapped arrays, never copied."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lossbench.config import UserError
+from lossbench.files import read_json
+
+IGNORE = 255  # in labels.npy; takes part in neither loss nor metric
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The folder that `prepare` writes.
+
+    Attributes
+    ----------
+    folder
+        Holds images.npy, labels.npy, cases.csv and classes.json.
+    """
+
+    folder: Path
+
+    @cached_property
+    def info(self) -> dict:
+        """classes.json: name, classes, channels, spatial_dims, ignore, folds, digest, ..."""
+        return read_json(self.folder / "classes.json")
+
+    @cached_property
+    def cases(self) -> pd.DataFrame:
+        """cases.csv with `shape` as tuples of int and `spacing` as tuples of float."""
+        table = pd.read_csv(
+            self.folder / "cases.csv", dtype={"case": str, "shape": str, "spacing": str}
+        )
+        table["shape"] = [tuple(int(n) for n in text.split("x")) for text in table["shape"]]
+        table["spacing"] = [tuple(float(n) for n in text.split("x")) for text in table["spacing"]]
+        return table
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """float32, one dimension: the cases one after another, each (C, *S)."""
+        return np.load(self.folder / "images.npy", mmap_mode="c")
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """uint8, one dimension: the cases one after another, each (*S); `IGNORE` where ignored."""
+        return np.load(self.folder / "labels.npy", mmap_mode="c")
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; 0 is background."""
+        return self.info["classes"]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of arrays, cases, folds and classes."""
+        return self.info["digest"]
+
+    def image(self, index: int) -> np.ndarray:
+        """Image of a row of `cases`: float32 (C, *S), a view."""
+        row, channels = self.cases.iloc[index], self.info["channels"]
+        start, size = row["offset"] * channels, int(np.prod(row["shape"])) * channels
+        return self.images[start : start + size].reshape(channels, *row["shape"])
+
+    def label(self, index: int) -> np.ndarray:
+        """Label of a row of `cases`: uint8 (*S), a view."""
+        row = self.cases.iloc[index]
+        return self.labels[row["offset"] : row["offset"] + int(np.prod(row["shape"]))].reshape(
+            row["shape"]
+        )
+
+    def voxels(self) -> np.ndarray:
+        """Voxels per case and class: int (n_cases, K)."""
+        return self.cases[[f"voxels_{name}" for name in self.classes]].to_numpy()
+
+    def training(self, fold: int, min_foreground: float = 0.0) -> np.ndarray:
+        """Rows of the training cases: those of the other folds, with enough foreground.
+
+        Raises
+        ------
+        UserError
+            Where no case is left, or the dataset has no such fold.
+        """
+        self._check_fold(fold)
+        inside = (self.cases["fold"] >= 0) & (self.cases["fold"] != fold)
+        counts = self.voxels()
+        share = counts[:, 1:].sum(axis=1) / np.maximum(counts.sum(axis=1), 1)
+        rows = np.flatnonzero(inside & (share >= min_foreground))
+        if not rows.size:
+            raise UserError(
+                f"{self.info['name']}: fold {fold} has no training case with a foreground of "
+                f"{min_foreground} or more; lower training.min_foreground"
+            )
+        return rows
+
+    def validation(self, fold: int) -> np.ndarray:
+        """Rows of the validation cases of a fold."""
+        self._check_fold(fold)
+        return np.flatnonzero(self.cases["fold"] == fold)
+
+    def _check_fold(self, fold: int) -> None:
+        if not 0 <= fold < self.info["folds"]:
+            raise UserError(
+                f"{self.info['name']} has folds 0 to {self.info['folds'] - 1}, and the experiment "
+                f"asks for {fold}; mend matrix.fold or the dataset's folds"
+            )

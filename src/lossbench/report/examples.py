@@ -1,0 +1,184 @@
+"""Example images: a case where the other losses lose most, one in the middle, one where they gain."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from lossbench.config import UserError
+from lossbench.files import read_json
+from lossbench.prepared import IGNORE, Prepared
+from lossbench.report.figures import WIDTH, Picture, save, stem, wrapped
+from lossbench.report.results import Results
+
+COLUMNS = 3
+TILE = WIDTH / COLUMNS  # inches
+
+
+def examples(results: Results, folder: Path) -> tuple[list[Picture], list[str]]:
+    """Pictures of three cases for each dataset and model, and why there are none for others."""
+    pictures, absent = [], []
+    for dataset, model in results.groups:
+        try:
+            pictures += _of_group(results, dataset, model, folder)
+        except UserError as error:
+            absent.append(f"{dataset}, {model}: {error}.")
+    return pictures, absent
+
+
+def chosen(results: Results, dataset: str, model: str) -> dict[str, str]:
+    """The cases with the worst, the median and the best difference to the reference.
+
+    The difference of a case is that of the Dice of all other losses to the reference, meaned over
+    classes without background and over seeds.
+
+    Raises
+    ------
+    UserError
+        Where no case has a difference.
+    """
+    cases = results.of(results.cases, dataset, model)
+    cases = cases[cases["class"] != results.background(dataset)]
+    wide = cases.pivot_table(index="case", columns="loss", values="dice")
+    if results.reference not in wide or len(wide.columns) < 2:
+        raise UserError("no case was predicted with both the reference and another loss")
+    others = wide.drop(columns=results.reference).mean(axis=1)
+    order = (others - wide[results.reference]).dropna().sort_values(kind="stable")
+    if order.empty:
+        raise UserError("no case was predicted with both the reference and another loss")
+    places = {"worst": 0, "median": (len(order) - 1) // 2, "best": len(order) - 1}
+    found: dict[str, str] = {}
+    for label, place in places.items():
+        if order.index[place] not in found.values():
+            found[f"{label} ({order.iloc[place]:+.3f})".replace("-", "−")] = order.index[place]
+    return found
+
+
+def _of_group(results: Results, dataset: str, model: str, folder: Path) -> list[Picture]:
+    prepared = results.folder.parent / "datasets" / dataset
+    if not (prepared / "classes.json").exists():
+        raise UserError(f"the prepared dataset ({prepared}) is not there")
+    data = Prepared(prepared)
+    drawn = []
+    for label, case in chosen(results, dataset, model).items():
+        row = int(np.flatnonzero(data.cases["case"] == case)[0])
+        rows = results.of(results.cases, dataset, model, case=case)
+        run = rows.sort_values(["fold", "seed"]).iloc[0]
+        keys = (dataset, model, int(run["fold"]), int(run["seed"]))
+        scores = rows[(rows["fold"] == run["fold"]) & (rows["seed"] == run["seed"])]
+        scores = scores[scores["class"] != data.classes[0]].groupby("loss")["dice"].mean()
+        drawn.append((label, case, row, scores, _predictions(results, data, row, keys)))
+    pictures = []
+    for number, (label, case, row, scores, predictions) in enumerate(drawn, 1):
+        figure = _draw(data, row, predictions, scores, f"{label}: {case}")
+        uri = save(figure, folder / stem("examples", dataset, model, number, case), embed="png")
+        pictures.append(Picture(dataset, model, f"{label}: {case}", uri))
+    return pictures
+
+
+def _predictions(
+    results: Results, data: Prepared, row: int, keys: tuple[str, str, int, int]
+) -> dict[str, np.ndarray]:
+    """What each loss's run of a block says about a case: uint8 (*S) by loss."""
+    # Here, since these import torch and everything else in a report does without.
+    from lossbench.batches import patch_size
+    from lossbench.inference import predict
+    from lossbench.models import load_run
+
+    dataset, model, fold, seed = keys
+    found = {}
+    for loss in results.losses:
+        folder = results.run_folder(dataset, model, loss, fold, seed)
+        if not (folder / "model.safetensors").exists():
+            raise UserError(f"the weights of {loss} ({folder / 'model.safetensors'}) are not there")
+        training = read_json(folder / "run.json")["training"]
+        (found[loss],) = predict(load_run(folder, data), data, [row], patch_size(data, training))
+    return found
+
+
+def _draw(
+    data: Prepared, row: int, predictions: dict[str, np.ndarray], scores: pd.Series, title: str
+) -> Figure:
+    label = data.label(row)
+    image, truth, *maps = _planes(data.image(row), label, list(predictions.values()))
+    tiles = {"image": None, "ground truth": truth}
+    for (loss, _), prediction in zip(predictions.items(), maps, strict=True):
+        tiles[f"{wrapped(loss)}\nDice {scores.get(loss, np.nan):.3f}"] = prediction
+    lines = -(-len(tiles) // COLUMNS)
+    aspect = _aspect(data, row)
+    height = min(max(aspect * image.shape[0] / image.shape[1], 0.4), 2.0) * TILE
+    figure = Figure(figsize=(WIDTH, lines * (height + 0.55) + 0.75), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
+    for ax, (name, classes) in zip(axes, tiles.items(), strict=False):
+        _tile(ax, image, classes, len(data.classes), aspect)
+        ax.set_title(name, fontsize=8)
+    for ax in axes:
+        ax.set_axis_off()
+    _legend(figure, data.classes, [truth, *maps])
+    return figure
+
+
+def _planes(
+    image: np.ndarray, label: np.ndarray, predictions: list[np.ndarray]
+) -> list[np.ndarray]:
+    """The image as (H, W) or (H, W, 3) in 0 to 1 and the class maps as (H, W).
+
+    A volume is cut along its last axis where the ground truth has most foreground.
+    """
+    maps = [label, *predictions]
+    if label.ndim == 3:
+        foreground = ((label > 0) & (label != IGNORE)).sum(axis=(0, 1))
+        cut = int(foreground.argmax())
+        image, maps = image[..., cut], [m[..., cut] for m in maps]
+    shown = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
+    low, high = np.percentile(shown, (0.5, 99.5))
+    return [np.clip((shown - low) / max(high - low, 1e-6), 0, 1), *maps]
+
+
+def _aspect(data: Prepared, row: int) -> float:
+    """Height of a voxel over its width."""
+    spacing = data.cases["spacing"].iloc[row]
+    return spacing[0] / spacing[1]
+
+
+def _colours(number: int) -> list[tuple[float, float, float]]:
+    """A colour per class; that of the background is never drawn."""
+    return seaborn.color_palette("colorblind" if number <= 11 else "husl", number - 1)
+
+
+def _tile(
+    ax: Axes, image: np.ndarray, classes: np.ndarray | None, number: int, aspect: float
+) -> None:
+    ax.imshow(image, cmap="gray", vmin=0, vmax=1, aspect=aspect, interpolation="nearest")
+    if classes is not None:
+        foreground = np.ma.masked_where((classes == 0) | (classes == IGNORE), classes)
+        palette = ListedColormap(_colours(number))
+        ax.imshow(
+            foreground, cmap=palette, vmin=0.5, vmax=number - 0.5, alpha=0.6, aspect=aspect,
+            interpolation="nearest",
+        )  # fmt: skip
+        ignored = np.ma.masked_where(classes != IGNORE, classes)
+        ax.imshow(ignored, cmap="gray", vmin=0, vmax=510, aspect=aspect, interpolation="nearest")
+
+
+def _legend(figure: Figure, classes: list[str], maps: list[np.ndarray]) -> None:
+    """The classes that are in the picture."""
+    seen = sorted({int(k) for m in maps for k in np.unique(m)} - {0})
+    palette = _colours(len(classes))
+    patches = [
+        Patch(
+            color="0.5" if k == IGNORE else palette[k - 1],
+            label="ignored" if k == IGNORE else classes[k],
+        )
+        for k in seen
+    ]
+    if patches:
+        figure.legend(
+            handles=patches, loc="outside lower center", ncols=3, fontsize=8, frameon=False
+        )

@@ -1,0 +1,129 @@
+"""What stands behind the numbers: pairing, what is missing or diverged, provenance, settings."""
+
+import json
+from typing import Any
+
+import yaml
+
+from lossbench.report.results import KEYS, Results
+
+BLOCK = ["dataset", "model", "fold", "seed"]
+
+
+def pairing(results: Results) -> dict[str, Any]:
+    """How many blocks trained their losses from the same weights on the same batches.
+
+    Returns
+    -------
+    dict
+        blocks and paired (counts), broken (a text for each other block) and apart (losses that
+        do not share the batches, by their own settings, which the count leaves out).
+    """
+    runs, shares = results.runs, results.shares_batches
+    broken = []
+    blocks = runs.groupby(BLOCK, sort=False)
+    for keys, block in blocks:
+        differs = []
+        if block["init_digest"].nunique(dropna=False) > 1:
+            differs.append("initial weights")
+        if block.loc[shares[block.index], "batch_digest"].nunique(dropna=False) > 1:
+            differs.append("batches")
+        if differs:
+            broken.append(f"{_name(keys)}: {' and '.join(differs)} differ between the losses")
+    apart = sorted(set(runs.loc[~shares, "loss"]))
+    return {
+        "blocks": len(blocks),
+        "paired": len(blocks) - len(broken),
+        "broken": broken,
+        "apart": apart,
+    }
+
+
+def overrides(results: Results) -> list[dict[str, str]]:
+    """Losses with training settings of their own, and whether the batches stay the shared ones."""
+    apart = pairing(results)["apart"]
+    return [
+        {
+            "loss": loss,
+            "settings": ", ".join(
+                f"{k} = {v}" for k, v in results.experiment.losses[loss].training.items()
+            ),
+            "shares": loss not in apart,
+        }
+        for loss in results.losses
+        if results.experiment.losses[loss].training or loss in apart
+    ]
+
+
+def diverged(results: Results) -> list[str]:
+    """The runs that did not reach their last step with finite weights."""
+    runs = results.runs[results.runs["status"] != "finished"]
+    return [
+        f"{run.loss} on {_name((run.dataset, run.model, run.fold, run.seed))}: {run.status}"
+        + (f" after {run.steps:g} steps" if "steps" in runs else "")
+        for run in runs.itertuples()
+    ]
+
+
+def missing(results: Results) -> list[str]:
+    """The runs of the matrix that have no result."""
+    have = set(results.runs[KEYS].itertuples(index=False, name=None))
+    wanted = [
+        (b["dataset"], b["model"], loss, b["fold"], b["seed"])
+        for b in results.experiment.blocks()
+        for loss in results.losses
+    ]
+    return [f"{k[2]} on {_name((k[0], k[1], k[3], k[4]))}" for k in wanted if k not in have]
+
+
+def demonstrations(results: Results) -> list[str]:
+    """The datasets that are one averaged brain."""
+    datasets = results.experiment.datasets
+    return [n for n in results.experiment.matrix.dataset if datasets[n].target.endswith("MNI152")]
+
+
+def provenance(results: Results) -> dict[str, Any]:
+    """Commits, versions, devices and times, with a warning for each that is mixed."""
+    runs = results.runs
+    versions = [json.loads(text) for text in runs["versions"].dropna().unique()]
+    packages = {
+        name: sorted({str(v[name]) for v in versions if name in v}) for name in _names(versions)
+    }
+    commits = sorted(runs["commit"].fillna("unknown").unique())
+    devices = sorted(runs["device"].fillna("unknown").unique())
+    mixed = [f"{name} {' and '.join(found)}" for name, found in packages.items() if len(found) > 1]
+    warnings = (
+        [f"The runs come from {len(commits)} commits of the code."] if len(commits) > 1 else []
+    )
+    warnings += [f"The runs come from several versions: {'; '.join(mixed)}."] if mixed else []
+    warnings += [f"The runs come from {len(devices)} kinds of device."] if len(devices) > 1 else []
+    if any(commit.endswith("+") for commit in commits):
+        warnings.append("Files of the code differed from their commit (marked +).")
+    facts = {
+        "Runs": str(len(runs)),
+        "Commit" if len(commits) == 1 else "Commits": ", ".join(commits),
+        "Device" if len(devices) == 1 else "Devices": ", ".join(devices),
+        "First start": str(runs["started"].min()),
+        "Last end": str(runs["finished"].max()),
+        "Training time, all runs": f"{runs['train_seconds'].sum() / 3600:.2f} hours",
+        **{name: ", ".join(found) for name, found in packages.items()},
+    }
+    return {"facts": facts, "warnings": warnings}
+
+
+def settings(results: Results) -> dict[str, Any]:
+    """The experiment in YAML, a text for each section."""
+    whole = json.loads(results.experiment.model_dump_json(by_alias=True, exclude={"data_root"}))
+    sections = ("matrix", "training", "comparison", "losses", "models", "datasets")
+    return {
+        name: yaml.safe_dump(whole[name], sort_keys=False, allow_unicode=True) for name in sections
+    }
+
+
+def _name(keys: tuple) -> str:
+    dataset, model, fold, seed = keys
+    return f"{dataset}, {model}, fold {fold}, seed {seed}"
+
+
+def _names(versions: list[dict]) -> list[str]:
+    return list(dict.fromkeys(name for v in versions for name in v))

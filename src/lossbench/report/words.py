@@ -1,0 +1,157 @@
+"""Verdicts in words: numbers with their intervals, a sentence per class, an answer per dataset."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lossbench.report.results import Results
+
+# Each verdict has a symbol, so that none is told by its colour alone.
+SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "≈", "undecided": "?"}
+LOWER_IS_BETTER = ("hd95",)
+# Metrics as people write them; the others are written as their columns.
+METRICS = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "surface_dice": "surface Dice"}
+MINUS, NOTHING, TIMES = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
+MANY = 3  # losses; a sentence about more of them counts instead of naming numbers
+LARGEST = 100_000  # more cases or blocks than this are as good as never
+
+
+def number(value: float, width: float = np.nan, sign: bool = False) -> str:
+    """A figure with three decimals, or four where its interval is too narrow for three."""
+    if not np.isfinite(value):
+        return NOTHING
+    digits = 4 if 0 < width < 0.004 else 3
+    # Adding 0 turns what was rounded to -0.0 into 0.0.
+    rounded = round(float(value), digits) + 0.0
+    return f"{rounded:{'+' if sign else ''}.{digits}f}".replace("-", MINUS)
+
+
+def interval(low: float, high: float, sign: bool = False) -> str:
+    """An interval as "0.012 to 0.034", or that there is none."""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "no interval"
+    return f"{number(low, high - low, sign)} to {number(high, high - low, sign)}"
+
+
+def difference(row: pd.Series) -> str:
+    """Difference to the reference, signed."""
+    return number(row["difference"], row["ci_high"] - row["ci_low"], sign=True)
+
+
+def metric_name(metric: str) -> str:
+    """A metric as people write it."""
+    return METRICS.get(metric, metric)
+
+
+def percent(share: float) -> str:
+    """A share as "95 %"."""
+    return f"{100 * share:g} %"
+
+
+def listing(names: Sequence[str]) -> str:
+    """Names as "a, b and c"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def needed(row: pd.Series) -> list[str]:
+    """How many blocks or cases in all would decide a comparison; empty where nothing can be said."""
+    found = []
+    for unit in ("blocks", "cases"):
+        wanted, have = row[f"n_{unit}_needed"], row[f"n_{unit}"]
+        if wanted <= have:  # an estimate: what is there should do, and did not
+            found.append(f"a few more than {have:,.0f} {unit}")
+        elif wanted <= LARGEST:  # and no NaN
+            found.append(f"{wanted:,.0f} {unit} (has {have:,.0f})")
+    return found
+
+
+def sentence(rows: pd.DataFrame, margin: float) -> str:
+    """What is known about each loss on one class, as the end of "on this class, ..."."""
+    if len(rows) <= MANY:
+        clauses = [_clause(row, margin) for _, row in rows.iterrows()]
+    else:
+        clauses = [
+            _count(rows, verdict) for verdict in SYMBOLS if (rows["verdict"] == verdict).any()
+        ]
+    return "; ".join(clauses) + "."
+
+
+def _clause(row: pd.Series, margin: float) -> str:
+    loss, verdict = row["loss"], row["verdict"]
+    limits = interval(row["ci_low"], row["ci_high"], sign=True)
+    if verdict in ("better", "worse"):
+        return f"{loss} is {verdict} ({difference(row)}, {limits})"
+    if verdict == "equivalent":
+        return f"{loss} is equivalent ({limits}, within ±{margin:g})"
+    if not np.isfinite(row["ci_low"]):
+        return f"{loss} is undecided ({difference(row)}, {limits}: {_unknown(row)})"
+    more = " or ".join(needed(row))
+    would = f"about {more} would decide" if more else "how much would decide cannot be said"
+    return f"{loss} is undecided ({limits}; {would})"
+
+
+def _unknown(row: pd.Series) -> str:
+    """Why a comparison has no interval."""
+    if row["n_blocks"] == 1:
+        return "with one block, the luck of a training cannot be told from the loss"
+    return "too few cases have a value with both losses"
+
+
+def _count(rows: pd.DataFrame, verdict: str) -> str:
+    names = rows.loc[rows["verdict"] == verdict, "loss"].tolist()
+    who = listing(names) if len(names) <= MANY else f"{len(names)} losses"
+    return f"{who} {'is' if len(names) == 1 else 'are'} {verdict}"
+
+
+def answer(results: Results, dataset: str, model: str) -> str:
+    """Which loss to train with, as far as the comparisons of one dataset and model say."""
+    rows = results.of(results.comparisons, dataset, model, metric=results.metric)
+    reference = results.reference
+    if rows.empty:
+        return f"Only {reference} was trained: there is nothing to compare it with."
+    by_loss = {loss: _verdicts(rows, loss) for loss in results.losses if loss in set(rows["loss"])}
+    clear = [x for x, v in by_loss.items() if v["better"] and not v["worse"]]
+    mixed = [x for x, v in by_loss.items() if v["better"] and v["worse"]]
+    if clear:
+        return _train_with(clear, by_loss)
+    if mixed:
+        parts = [f"{x} is {_on(by_loss[x], ('better', 'worse'))}" for x in mixed[:MANY]]
+        return f"It depends on the class: {'; '.join(parts)}, than {reference}."
+    undecided = int((rows["verdict"] == "undecided").sum())
+    if not undecided:
+        return f"Keep {reference}: no other loss is better on any class."
+    return (
+        f"Keep {reference} for now: no other loss is shown to be better on any class, and "
+        f"{undecided} of {len(rows)} comparisons are undecided."
+    )
+
+
+def _train_with(clear: list[str], by_loss: dict[str, dict[str, list[str]]]) -> str:
+    if len(clear) == 1:
+        verdicts = by_loss[clear[0]]
+        rest = f", {_on(verdicts, ('undecided',))}" if verdicts["undecided"] else ""
+        return f"Train with {clear[0]}: {_on(verdicts, ('better',))}, worse on none{rest}."
+    parts = [f"{x} ({_on(by_loss[x], ('better',))})" for x in clear[:MANY]]
+    more = f" and {len(clear) - MANY} more" if len(clear) > MANY else ""
+    return (
+        f"Train with one of {', '.join(parts)}{more}: none of them is worse on any class. "
+        "They were compared with the reference, not with each other."
+    )
+
+
+def _verdicts(rows: pd.DataFrame, loss: str) -> dict[str, list[str]]:
+    """The classes of each verdict."""
+    mine = rows[rows["loss"] == loss]
+    return {v: mine.loc[mine["verdict"] == v, "class"].tolist() for v in SYMBOLS}
+
+
+def _on(verdicts: dict[str, list[str]], wanted: Sequence[str]) -> str:
+    """Such as "better on a and b, worse on c"."""
+    parts = []
+    for verdict in wanted:
+        names = verdicts[verdict]
+        parts.append(
+            f"{verdict} on {listing(names) if len(names) <= MANY else f'{len(names)} classes'}"
+        )
+    return ", ".join(parts)

@@ -1,0 +1,327 @@
+"""Train the losses of a block: one process, the same initial weights, the same batches."""
+
+import csv
+import io
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from lossbench.batches import Batches, patch_size, stream_key
+from lossbench.config import canonical
+from lossbench.device import device_name, peak_memory, pick_device
+from lossbench.files import read_json, whole, write_json, write_text
+from lossbench.inference import predict
+from lossbench.losses import Ignoring, build_loss, one_hot
+from lossbench.metrics import counts, dice_of
+from lossbench.models import build_model
+from lossbench.prepared import Prepared
+from lossbench.provenance import commit, run_digest, seed_of, state_digest, versions
+
+log = logging.getLogger(__name__)
+FILES = (
+    "run.json",
+    "model.safetensors",
+    "history.csv",
+    "status.json",
+)  # status last: it says finished
+DIGEST_FACTOR = 0x100000001B3  # FNV's prime, for the rolling digest of the batches
+
+
+def train(block: Path, data: Path, store: Path, threads: int = 1) -> None:
+    """Train what the store does not hold yet, and lay every run of the block into its folder.
+
+    Parameters
+    ----------
+    block
+        block.json: the specification of each run.
+    data
+        Folder of the prepared dataset.
+    store
+        results/runs: finished and half-finished runs by digest.
+    threads
+        Of the CPU; part of what the bits of a result depend on.
+    """
+    torch.set_num_threads(threads)
+    prepared, runs = Prepared(data), read_json(block)["runs"]
+    folders = {name: store / run_digest(run, prepared.digest) for name, run in runs.items()}
+    missing = [name for name in runs if not finished(folders[name])]
+    for name in runs.keys() - missing:
+        log.info("%s: taken from the store, %s", name, folders[name])
+    if missing:
+        shared = stream_key(next(iter(runs.values()))["training"])
+        _train([Run(runs[name], folders[name], prepared, shared) for name in missing])
+    for name, folder in folders.items():
+        _lay(folder, block.parent / name)
+
+
+def finished(folder: Path) -> bool:
+    """Whether the store holds all of a run."""
+    return all((folder / file).is_file() for file in FILES)
+
+
+def _lay(stored: Path, target: Path) -> None:
+    """Link the files of a stored run into a block; copy where links cannot be."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in FILES:
+        with whole(target / file) as part:
+            try:
+                os.link(stored / file, part)
+            except OSError:
+                shutil.copyfile(stored / file, part)
+
+
+def _train(runs: Sequence["Run"]) -> None:
+    """Take all runs through the same steps, an interval at a time: they share the batches."""
+    streams: dict[str, Batches] = {}
+    for run in runs:
+        run.start(streams)
+    steps = sum(run.steps - run.step for run in runs)
+    with tqdm(total=steps, unit="step", disable=None, leave=False) as bar:
+        for end in sorted({end for run in runs for end in run.ends()}):
+            for run in runs:
+                bar.update(run.advance(end))
+            for stream in streams.values():
+                stream.forget()
+    for run in runs:
+        run.finish()
+
+
+class Run:
+    """One training: a network, its loss and its optimiser, at a step.
+
+    Parameters
+    ----------
+    spec
+        run.json: what to train.
+    folder
+        Its place in the store.
+    data
+        The prepared dataset.
+    shared_stream
+        `stream_key` of the block; a run with another has batches of its own.
+    """
+
+    def __init__(
+        self, spec: dict[str, Any], folder: Path, data: Prepared, shared_stream: str
+    ) -> None:
+        self.spec, self.folder, self.data = spec, folder, data
+        self.training, self.steps = spec["training"], spec["training"]["steps"]
+        self.name = spec["loss"]["name"]
+        self.shares_batches = stream_key(self.training) == shared_stream
+        self.device = pick_device()
+        self.patch = patch_size(data, self.training)
+        self.validation = data.validation(spec["fold"])
+        self.step, self.seconds, self.status = 0, 0.0, "training"
+        self.history: list[dict[str, float]] = []
+        self.batch_digest = torch.zeros((), dtype=torch.int64)
+        self.started = _now()
+
+    def start(self, streams: dict[str, Batches]) -> None:
+        """Make or resume the network; take the stream of batches that others have, or a new one."""
+        fold, seed = self.spec["fold"], self.spec["seed"]
+        rows = self.data.training(fold, self.training["min_foreground"])
+        self.loss = build_loss(
+            self.spec["loss"], self.data.voxels()[rows].sum(axis=0), self.data.classes
+        )
+        self.loss_of = Ignoring(self.loss, len(self.data.classes), len(self.patch)) \
+            if self.data.info["ignore"] else None  # fmt: skip
+        model = build_model(self.spec["model"], self.data, seed)
+        self.init_digest = state_digest(model.state_dict())
+        self.model = model.to(self.device).train()
+        self.loss = self.loss.to(self.device)
+        self.optimizer = _optimizer(self.model, self.training)
+        key = stream_key(self.training)
+        if key not in streams:
+            streams[key] = Batches(self.data, fold, seed, self.training, self.device)
+        self.batches = streams[key]
+        self._resume()
+        self.batch_digest = self.batch_digest.to(self.device)
+        self.last_finite = self._state()
+
+    def ends(self) -> set[int]:
+        """Steps at which an interval ends: to log, to validate, or at the end."""
+        every = (self.training["log_every"], self.training["validate_every"])
+        return {self.steps, *(s for n in every for s in range(n, self.steps, n))}
+
+    def advance(self, end: int) -> int:
+        """Train up to a step, log and validate where it is due; the number of steps done."""
+        end, begin = min(end, self.steps), self.step
+        if end <= begin or self.status == "diverged":
+            return 0
+        clock = time.perf_counter()
+        loss_sum = norm_sum = torch.zeros((), device=self.device)
+        for step in range(begin, end):
+            loss, norm = self._update(step)
+            loss_sum, norm_sum = loss_sum + loss, norm_sum + norm
+        self.step = end
+        mean_loss = loss_sum.item() / (
+            end - begin
+        )  # the one read of the interval: waits for the device
+        self.seconds += time.perf_counter() - clock
+        self._record(mean_loss, norm_sum.item() / (end - begin))
+        return end - begin
+
+    def _update(self, step: int) -> tuple[Tensor, Tensor]:
+        """One step: loss and gradient norm, on the device."""
+        batch = self.batches(step)
+        # A network or loss that draws random numbers draws the same in every run of the block.
+        torch.manual_seed(seed_of("step", self.spec["seed"], step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.training, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._amp()):
+            logits = self.model(batch.images)
+        loss = self._loss(logits.float(), batch.labels)
+        loss.backward()
+        limit = self.training["clip_norm"] or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self.optimizer.step()
+        self.batch_digest = self.batch_digest * DIGEST_FACTOR + batch.mark
+        return loss.detach(), norm
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        target = one_hot(labels, len(self.data.classes))
+        if self.loss_of:
+            return self.loss_of(logits, target, labels < len(self.data.classes))
+        return self.loss(logits, target)
+
+    def _amp(self) -> bool:
+        return self.training["amp"] and self.device.type == "cuda"
+
+    def _record(self, loss: float, norm: float) -> None:
+        row = {
+            "step": self.step,
+            "seconds": round(self.seconds, 3),
+            "train/loss": loss,
+            "train/gradient_norm": norm,
+            "train/learning_rate": learning_rate(self.training, self.step - 1),
+        }
+        self.history.append(row)
+        state = self._state()
+        if not (math.isfinite(loss) and all(t.isfinite().all() for t in state.values())):
+            log.warning("%s: diverged by step %d (loss %s)", self.name, self.step, loss)
+            self.status = "diverged"
+            self.model.load_state_dict(self.last_finite)
+            return
+        self.last_finite = state
+        if self.step % self.training["validate_every"] == 0 or self.step == self.steps:
+            row |= self._validate()
+            self._checkpoint()
+
+    def _validate(self) -> dict[str, float]:
+        found = predict(self.model, self.data, self.validation, self.patch, self.device)
+        k = len(self.data.classes)
+        cases = [
+            counts(p, self.data.label(r), k) for p, r in zip(found, self.validation, strict=True)
+        ]
+        dice = dice_of(cases)
+        log.info(
+            "%s: step %d of %d, loss %.4f, validation Dice %s",
+            *(self.name, self.step, self.steps, self.history[-1]["train/loss"]),
+            ", ".join(f"{c} {d:.3f}" for c, d in zip(self.data.classes, dice, strict=True)),
+        )
+        return {f"val/dice/{c}": float(d) for c, d in zip(self.data.classes, dice, strict=True)}
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def _checkpoint(self) -> None:
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "started": self.started,
+            "history": self.history,
+            "batch_digest": self.batch_digest.cpu(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        with whole(self.folder / "checkpoint.pt") as part:
+            torch.save(state, part)
+
+    def _resume(self) -> None:
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except Exception as error:
+            log.warning("%s cannot be read (%s); %s starts again", path, error, self.name)
+            build = build_model(self.spec["model"], self.data, self.spec["seed"])
+            self.model.load_state_dict(build.state_dict())
+            self.optimizer = _optimizer(self.model, self.training)
+            return
+        for name in ("step", "seconds", "started", "history", "batch_digest"):
+            setattr(self, name, state[name])
+        log.info("%s: goes on from step %d", self.name, self.step)
+
+    def finish(self) -> None:
+        """Write the run into the store, status last, and drop its checkpoint."""
+        self.status = "finished" if self.status == "training" else self.status
+        write_text(self.folder / "run.json", canonical(self.spec) + "\n")
+        weights = {
+            name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()
+        }
+        with whole(self.folder / "model.safetensors") as part:
+            save_file(weights, part)
+        write_text(self.folder / "history.csv", _csv(self.history))
+        write_json(self.folder / "status.json", self._status())
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "digest": self.folder.name,
+            "status": self.status,
+            "steps": self.step,
+            "train_seconds": round(self.seconds, 3),
+            "images_per_second": round(self.step * self.training["batch_size"] / self.seconds, 3),
+            "peak_memory_bytes": peak_memory(self.device),
+            "init_digest": self.init_digest,
+            "batch_digest": f"{self.batch_digest.item() & (2**64 - 1):016x}",
+            "shares_batches": self.shares_batches,
+            "commit": commit(),
+            "versions": versions(),
+            "device": device_name(self.device),
+            "started": self.started,
+            "finished": _now(),
+        }
+
+
+def learning_rate(training: dict[str, Any], step: int) -> float:
+    """Polynomial decay: a function of the step alone."""
+    return training["learning_rate"] * (1 - step / training["steps"]) ** training["decay_power"]
+
+
+def _optimizer(model: torch.nn.Module, training: dict[str, Any]) -> torch.optim.Optimizer:
+    rate, decay = training["learning_rate"], training["weight_decay"]
+    if training["optimizer"] == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+    momentum = training["momentum"]
+    return torch.optim.SGD(
+        model.parameters(), lr=rate, weight_decay=decay, momentum=momentum, nesterov=momentum > 0
+    )
+
+
+def _csv(rows: list[dict[str, float]]) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

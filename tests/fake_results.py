@@ -1,0 +1,344 @@
+"""The files of a finished experiment, drawn from a seed: what compare, report and track read.
+
+Files and columns are the real ones, and agree with each other: counts with Dice, cases with
+runs.csv, summary.csv and comparisons.csv. Nothing is trained, so writing takes well under a second.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lossbench import config
+from lossbench.files import write_json, write_text
+from lossbench.provenance import run_digest, seed_of, sha256
+
+STEPS, LOG_EVERY, VALIDATE_EVERY = 40, 10, 20
+SIZE = (16, 16)
+KEYS = ["dataset", "model", "loss", "fold", "seed"]
+METRICS = ["dice", "iou", "precision", "recall", "hd95", "surface_dice"]
+
+RUNS = [
+    *(
+        *KEYS,
+        "digest",
+        "status",
+        "steps",
+        "train_seconds",
+        "images_per_second",
+        "peak_memory_bytes",
+    ),
+    *("init_digest", "batch_digest", "commit", "versions", "device", "started", "finished"),
+    *("dice", "dice_with_background"),
+]
+
+
+def write_experiment(
+    root: Path,
+    losses: Sequence[str] = ("dice", "dice_no_background", "dice_inverse_frequency"),
+    folds: Sequence[int] = (0, 1),
+    seeds: Sequence[int] = (0, 1),
+    classes: Sequence[str] = ("background", "anterior", "posterior"),
+    n_cases: int = 6,
+    experiment: str = "fake",
+    datasets: Sequence[str] = ("hippocampus",),
+    models: Sequence[str] = ("unet",),
+    diverged: Sequence[str] = (),
+) -> Path:
+    """Write a finished experiment below `root`/results.
+
+    Parameters
+    ----------
+    root
+        The working directory: results/ is made in it.
+    losses, folds, seeds, datasets, models
+        The matrix. The first loss is the reference; each further loss is a bit better.
+    classes
+        Names; 0 is background. The last class is absent from the first case of every fold.
+    n_cases
+        Cases in a fold.
+    diverged
+        Losses of which every run diverged half-way.
+
+    Returns
+    -------
+    Path
+        Of experiment.json.
+    """
+    e = config.validate(
+        {
+            "experiment": experiment,
+            "matrix": {
+                "dataset": list(datasets),
+                "model": list(models),
+                "loss": list(losses),
+                "fold": list(folds),
+                "seed": list(seeds),
+            },
+            "training": {"steps": STEPS, "log_every": LOG_EVERY, "validate_every": VALIDATE_EVERY},
+            "comparison": {"reference": losses[0]},
+            "datasets": {
+                d: {"_target_": "lossbench.datasets.Phantom", "folds": max(folds) + 2}
+                for d in datasets
+            },
+            "models": {
+                m: {"_target_": "monai.networks.nets.UNet", "channels": [8, 16]} for m in models
+            },
+            "losses": {
+                name: {"_target_": "monai.losses.DiceLoss", "softmax": True, "smooth_nr": 10.0**-i}
+                for i, name in enumerate(losses, 3)
+            },
+        }
+    )
+    path = root / "results" / experiment / "experiment.json"
+    write_text(path, e.experiment_json())
+    for dataset in datasets:
+        write_dataset(root / "results/datasets" / dataset, e, classes, n_cases)
+    for block in e.blocks():
+        write_block(path, block, diverged=diverged)
+    write_report(path)
+    return path
+
+
+def write_dataset(folder: Path, e: config.Experiment, classes: Sequence[str], n_cases: int) -> None:
+    """Write what `prepare` writes: noise for images, stripes of the classes for labels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "dataset.json", e.dataset_json(folder.name))
+    folds = e.datasets[folder.name].folds
+    cases = []
+    labels = np.zeros((n_cases * folds, *SIZE), np.uint8)
+    for i in range(n_cases * folds):
+        first_of_fold = i < folds
+        stripes = np.linspace(0, len(classes) - first_of_fold, SIZE[1], endpoint=False)
+        labels[i] = np.floor(stripes).astype(np.uint8)
+        voxels = {f"voxels_{name}": int((labels[i] == k).sum()) for k, name in enumerate(classes)}
+        shape = "x".join(str(n) for n in SIZE)
+        row = {"case": f"case_{i:03d}", "fold": i % folds, "shape": shape, "spacing": "1.0x1.0"}
+        cases.append({**row, "offset": i * labels[i].size, **voxels})
+    images = (
+        np.random.default_rng(seed_of(folder.name)).normal(size=labels.shape).astype(np.float32)
+    )
+    np.save(folder / "images.npy", images.ravel())
+    np.save(folder / "labels.npy", labels.ravel())
+    pd.DataFrame(cases).to_csv(folder / "cases.csv", index=False)
+    info = {
+        "name": folder.name,
+        "classes": list(classes),
+        "channels": 1,
+        "spatial_dims": len(SIZE),
+        "ignore": False,
+        "folds": folds,
+        "surface_tolerance": 1.0,
+        "digest": sha256(images.tobytes(), labels.tobytes()),
+        "spec": e.datasets[folder.name].spec(),
+    }
+    write_json(folder / "classes.json", info)
+
+
+def block_folder(experiment: Path, block: dict) -> Path:
+    keys = (block["dataset"], block["model"], f"fold{block['fold']}", f"seed{block['seed']}")
+    return experiment.parent.joinpath(*keys)
+
+
+def write_block(
+    experiment: Path, block: dict, version: int = 1, diverged: Sequence[str] = ()
+) -> None:
+    """Write what `train` and `evaluate` write for a block; another `version` is a retraining."""
+    e = config.load(experiment)
+    folder = block_folder(experiment, block)
+    write_text(folder / "block.json", e.block_json(**block))
+    prepared = experiment.parents[1] / "datasets" / block["dataset"]
+    info = json.loads((prepared / "classes.json").read_text())
+    cases = pd.read_csv(prepared / "cases.csv")
+    cases = cases[cases["fold"] == block["fold"]]
+    rows = []
+    for i, loss in enumerate(e.matrix.loss):
+        run = e.run(loss=loss, **block)
+        steps = STEPS // 2 if loss in diverged else STEPS
+        rng = np.random.default_rng(seed_of(*block.values(), loss, version))
+        write_text(folder / loss / "run.json", config.canonical(run))
+        (folder / loss / "model.safetensors").write_bytes(b"")
+        digest = run_digest({**run, "version": version}, info["digest"])
+        write_json(
+            folder / loss / "status.json", _status(block, i, steps, digest, loss in diverged)
+        )
+        history = _history(rng, steps, info["classes"], quality=0.02 * i, diverged=loss in diverged)
+        history.to_csv(folder / loss / "history.csv", index=False)
+        table = _cases(rng, cases, info["classes"], quality=0.02 * i)
+        rows.append(table.assign(**block, loss=loss))
+    table = pd.concat(rows, ignore_index=True)
+    columns = [*KEYS, "case", "class", "tp", "fp", "fn", *METRICS]
+    table[columns].to_parquet(folder / "cases.parquet", index=False)
+
+
+def write_report(experiment: Path) -> None:
+    """Write what `compare` and `report` write, from the blocks."""
+    e = config.load(experiment)
+    report = experiment.parent / "report"
+    (report / "figures").mkdir(parents=True, exist_ok=True)
+    (report / "tables").mkdir(exist_ok=True)
+    blocks = list(e.blocks())
+    tables = [
+        pd.read_parquet(block_folder(experiment, block) / "cases.parquet") for block in blocks
+    ]
+    cases = pd.concat(tables, ignore_index=True)
+    cases.to_parquet(report / "cases.parquet", index=False)
+    runs = [_run_row(experiment, b, loss, cases) for b, loss in product(blocks, e.matrix.loss)]
+    pd.DataFrame(runs, columns=RUNS).to_csv(report / "runs.csv", index=False)
+    summary = [
+        _summary_row(k, t)
+        for k, t in _long(cases).groupby(["dataset", "model", "loss", "class", "metric"])
+    ]
+    pd.DataFrame(summary).to_csv(report / "summary.csv", index=False)
+    comparisons = pd.DataFrame(_comparison_rows(e, cases))
+    comparisons.to_csv(report / "comparisons.csv", index=False)
+    verdicts = comparisons[["dataset", "model", "loss", "class", "difference", "verdict"]]
+    write_text(report / "tables/verdicts.md", verdicts.to_markdown(index=False))
+    write_text(
+        report / "report.html", f"<!doctype html><title>{e.experiment}</title>{verdicts.to_html()}"
+    )
+    _figure(report / "figures/dice.png", cases)
+
+
+def _status(block: dict, position: int, steps: int, digest: str, diverged: bool) -> dict:
+    start = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC) + timedelta(minutes=position)
+    start += timedelta(hours=block["fold"], minutes=10 * block["seed"])
+    seconds = steps * 0.25
+    return {
+        "digest": digest,
+        "status": "diverged" if diverged else "finished",
+        "steps": steps,
+        "train_seconds": seconds,
+        "images_per_second": 32.0,
+        "peak_memory_bytes": 123_456_789,
+        "init_digest": sha256(block["model"], str(block["seed"])),
+        "batch_digest": sha256(block["dataset"], str(block["fold"]), str(block["seed"])),
+        "shares_batches": True,
+        "commit": "0123456789abcdef0123456789abcdef01234567",
+        "versions": {"python": "3.11.7", "torch": "2.15.0"},
+        "device": "cpu",
+        "started": start.isoformat(),
+        "finished": (start + timedelta(seconds=seconds + 3)).isoformat(),
+    }
+
+
+def _history(
+    rng: np.random.Generator, steps: int, classes: Sequence[str], quality: float, diverged: bool
+) -> pd.DataFrame:
+    step = np.arange(LOG_EVERY, steps + 1, LOG_EVERY)
+    done = step / STEPS
+    table = pd.DataFrame(
+        {"step": step, "train/loss": 1 - 0.7 * done + rng.normal(0, 0.01, step.size)}
+    )
+    table["train/learning_rate"] = 1e-3 * (1 - done) ** 0.9
+    table["train/gradient_norm"] = 1 - 0.5 * done
+    for k, name in enumerate(classes):
+        dice = 0.95 - 0.15 * k + quality - 0.3 * (1 - done) + rng.normal(0, 0.01, step.size)
+        table[f"val/dice/{name}"] = np.where(step % VALIDATE_EVERY == 0, dice, np.nan)
+    table["seconds"] = step * 0.25
+    if diverged:
+        table.loc[table.index[-1], "train/loss"] = np.nan
+    return table
+
+
+def _cases(
+    rng: np.random.Generator, cases: pd.DataFrame, classes: Sequence[str], quality: float
+) -> pd.DataFrame:
+    rows = []
+    for case, (k, name) in product(cases.itertuples(), enumerate(classes)):
+        size = int(getattr(case, f"voxels_{name}")) * 100
+        tp = int(size * np.clip(0.95 - 0.15 * k + quality + rng.normal(0, 0.02), 0, 1))
+        fp, fn = int(size * rng.uniform(0.02, 0.1)), size - tp
+        scores = dict.fromkeys(METRICS, np.nan)
+        if size:
+            scores["dice"] = 2 * tp / (2 * tp + fp + fn)
+            scores["iou"] = tp / (tp + fp + fn)
+            scores["precision"], scores["recall"] = tp / (tp + fp), tp / size
+            scores["hd95"], scores["surface_dice"] = (
+                10 * (1 - scores["dice"]),
+                scores["dice"] ** 0.5,
+            )
+        rows.append({"case": case.case, "class": name, "tp": tp, "fp": fp, "fn": fn, **scores})
+    return pd.DataFrame(rows)
+
+
+def _run_row(experiment: Path, block: dict, loss: str, cases: pd.DataFrame) -> dict:
+    keys = {"dataset": block["dataset"], "model": block["model"], "loss": loss}
+    keys |= {"fold": block["fold"], "seed": block["seed"]}
+    status = json.loads((block_folder(experiment, block) / loss / "status.json").read_text())
+    status["versions"] = json.dumps(status["versions"])
+    rows = cases[(cases[list(keys)] == pd.Series(keys)).all(axis=1)]
+    background = rows["class"].iloc[0]
+    per_case = rows[rows["class"] != background].groupby("case")["dice"].mean()
+    with_background = rows.groupby("case")["dice"].mean()
+    return {
+        **keys,
+        **status,
+        "dice": per_case.mean(),
+        "dice_with_background": with_background.mean(),
+    }
+
+
+def _long(cases: pd.DataFrame) -> pd.DataFrame:
+    return cases.melt([*KEYS, "case", "class"], METRICS, var_name="metric", value_name="value")
+
+
+def _summary_row(keys: tuple, table: pd.DataFrame) -> dict:
+    per_case, per_seed = (
+        table.groupby("case")["value"].mean(),
+        table.groupby("seed")["value"].mean(),
+    )
+    mean, half = per_case.mean(), 1.96 * per_case.sem()
+    return {
+        **dict(zip(["dataset", "model", "loss", "class", "metric"], keys, strict=True)),
+        "n_cases": table["case"].nunique(),
+        "n_seeds": table["seed"].nunique(),
+        "n_empty": int(per_case.isna().sum()),
+        "mean": mean,
+        "ci_low": mean - half,
+        "ci_high": mean + half,
+        "sd_case": per_case.std(),
+        "sd_seed": per_seed.std() if len(per_seed) > 1 else np.nan,
+    }
+
+
+def _comparison_rows(e: config.Experiment, cases: pd.DataFrame) -> list[dict]:
+    reference, margin = e.comparison.reference, e.comparison.margin
+    rows = []
+    for (dataset, model, name), table in cases.groupby(["dataset", "model", "class"]):
+        wide = table.pivot_table(index="case", columns="loss", values="dice")
+        for loss in e.matrix.loss:
+            if loss == reference:
+                continue
+            d = wide[loss] - wide[reference]
+            mean, half = d.mean(), 1.96 * d.sem()
+            verdict = "better" if mean - half > 0 else "worse" if mean + half < 0 else "undecided"
+            verdict = "equivalent" if abs(mean) + half < margin else verdict
+            keys = {"dataset": dataset, "model": model, "loss": loss, "reference": reference}
+            row = {**keys, "class": name, "metric": "dice", "n_cases": int(d.count())}
+            row |= {
+                "n_seeds": len(e.matrix.seed),
+                "n_blocks": len(e.matrix.seed) * len(e.matrix.fold),
+            }
+            row |= {"difference": mean, "ci_low": mean - half, "ci_high": mean + half, "p": 0.01}
+            row |= {"p_holm": 0.04, "verdict": verdict, "n_cases_needed": 30, "n_blocks_needed": 8}
+            rows.append({**row, "paired": True})
+    return rows
+
+
+def _figure(path: Path, cases: pd.DataFrame) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3))
+    axes = figure.subplots()
+    names = sorted(cases["loss"].unique())
+    axes.boxplot([cases.loc[cases["loss"] == n, "dice"].dropna() for n in names], tick_labels=names)
+    axes.set_ylabel("Dice")
+    figure.savefig(path, dpi=60)

@@ -1,0 +1,42 @@
+"""The config, cut into canonical JSON files: a job reruns when the text of its own file changes."""
+
+
+localrules:
+    configure_experiment,
+    configure_dataset,
+    configure_block,
+
+
+rule configure_experiment:
+    output:
+        "results/{experiment}/experiment.json",
+    log:
+        "results/{experiment}/configure.log",
+    params:
+        json=lambda wildcards: EXPERIMENT.experiment_json(),
+    shell:
+        "printf '%s\\n' {params.json:q} > {output:q} 2> {log:q}"
+
+
+rule configure_dataset:
+    output:
+        "results/datasets/{dataset}/dataset.json",
+    log:
+        "results/datasets/{dataset}/configure.log",
+    params:
+        json=lambda wildcards: EXPERIMENT.dataset_json(wildcards.dataset),
+    shell:
+        "printf '%s\\n' {params.json:q} > {output:q} 2> {log:q}"
+
+
+rule configure_block:
+    output:
+        "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/block.json",
+    log:
+        "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/configure.log",
+    params:
+        json=lambda wildcards: EXPERIMENT.block_json(
+            wildcards.dataset, wildcards.model, wildcards.fold, wildcards.seed
+        ),
+    shell:
+        "printf '%s\\n' {params.json:q} > {output:q} 2> {log:q}"

@@ -1,0 +1,26 @@
+"""evaluate: counts, MONAI's DiceMetric and surface metrics, per run x case x class."""
+
+
+rule evaluate:
+    input:
+        block="results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/block.json",
+        classes="results/datasets/{dataset}/classes.json",
+        model=expand(
+            "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/model.safetensors",
+            loss=LOSSES,
+        ),
+    output:
+        "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/cases.parquet",
+    log:
+        "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/evaluate.log",
+    benchmark:
+        "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/evaluate.benchmark.tsv"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=240,
+    shell:
+        "python -m lossbench --log {log:q} evaluate"
+        " --block {input.block:q} --data results/datasets/{wildcards.dataset:q}"
+        " --output {output:q} --threads {threads}"

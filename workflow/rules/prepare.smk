@@ -1,0 +1,25 @@
+"""prepare: a dataset of any kind -> arrays that later stages map, cases, folds, a picture."""
+
+
+rule prepare:
+    input:
+        dataset="results/datasets/{dataset}/dataset.json",
+    output:
+        images="results/datasets/{dataset}/images.npy",
+        labels="results/datasets/{dataset}/labels.npy",
+        cases="results/datasets/{dataset}/cases.csv",
+        picture="results/datasets/{dataset}/cases.png",
+        classes="results/datasets/{dataset}/classes.json",
+    log:
+        "results/datasets/{dataset}/prepare.log",
+    benchmark:
+        "results/datasets/{dataset}/prepare.benchmark.tsv"
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        data_root=EXPERIMENT.data_root or "",
+    shell:
+        "python -m lossbench --log {log:q} prepare"
+        " --dataset {input.dataset:q} --data-root {params.data_root:q}"
+        " --output results/datasets/{wildcards.dataset:q}"

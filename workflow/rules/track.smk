@@ -1,0 +1,18 @@
+"""track: MLflow runs from the files, by one process; training never talks to MLflow."""
+
+
+localrules:
+    track,
+
+
+rule track:
+    input:
+        experiment="results/{experiment}/experiment.json",
+        report="results/{experiment}/report/report.html",
+    output:
+        "results/{experiment}/report/mlflow.json",
+    log:
+        "results/{experiment}/report/track.log",
+    shell:
+        "python -m lossbench --log {log:q} track"
+        " --experiment {input.experiment:q} --output {output:q}"

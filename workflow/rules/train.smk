@@ -1,0 +1,39 @@
+"""train: all losses of a block in one process, from the same weights on the same batches."""
+
+
+rule train:
+    input:
+        block="results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/block.json",
+        classes="results/datasets/{dataset}/classes.json",
+        # A new check alone retrains nothing.
+        check=ancient("results/{experiment}/check.json"),
+    output:
+        run=expand(
+            "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/run.json",
+            loss=LOSSES,
+        ),
+        model=expand(
+            "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/model.safetensors",
+            loss=LOSSES,
+        ),
+        history=expand(
+            "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/history.csv",
+            loss=LOSSES,
+        ),
+        status=expand(
+            "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/status.json",
+            loss=LOSSES,
+        ),
+    log:
+        "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/train.log",
+    benchmark:
+        "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/train.benchmark.tsv"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=1440,
+    shell:
+        "python -m lossbench --log {log:q} train"
+        " --block {input.block:q} --data results/datasets/{wildcards.dataset:q}"
+        " --store results/runs --threads {threads}"
