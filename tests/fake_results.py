@@ -35,6 +35,11 @@ RUNS = [
     *("init_digest", "batch_digest", "commit", "versions", "device", "started", "finished"),
     *("dice", "dice_with_background"),
 ]
+COMPARISONS = [
+    *("dataset", "model", "loss", "reference", "class", "metric", "n_cases", "n_seeds", "n_blocks"),
+    *("difference", "ci_low", "ci_high", "p", "p_holm", "verdict"),
+    *("n_cases_needed", "n_blocks_needed", "paired"),
+]
 
 
 def write_experiment(
@@ -194,7 +199,7 @@ def write_report(experiment: Path) -> None:
         for k, t in _long(cases).groupby(["dataset", "model", "loss", "class", "metric"])
     ]
     pd.DataFrame(summary).to_csv(report / "summary.csv", index=False)
-    comparisons = pd.DataFrame(_comparison_rows(e, cases))
+    comparisons = pd.DataFrame(_comparison_rows(e, cases), columns=COMPARISONS)
     comparisons.to_csv(report / "comparisons.csv", index=False)
     verdicts = comparisons[["dataset", "model", "loss", "class", "difference", "verdict"]]
     write_text(report / "tables/verdicts.md", verdicts.to_markdown(index=False))
@@ -249,8 +254,8 @@ def _cases(
     rng: np.random.Generator, cases: pd.DataFrame, classes: Sequence[str], quality: float
 ) -> pd.DataFrame:
     rows = []
-    for case, (k, name) in product(cases.itertuples(), enumerate(classes)):
-        size = int(getattr(case, f"voxels_{name}")) * 100
+    for case, (k, name) in product(cases.to_dict("records"), enumerate(classes)):
+        size = case[f"voxels_{name}"] * 100
         tp = int(size * np.clip(0.95 - 0.15 * k + quality + rng.normal(0, 0.02), 0, 1))
         fp, fn = int(size * rng.uniform(0.02, 0.1)), size - tp
         scores = dict.fromkeys(METRICS, np.nan)
@@ -262,7 +267,7 @@ def _cases(
                 10 * (1 - scores["dice"]),
                 scores["dice"] ** 0.5,
             )
-        rows.append({"case": case.case, "class": name, "tp": tp, "fp": fp, "fn": fn, **scores})
+        rows.append({"case": case["case"], "class": name, "tp": tp, "fp": fp, "fn": fn, **scores})
     return pd.DataFrame(rows)
 
 

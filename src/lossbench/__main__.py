@@ -56,13 +56,12 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(f"--{option}", type=Path, required=True, metavar="PATH", help=meaning)
         return sub
 
-    prepare = stage(
+    stage(
         "prepare",
-        "read a dataset, check it, write arrays, folds and a picture",
+        "read a dataset ($LOSSBENCH_DATA: local copies), check it, write arrays, folds, a picture",
         dataset="dataset.json: class, keyword arguments, folds",
         output="folder to write",
     )
-    prepare.add_argument("--data-root", help="folder of local copies of datasets")
     stage(
         "check",
         "make every model and loss of an experiment and try them on its data",

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lossbench.config import UserError, canonical
 from lossbench.datasets.contract import case_problems, case_title, check_dataset, listed
+from lossbench.datasets.folds import assign_folds
 from lossbench.datasets.picture import picture
 from lossbench.files import read_json, whole, write_json
 from lossbench.instantiate import instantiate
@@ -22,7 +23,6 @@ from lossbench.prepared import IGNORE
 from lossbench.provenance import sha256
 
 log = logging.getLogger(__name__)
-DEFAULT_FOLDS = 5
 
 
 def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
@@ -46,14 +46,15 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     UserError
         With every problem of the dataset, its cases and its folds. Nothing is written then.
     """
-    entry, where = read_json(dataset), f"datasets.{read_json(dataset)['name']}"
+    entry = read_json(dataset)
+    where = f"datasets.{entry['name']}"
     fill = {"data_root": data_root or os.environ.get("LOSSBENCH_DATA") or "data"}
     source = instantiate(entry["spec"], object, where, fill)
     check_dataset(source, where)
     with whole(output / "images.npy") as images, whole(output / "labels.npy") as labels:
         cases = _write_arrays(source, images, labels, where)
         own = getattr(source, "folds", None)
-        cases["fold"] = _folds(cases, own, entry["folds"], entry["fold_seed"], where)
+        cases["fold"] = assign_folds(cases, own, entry["folds"], entry["fold_seed"], where)
         (output / "classes.json").unlink(missing_ok=True)
     info = _info(source, entry, cases)
     columns = [
@@ -67,7 +68,7 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     with whole(output / "cases.csv") as part:
         cases[columns].to_csv(part, index=False, lineterminator="\n")
     with whole(output / "cases.png") as part:
-        picture(cases, output, info).savefig(part, format="png", dpi=100)
+        picture(cases, output, info).savefig(part, format="png", dpi=150)
     write_json(output / "classes.json", info)
     _log_summary(cases, info)
 
@@ -192,60 +193,6 @@ class _Growing:
         self._file.seek(0)
         header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.length,)}
         np.lib.format.write_array_header_1_0(self._file, header)
-
-
-def _folds(
-    cases: pd.DataFrame,
-    own: Sequence[Sequence[str]] | None,
-    number: int | None,
-    seed: int,
-    where: str,
-) -> np.ndarray:
-    """Fold of each case, -1 for none: the dataset's own, unless a number of folds is asked for."""
-    if own is not None and number is None:
-        return _own_folds(list(cases["case"]), own, where)
-    groups, group_of_case = np.unique(cases["subject"].astype(str), return_inverse=True)
-    count = number or DEFAULT_FOLDS
-    if len(groups) < count:
-        kind = "cases" if len(groups) == len(cases) else "subjects"
-        raise UserError(f"{where}: {len(groups)} {kind} are too few for {count} folds; lower folds")
-    from sklearn.model_selection import KFold  # a second that datasets with folds do not pay
-
-    fold_of_group = np.empty(len(groups), dtype=int)
-    splits = KFold(count, shuffle=True, random_state=seed).split(groups)
-    for fold, (_, validation) in enumerate(splits):
-        fold_of_group[validation] = fold
-    return fold_of_group[group_of_case]
-
-
-def _own_folds(names: Sequence[str], own: Sequence[Sequence[str]], where: str) -> np.ndarray:
-    rows, folds, problems = (
-        {name: row for row, name in enumerate(names)},
-        np.full(len(names), -1),
-        [],
-    )
-    for fold, members in enumerate(own):
-        problems += [
-            f"fold {fold} names {m!r}, and there is no such case" for m in members if m not in rows
-        ]
-        known = [rows[member] for member in members if member in rows]
-        problems += [
-            f"case {names[row]} is in folds {folds[row]} and {fold}"
-            for row in known
-            if folds[row] >= 0
-        ]
-        problems += [] if members else [f"fold {fold} is empty"]
-        folds[known] = fold
-    if len(own) < 2:
-        problems.append(
-            f"there are {len(own)} folds; a fold is trained on the others, so 2 are needed"
-        )
-    if problems:
-        raise listed(
-            f"{where}: the dataset's folds cannot be used; mend them, or set folds to a number",
-            problems,
-        )
-    return folds
 
 
 def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[str, Any]:

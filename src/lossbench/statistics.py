@@ -164,12 +164,10 @@ def needed(difference: Difference, margin: float, alpha: float) -> tuple[float, 
         largest = ((margin - size) / stats.norm.ppf([1 - alpha, POWER]).sum()) ** 2
     if not np.isfinite(difference.variance):
         return np.nan, np.nan
-    d, seeds_cases = difference, difference.n_cases * difference.n_blocks
-    per_case = d.variance * d.n_cases - d.block * d.n_cases / d.n_blocks
-    per_block = d.variance * d.n_blocks - d.case * d.n_blocks / d.n_cases if seeds_cases else np.nan
+    d = difference
     return (
-        _solve(per_case, largest - d.block / d.n_blocks),
-        _solve(per_block, largest - d.case / d.n_cases),
+        _solve(d.case + d.residual / d.n_blocks, largest - d.block / d.n_blocks),
+        _solve(d.block + d.residual / d.n_cases, largest - d.case / d.n_cases),
     )
 
 

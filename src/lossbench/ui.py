@@ -9,6 +9,7 @@ from pathlib import Path
 from lossbench.config import UserError
 
 HOST, PORT = "127.0.0.1", 5000
+CREDENTIALS = re.compile(r"://[^@/\s]*@")
 # The server starts job runners and reports usage unless told otherwise.
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -34,12 +35,13 @@ def is_server(uri: str) -> bool:
 
 def address(uri: str) -> str:
     """Address of the UI over a store."""
-    return uri.rstrip("/") if is_server(uri) else f"http://{HOST}:{PORT}"
+    # Without the password that a server's URI may carry: links are printed and written down.
+    return CREDENTIALS.sub("://", uri).rstrip("/") if is_server(uri) else f"http://{HOST}:{PORT}"
 
 
 def redacted(text: str) -> str:
     """Text without the user names and passwords of URIs."""
-    return re.sub(r"://[^@/\s]*@", "://***@", text)
+    return CREDENTIALS.sub("://***@", text)
 
 
 def ui(results: Path = Path("results"), port: int = PORT) -> None:

@@ -24,13 +24,19 @@ except ConfigError as error:
 
 LOSSES = EXPERIMENT.matrix.loss
 
-# A job finds the user's own modules beside the config file.
+# A job runs the Python that runs Snakemake, whether or not its environment is activated, and finds
+# the user's own modules beside the config file.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ["PYTHONPATH"] = os.pathsep.join(
     dict.fromkeys(
         [str(Path(file).parent.resolve()) for file in workflow.overwrite_configfiles]
         + os.environ.get("PYTHONPATH", "").split(os.pathsep)
     )
 ).strip(os.pathsep)
+
+# The place of local copies is no parameter of `prepare`: moving data makes nothing again.
+if EXPERIMENT.data_root:
+    os.environ["LOSSBENCH_DATA"] = EXPERIMENT.data_root
 
 
 wildcard_constraints:

@@ -17,9 +17,7 @@ rule prepare:
     resources:
         mem_mb=8000,
         runtime=120,
-    params:
-        data_root=EXPERIMENT.data_root or "",
     shell:
         "python -m lossbench --log {log:q} prepare"
-        " --dataset {input.dataset:q} --data-root {params.data_root:q}"
+        " --dataset {input.dataset:q}"
         " --output results/datasets/{wildcards.dataset:q}"

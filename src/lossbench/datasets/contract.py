@@ -80,7 +80,7 @@ def _dataset_problems(dataset: Any) -> Iterator[str]:
 
 def _class_problems(classes: Sequence[str]) -> Iterator[str]:
     if not 2 <= len(classes) <= MOST_CLASSES:
-        yield f"it has {len(classes)} classes; 2 to {MOST_CLASSES}, the background included, can be used"
+        yield f"it has {len(classes)} classes; 2 to {MOST_CLASSES}, with background, can be used"
     for name in classes:
         if not _CLASS_NAME.fullmatch(name):
             yield f"class name {name!r}: use letters, digits, space, and _ . - only"
@@ -97,7 +97,7 @@ def _array_problems(image: np.ndarray, label: np.ndarray) -> Iterator[str]:
     elif image.shape == label.shape:
         yield f"the image has shape {image.shape}, as the label; it needs a channel axis in front"
     elif image.shape[1:] != label.shape or image.ndim != label.ndim + 1:
-        yield f"the image has size {image.shape[1:]} and the label {label.shape}; they must be equal"
+        yield f"the image has size {image.shape[1:]}, the label {label.shape}; they must be equal"
     elif image.size == 0:
         yield f"the image has shape {image.shape}: it is empty"
 
@@ -119,8 +119,8 @@ def _image_problems(image: np.ndarray, sliced: bool) -> Iterator[str]:
         if len(constant) == len(flat):
             yield f"the image is constant ({flat[0, 0]:g} everywhere)"
         elif len(constant):
-            channels = ", ".join(str(channel) for channel in constant)
-            yield f"channel {channels} of the image is constant ({flat[constant[0], 0]:g} everywhere)"
+            value = flat[constant[0], 0]
+            yield f"channel {constant[0]} of the image is constant ({value:g} everywhere)"
 
 
 def _label_problems(label: np.ndarray, n_classes: int, ignore: int | None) -> Iterator[str]:
@@ -135,8 +135,8 @@ def _label_problems(label: np.ndarray, n_classes: int, ignore: int | None) -> It
     if outside.any():
         values = ", ".join(f"{value:g}" for value in np.unique(label[outside])[:5])
         yield (
-            f"label values outside the classes 0 to {n_classes - 1}: {values}; mend the label, list the "
-            f"class, or set ignore (an ImageFolder can translate: values: {{0: 0, 255: 1}})"
+            f"label values outside the classes 0 to {n_classes - 1}: {values}; mend the label, "
+            "list the class, or set ignore (an ImageFolder can translate: values: {0: 0, 255: 1})"
         )
 
 

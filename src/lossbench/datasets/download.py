@@ -29,7 +29,7 @@ def fetch(url: str, checksum: str, algorithm: str, folder: Path) -> None:
     UserError
         Where the download fails, the checksum differs or the folder holds something else.
     """
-    from monai.apps import download_and_extract  # imports torch
+    from monai.apps import download_url, extractall  # imports torch
 
     archive = folder.parent / url.rsplit("/", 1)[1]
     try:
@@ -39,13 +39,15 @@ def fetch(url: str, checksum: str, algorithm: str, folder: Path) -> None:
                 return  # another process was faster
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
                 content = Path(scratch) / "content"
-                download_and_extract(url, archive, content, checksum, algorithm, has_base=False)
+                # Not download_and_extract, which asks the server even where the archive is there.
+                download_url(url, archive, checksum, algorithm)
+                extractall(archive, content, has_base=False)
                 inner = content / folder.name
                 (inner if inner.is_dir() else content).rename(folder)
     except Exception as error:  # network, disk, checksum, archive: the remedy is one
         raise UserError(
-            f"{url} could not be fetched: {type(error).__name__}: {error}; try again, or download it "
-            f"by hand to {archive} ({algorithm} {checksum}); a damaged {archive.name} must be deleted"
+            f"{url} could not be fetched: {type(error).__name__}: {error}; try again, or download "
+            f"it by hand to {archive} ({algorithm} {checksum}); a damaged one must be deleted"
         ) from error
 
 

@@ -120,8 +120,8 @@ def read_mask(path: Path) -> np.ndarray:
         return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
     if (pixels != pixels[..., :1]).any():
         raise UserError(
-            f"{path}: the mask is in colour ({image.mode}); store the index of the class of each pixel, "
-            "as a grey image or one with a palette"
+            f"{path}: the mask is in colour ({image.mode}); store the index of the class of each "
+            "pixel, as a grey image or one with a palette"
         )
     return pixels[..., 0]
 

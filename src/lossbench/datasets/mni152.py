@@ -9,11 +9,8 @@ import numpy as np
 
 from lossbench.config import UserError
 
-_FIELD = (
-    224,
-    256,
-    188,
-)  # mm along x, y, z: the template padded (x, y) and cut (z, above the brain)
+# mm along x, y, z: the template padded (x, y) and cut (z, above the brain).
+_FIELD = (224, 256, 188)
 _SMALLEST = 0.01  # share of brain in a slice that is used
 
 
@@ -45,9 +42,8 @@ class MNI152:
         self._image, self._label = _volumes(spacing)
         share = (self._label > 0).mean(axis=(0, 1))
         self._slices = np.flatnonzero(share >= _SMALLEST)
-        self._names = [
-            f"axial_{number * spacing:03d}" for number in self._slices
-        ]  # mm from the bottom
+        # By height in mm, so that they sort.
+        self._names = [f"axial_{number * spacing:03d}" for number in self._slices]
         self.folds = _slabs(self._names, slabs, gap)
 
     def __len__(self) -> int:

@@ -10,8 +10,8 @@ from lossbench.datasets.download import fetch
 from lossbench.datasets.images import read_image, read_mask
 
 URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"
-# The Broad Institute publishes no checksum; two public projects record this one independently
-# (fsantibanezleal/CAOS_FrothSeg, and a generator of noisy microscopy images).
+# The Broad Institute publishes none; two public projects that download the file record this one,
+# fsantibanezleal/CAOS_FrothSeg among them.
 SHA256 = "dcb6edc2690f137406638b2309581a71522c4dff19157d118453b448dcddcb68"
 
 

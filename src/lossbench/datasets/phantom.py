@@ -74,17 +74,15 @@ class Phantom:
         }
 
     def _voxels(self, index: int) -> dict[int, int]:
-        """Voxels of each foreground class in a case: what one of a pair has more, the other lacks."""
+        """Voxels of each foreground class: what one case of a pair has more, the other lacks."""
         pair, is_second = divmod(index, 2)
         spread = min(0.5, 0.9 / sum(self._fractions) - 0.9)  # the classes must fit together
         factors = np.random.default_rng([self._seed, 0, pair]).uniform(
             1 - spread, 1 + spread, len(self._fractions)
         )
         counts = {}
-        for klass, (fraction, factor) in enumerate(
-            zip(self._fractions, factors, strict=True), start=1
-        ):
-            mean = fraction * np.prod(self._size)
+        means = np.prod(self._size) * np.array(self._fractions)
+        for klass, (mean, factor) in enumerate(zip(means, factors, strict=True), start=1):
             # Differences of rounded totals: the error does not add up over the pairs.
             both = round(2 * mean * (pair + 1)) - round(2 * mean * pair)
             first = min(int(factor * mean), both)
@@ -94,7 +92,8 @@ class Phantom:
 
 def _take(label: np.ndarray, klass: int, voxels: int, rng: np.random.Generator) -> None:
     """Give a class that many free voxels: those nearest to the centres of one to three ellipses."""
-    distance = np.min([_ellipse(label.shape, rng) for _ in range(rng.integers(1, 4))], axis=0)
+    objects = min(int(rng.integers(1, 4)), 1 + voxels // 8)  # few voxels stay together
+    distance = np.min([_ellipse(label.shape, rng) for _ in range(objects)], axis=0)
     distance[label > 0] = np.inf
     nearest = np.argpartition(distance, min(voxels, label.size - 1), axis=None)[:voxels]
     label.reshape(-1)[nearest] = klass

@@ -1,4 +1,4 @@
-"""A picture of a few prepared cases with their labels, to see that the data are what they should be."""
+"""A picture of a few prepared cases with their labels, to see what was read."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,8 @@ IGNORED = "#999999"
 def picture(cases: pd.DataFrame, folder: Path, info: Mapping[str, Any]) -> Figure:
     """Draw cases spread over the dataset: the image above, with its label below.
 
-    Of a volume, the slice across the last axis with the most foreground is shown.
+    Of a volume, the slice across the last axis with the most classes, then the most foreground,
+    is shown.
 
     Parameters
     ----------
@@ -74,13 +75,19 @@ def _slice(
     image = images[start * channels : (start + size) * channels].reshape(channels, *shape)
     label = labels[start : start + size].reshape(shape)
     if len(shape) == 3:
-        best = ((label > 0) & (label != IGNORE)).sum(axis=(0, 1)).argmax()
+        best = max(range(shape[2]), key=lambda number: _content(label[..., number]))
         # The second axis of a NIfTI volume runs to the front of the body: upwards here.
         image = np.rot90(image[..., best], axes=(1, 2))
         label = np.rot90(label[..., best])
     image = image[:3] if channels == 3 else image[:1].repeat(3, axis=0)
     low, high = np.percentile(image, (0.5, 99.5))
     return np.moveaxis(np.clip((image - low) / max(high - low, 1e-6), 0, 1), 0, 2), label
+
+
+def _content(label: np.ndarray) -> tuple[int, int]:
+    """Number of foreground classes and of their voxels."""
+    counts = np.bincount(label.reshape(-1), minlength=IGNORE + 1)[1:IGNORE]
+    return np.count_nonzero(counts), counts.sum()
 
 
 def _overlay(image: np.ndarray, label: np.ndarray, colours: list) -> np.ndarray:

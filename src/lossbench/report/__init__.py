@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lossbench.files import write_text
@@ -54,14 +55,15 @@ def _page(results: Results, folder: Path) -> str:
         **drawn,
         no_examples=absent,
         results=results,
+        metric_name=words.metric_name,
         comparison=results.experiment.comparison,
         symbols=words.SYMBOLS,
-        confidence=words.percent(round(1 - results.experiment.comparison.alpha, 6)),
+        percent=words.percent,
         answers=[(d, m, words.answer(results, d, m)) for d, m in results.groups],
         verdicts=tables.verdicts(results),
-        means={metric: tables.means(results, metric) for metric in _metrics(results)},
-        comparisons=tables.comparisons(results),
-        cost=tables.cost(results),
+        means={x: _lean(results, tables.means(results, x)) for x in _metrics(results)},
+        comparisons=_lean(results, tables.comparisons(results)),
+        cost=_lean(results, tables.cost(results)),
         pairing=facts.pairing(results),
         overrides=facts.overrides(results),
         diverged=facts.diverged(results),
@@ -75,3 +77,8 @@ def _page(results: Results, folder: Path) -> str:
 def _metrics(results: Results) -> list[str]:
     """The metrics of summary.csv, the one of the verdicts first."""
     return list(dict.fromkeys([results.metric, *results.summary["metric"]]))
+
+
+def _lean(results: Results, table: pd.DataFrame) -> pd.DataFrame:
+    """Without the columns that would say the same in every row of the page."""
+    return table if len(results.groups) > 1 else table.drop(columns=tables.GROUP)

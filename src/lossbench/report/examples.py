@@ -1,4 +1,4 @@
-"""Example images: a case where the other losses lose most, one in the middle, one where they gain."""
+"""Example images: where the other losses fall behind the reference, the median, where they gain."""
 
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from lossbench.config import UserError
 from lossbench.files import read_json
 from lossbench.prepared import IGNORE, Prepared
+from lossbench.report import words
 from lossbench.report.figures import WIDTH, Picture, save, stem, wrapped
 from lossbench.report.results import Results
 
@@ -55,7 +56,8 @@ def chosen(results: Results, dataset: str, model: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for label, place in places.items():
         if order.index[place] not in found.values():
-            found[f"{label} ({order.iloc[place]:+.3f})".replace("-", "−")] = order.index[place]
+            gain = words.number(order.iloc[place], sign=True)
+            found[f"{label} ({gain})"] = order.index[place]
     return found
 
 
@@ -129,22 +131,40 @@ def _planes(
 ) -> list[np.ndarray]:
     """The image as (H, W) or (H, W, 3) in 0 to 1 and the class maps as (H, W).
 
-    A volume is cut along its last axis where the ground truth has most foreground.
+    A volume is cut along its last axis where the ground truth has most foreground. All are
+    cropped to what is of interest.
     """
     maps = [label, *predictions]
     if label.ndim == 3:
         foreground = ((label > 0) & (label != IGNORE)).sum(axis=(0, 1))
         cut = int(foreground.argmax())
-        image, maps = image[..., cut], [m[..., cut] for m in maps]
+        # NIfTI keeps x first: turned, so that the front of a head is up.
+        image = np.rot90(image[..., cut], axes=(1, 2))
+        maps = [np.rot90(m[..., cut]) for m in maps]
     shown = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
     low, high = np.percentile(shown, (0.5, 99.5))
-    return [np.clip((shown - low) / max(high - low, 1e-6), 0, 1), *maps]
+    shown = np.clip((shown - low) / max(high - low, 1e-6), 0, 1)
+    window = _window(maps)
+    return [plane[window] for plane in (shown, *maps)]
+
+
+def _window(maps: list[np.ndarray]) -> tuple[slice, ...]:
+    """Where any map has foreground, and a quarter of its size around."""
+    foreground = np.any([(m > 0) & (m != IGNORE) for m in maps], axis=0)
+    window = []
+    for axis in (0, 1):
+        inside = np.flatnonzero(foreground.any(axis=1 - axis))
+        if not inside.size:
+            return (slice(None), slice(None))
+        around = max(4, (inside[-1] - inside[0]) // 4)
+        window.append(slice(max(0, inside[0] - around), inside[-1] + around + 1))
+    return tuple(window)
 
 
 def _aspect(data: Prepared, row: int) -> float:
-    """Height of a voxel over its width."""
+    """Height of a voxel over its width, as `_planes` turns it."""
     spacing = data.cases["spacing"].iloc[row]
-    return spacing[0] / spacing[1]
+    return spacing[0] / spacing[1] if len(spacing) == 2 else spacing[1] / spacing[0]
 
 
 def _colours(number: int) -> list[tuple[float, float, float]]:

@@ -83,7 +83,13 @@ def demonstrations(results: Results) -> list[str]:
 
 
 def provenance(results: Results) -> dict[str, Any]:
-    """Commits, versions, devices and times, with a warning for each that is mixed."""
+    """Commits, versions, devices and times, with a warning for each that is mixed.
+
+    Returns
+    -------
+    dict
+        facts (name to text), warnings (texts) and mixed (whether runs differ in any of them).
+    """
     runs = results.runs
     versions = [json.loads(text) for text in runs["versions"].dropna().unique()]
     packages = {
@@ -97,6 +103,7 @@ def provenance(results: Results) -> dict[str, Any]:
     )
     warnings += [f"The runs come from several versions: {'; '.join(mixed)}."] if mixed else []
     warnings += [f"The runs come from {len(devices)} kinds of device."] if len(devices) > 1 else []
+    mixed_up = bool(warnings)
     if any(commit.endswith("+") for commit in commits):
         warnings.append("Files of the code differed from their commit (marked +).")
     facts = {
@@ -108,7 +115,7 @@ def provenance(results: Results) -> dict[str, Any]:
         "Training time, all runs": f"{runs['train_seconds'].sum() / 3600:.2f} hours",
         **{name: ", ".join(found) for name, found in packages.items()},
     }
-    return {"facts": facts, "warnings": warnings}
+    return {"facts": facts, "warnings": warnings, "mixed": mixed_up}
 
 
 def settings(results: Results) -> dict[str, Any]:

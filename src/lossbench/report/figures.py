@@ -70,6 +70,8 @@ def save(figure: Figure, path: Path, embed: str = "svg") -> str:
     """
     kinds = {"svg": "image/svg+xml", "png": "image/png"}
     found = {}
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, not again for each file
     for kind in kinds:
         buffer = io.BytesIO()
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
@@ -90,9 +92,8 @@ def differences(results: Results, folder: Path) -> list[Picture]:
     pictures = []
     for dataset, model, number, name in _panels(results):
         rows = results.of(results.comparisons, dataset, model, class_=name, metric=results.metric)
-        rows = rows.set_index("loss").reindex(
-            [x for x in results.losses[1:] if x in set(rows["loss"])]
-        )
+        rows = rows.set_index("loss")
+        rows = rows.loc[[x for x in results.losses if x in rows.index]]
         if rows["difference"].notna().any():
             figure, axes = _figure(0.36 * len(rows) + 1.3)
             _forest(axes, rows, results)
@@ -189,8 +190,9 @@ def _forest(axes: Axes, rows: pd.DataFrame, results: Results) -> None:
         )  # fmt: skip
     _losses_on_y(axes, list(rows.index))
     axes.locator_params(axis="x", nbins=5)
+    metric = words.metric_name(results.metric)
     better = "lower" if results.metric in words.LOWER_IS_BETTER else "higher"
-    axes.set_xlabel(f"{results.metric}, difference to {results.reference}\n({better} is better)")
+    axes.set_xlabel(f"{metric}, difference to the reference\n({better} is better)")
 
 
 def _strips(axes: Axes, rows: pd.DataFrame, results: Results) -> None:
@@ -211,7 +213,7 @@ def _strips(axes: Axes, rows: pd.DataFrame, results: Results) -> None:
             rasterized=len(points) > 300,
         )  # fmt: skip
     _losses_on_y(axes, present)
-    axes.set_xlabel(f"{results.metric}, a point per case and seed")
+    axes.set_xlabel(f"{words.metric_name(results.metric)}, a point per case and seed")
 
 
 def _lines(axes: Axes, rows: pd.DataFrame, results: Results) -> None:
@@ -232,6 +234,5 @@ def _lines(axes: Axes, rows: pd.DataFrame, results: Results) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("validation Dice")
     axes.locator_params(axis="x", nbins=5)
-    axes.figure.legend(
-        loc="outside lower left", fontsize=8, frameon=False, ncols=1 if len(present) < 4 else 2
-    )
+    columns = 1 if len(present) < 4 else 2
+    axes.figure.legend(loc="outside lower left", fontsize=8, frameon=False, ncols=columns)

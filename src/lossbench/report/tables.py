@@ -17,28 +17,21 @@ def verdicts(results: Results) -> list[dict]:
     Returns
     -------
     list of dict
-        dataset, model, class, background (bool), n_cases, n_blocks and cells: for each loss but
-        the reference a row of comparisons.csv as a dict, or None where there is none.
+        dataset, model, class, background (bool), sentence, and cells: for each loss but the
+        reference a dict of texts, or None where it was not compared.
     """
     rows = []
     for dataset, model in results.groups:
+        table = results.of(results.comparisons, dataset, model, metric=results.metric)
         for name in results.classes(dataset):
-            found = results.of(
-                results.comparisons, dataset, model, class_=name, metric=results.metric
-            ).set_index("loss", drop=False)
+            found = table[table["class"] == name].set_index("loss", drop=False)
+            found = found.loc[[x for x in results.losses if x in found.index]]
             cells = [_cell(found.loc[x]) if x in found.index else None for x in results.losses[1:]]
-            rows.append(
-                {
-                    "dataset": dataset,
-                    "model": model,
-                    "class": name,
-                    "background": name == results.background(dataset),
-                    "cells": cells,
-                    "sentence": words.sentence(found, results.experiment.comparison.margin)
-                    if len(found)
-                    else "nothing was compared.",
-                }
-            )
+            margin = results.experiment.comparison.margin
+            said = words.sentence(found, margin) if len(found) else "nothing was compared."
+            row = {"dataset": dataset, "model": model, "class": name, "cells": cells}
+            row |= {"background": name == results.background(dataset), "sentence": said}
+            rows.append(row)
     return rows
 
 
@@ -48,9 +41,9 @@ def _cell(row: pd.Series) -> dict:
         "symbol": words.SYMBOLS[row["verdict"]],
         "difference": words.difference(row),
         "interval": words.interval(row["ci_low"], row["ci_high"], sign=True),
-        "needed": words.needed(row) if row["verdict"] == "undecided" else "",
+        "needed": words.needed(row) if row["verdict"] == "undecided" else [],
         "paired": bool(row["paired"]),
-        "n": f"{row['n_cases']:g} cases, {row['n_blocks']:g} blocks",
+        "n": f"{row['n_cases']:,.0f} cases, {row['n_blocks']:,.0f} blocks",
     }
 
 
@@ -65,11 +58,13 @@ def verdict_frame(results: Results) -> pd.DataFrame:
 
 def _cell_text(cell: dict | None) -> str:
     if cell is None:
-        return "–"
-    more = f"; needs {cell['needed']}" if cell["needed"] else ""
-    unpaired = "; not paired" if not cell["paired"] else ""
-    text = f"{cell['symbol']} {cell['verdict']} {cell['difference']} ({cell['interval']}{more}{unpaired})"
-    return text
+        return words.NOTHING
+    inner = cell["interval"]
+    if cell["needed"]:
+        inner += f"; needs {' or '.join(cell['needed'])}"
+    if not cell["paired"]:
+        inner += "; not paired"
+    return f"{cell['symbol']} {cell['verdict']} {cell['difference']} ({inner})"
 
 
 def means(results: Results, metric: str) -> pd.DataFrame:
@@ -80,14 +75,19 @@ def means(results: Results, metric: str) -> pd.DataFrame:
         for name in results.classes(dataset):
             mine = table[table["class"] == name].set_index("loss")
             row = {"dataset": dataset, "model": model, "class": name}
-            for label, column in (("cases", "n_cases"), ("without the class", "n_empty")):
-                counts = sorted({int(n) for n in mine[column]})
-                row[label] = (
-                    " to ".join(str(n) for n in dict.fromkeys(counts[:1] + counts[-1:])) or "–"
-                )
-            row |= {x: _mean(mine.loc[x]) if x in mine.index else "–" for x in results.losses}
+            row |= {"cases": _range(mine["n_cases"]), "without the class": _range(mine["n_empty"])}
+            found = {x: _mean(row) for x, row in mine.iterrows()}
+            row |= {x: found.get(x, words.NOTHING) for x in results.losses}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _range(counts: pd.Series) -> str:
+    """Such as "12", or "9 to 12" where losses differ."""
+    if counts.empty:
+        return words.NOTHING
+    low, high = int(counts.min()), int(counts.max())
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _mean(row: pd.Series) -> str:
@@ -105,12 +105,9 @@ def comparisons(results: Results) -> pd.DataFrame:
         for low, high in zip(table["ci_low"], table["ci_high"], strict=True)
     ]
     for column in ("p", "p_holm"):
-        frame[column] = [
-            "–" if pd.isna(p) else f"{p:.2g}" if p >= 1e-4 else "<0.0001" for p in table[column]
-        ]
-    counts = ("n_cases", "n_seeds", "n_blocks", "n_cases_needed", "n_blocks_needed")
-    for column in counts:
-        frame[column] = ["–" if pd.isna(n) else f"{n:,.0f}" for n in table[column]]
+        frame[column] = [_p(p) for p in table[column]]
+    for column in ("n_cases", "n_seeds", "n_blocks", "n_cases_needed", "n_blocks_needed"):
+        frame[column] = [_plain(n, 0) for n in table[column]]
     frame["paired"] = ["yes" if paired else "no" for paired in table["paired"]]
     return frame
 
@@ -128,7 +125,7 @@ def summary(results: Results) -> pd.DataFrame:
 
 
 def cost(results: Results) -> pd.DataFrame:
-    """What a training costs with each loss: medians over its runs, and time against the reference."""
+    """What a training costs with each loss: medians over its runs, time against the reference."""
     rows = []
     for dataset, model in results.groups:
         runs = results.of(results.runs, dataset, model).groupby("loss")
@@ -143,7 +140,7 @@ def cost(results: Results) -> pd.DataFrame:
                     "loss": loss,
                     "runs": str(runs.size()[loss]),
                     "train seconds": _plain(seconds, 1),
-                    "time against reference": f"×{seconds / base:.2f}" if base > 0 else "–",
+                    "time against reference": _ratio(seconds, base),
                     "images per second": _plain(rate, 1),
                     "peak memory (MB)": _plain(memory / 1e6, 0),
                 }
@@ -151,8 +148,16 @@ def cost(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _p(p: float) -> str:
+    return words.NOTHING if pd.isna(p) else f"{p:.2g}" if p >= 1e-4 else "<0.0001"
+
+
+def _ratio(value: float, base: float) -> str:
+    return f"{words.TIMES}{value / base:.2f}" if base > 0 else words.NOTHING
+
+
 def _plain(value: float, digits: int) -> str:
-    return "–" if pd.isna(value) else f"{value:,.{digits}f}"
+    return words.NOTHING if pd.isna(value) else f"{value:,.{digits}f}"
 
 
 def write(results: Results, folder: Path) -> None:
@@ -164,15 +169,14 @@ def write(results: Results, folder: Path) -> None:
     }
     for name, frame in frames.items():
         safe = frame.map(lambda text: str(text).replace("|", "\\|"))
-        write_text(
-            folder / f"{name}.md", safe.to_markdown(index=False, disable_numparse=True) + "\n"
-        )
-        latex = frame.map(_latex).rename(columns=_latex)
-        write_text(folder / f"{name}.tex", latex.to_latex(index=False, escape=True))
+        markdown = safe.to_markdown(index=False, disable_numparse=True)
+        write_text(folder / f"{name}.md", markdown + "\n")
+        latex = frame.map(_latex).to_latex(index=False, escape=True)
+        write_text(folder / f"{name}.tex", latex)
 
 
 def _latex(text: str) -> str:
     """Without the characters that plain LaTeX has no glyph for."""
     for symbol in words.SYMBOLS.values():
         text = text.removeprefix(f"{symbol} ")
-    return text.replace("−", "-").replace("–", "-").replace("×", "x")
+    return text.replace(words.MINUS, "-").replace(words.NOTHING, "-")

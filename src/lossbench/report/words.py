@@ -22,8 +22,9 @@ def number(value: float, width: float = np.nan, sign: bool = False) -> str:
     if not np.isfinite(value):
         return NOTHING
     digits = 4 if 0 < width < 0.004 else 3
-    # Adding 0 turns what was rounded to -0.0 into 0.0.
-    rounded = round(float(value), digits) + 0.0
+    rounded = round(float(value), digits)
+    if rounded == 0:  # neither +0.000 nor -0.000
+        return f"{0:.{digits}f}"
     return f"{rounded:{'+' if sign else ''}.{digits}f}".replace("-", MINUS)
 
 
@@ -46,7 +47,7 @@ def metric_name(metric: str) -> str:
 
 def percent(share: float) -> str:
     """A share as "95 %"."""
-    return f"{100 * share:g} %"
+    return f"{round(100 * share, 6):g} %"
 
 
 def listing(names: Sequence[str]) -> str:
@@ -55,14 +56,14 @@ def listing(names: Sequence[str]) -> str:
 
 
 def needed(row: pd.Series) -> list[str]:
-    """How many blocks or cases in all would decide a comparison; empty where nothing can be said."""
+    """How many blocks or cases in all would decide a comparison; empty where nobody can say."""
     found = []
     for unit in ("blocks", "cases"):
         wanted, have = row[f"n_{unit}_needed"], row[f"n_{unit}"]
         if wanted <= have:  # an estimate: what is there should do, and did not
-            found.append(f"a few more than {have:,.0f} {unit}")
+            found.append(f"a few more {unit}")
         elif wanted <= LARGEST:  # and no NaN
-            found.append(f"{wanted:,.0f} {unit} (has {have:,.0f})")
+            found.append(f"about {wanted:,.0f} {unit} (has {have:,.0f})")
     return found
 
 
@@ -87,7 +88,7 @@ def _clause(row: pd.Series, margin: float) -> str:
     if not np.isfinite(row["ci_low"]):
         return f"{loss} is undecided ({difference(row)}, {limits}: {_unknown(row)})"
     more = " or ".join(needed(row))
-    would = f"about {more} would decide" if more else "how much would decide cannot be said"
+    would = f"{more} would decide" if more else "how much would decide cannot be said"
     return f"{loss} is undecided ({limits}; {would})"
 
 
@@ -114,6 +115,7 @@ def answer(results: Results, dataset: str, model: str) -> str:
     clear = [x for x, v in by_loss.items() if v["better"] and not v["worse"]]
     mixed = [x for x, v in by_loss.items() if v["better"] and v["worse"]]
     if clear:
+        clear = sorted(clear, key=lambda x: -len(by_loss[x]["better"]))
         return _train_with(clear, by_loss)
     if mixed:
         parts = [f"{x} is {_on(by_loss[x], ('better', 'worse'))}" for x in mixed[:MANY]]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,7 +13,7 @@ import pandas as pd
 
 from lossbench.config import METRICS, Experiment, UserError, canonical
 from lossbench.provenance import sha256
-from lossbench.track.view import verdict_table
+from lossbench.track.view import clean, verdict_table
 
 GROUP = ["dataset", "model", "loss"]
 KEYS = [*GROUP, "fold", "seed"]
@@ -103,8 +102,8 @@ def _run(e: Experiment, row: pd.Series, scores: pd.DataFrame, folder: Path) -> R
     dataset, model, loss, fold, seed = (row[key] for key in KEYS)
     block = folder / dataset / model / f"fold{fold}" / f"seed{seed}"
     figures = {"test/dice": row["dice"], "test/dice_with_background": row["dice_with_background"]}
-    for (name, metric), value in scores.stack().items():
-        figures[f"test/{metric}/{name}"] = value
+    for metric, per_class in scores.to_dict().items():
+        figures |= {f"test/{metric}/{name}": value for name, value in per_class.items()}
     figures |= {f"system/{name}": row[name] for name in SYSTEM}
     return Record(
         key=row["digest"],
@@ -144,10 +143,11 @@ def _loss(
             f"{name}/ci_high": row["ci_high"],
         }
     tags = {"lossbench.status": "diverged" if (runs["status"] == "diverged").any() else "finished"}
+    for row in summary[summary["metric"].isin(e.comparison.metrics)].to_dict("records"):
+        if loss == e.comparison.reference:
+            tags[clean(f"{row['metric']}/{row['class']}")] = "reference"
     for row in verdicts.to_dict("records"):
-        tags[_clean(f"verdict/{row['metric']}/{row['class']}")] = row["verdict"]
-    if loss == e.comparison.reference:
-        tags["verdict"] = "reference"
+        tags[clean(f"{row['metric']}/{row['class']}")] = row["verdict"]
     return Record(
         key=_loss_key(*keys),
         kind="loss",
@@ -196,25 +196,21 @@ def _params(e: Experiment, dataset: str, model: str, loss: str) -> dict[str, str
 def _curves(history: pd.DataFrame, start: int) -> Iterator[Point]:
     stamps = [start + round(1000 * seconds) for seconds in history["seconds"]]
     steps = history["step"].tolist()
-    for name in history.columns.drop(["step", "seconds"]):
-        for value, stamp, step in zip(history[name].tolist(), stamps, steps, strict=True):
+    for column in history.columns.drop(["step", "seconds"]):
+        name = clean(column)
+        for value, stamp, step in zip(history[column].tolist(), stamps, steps, strict=True):
             if math.isfinite(value):  # blank where the step was not validated
-                yield _clean(name), float(value), stamp, step
+                yield name, float(value), stamp, step
 
 
 def _points(figures: dict[str, float], stamp: int) -> Iterator[Point]:
     for name, value in figures.items():
         if math.isfinite(value):  # NaN: the class is absent from every case
-            yield _clean(name), float(value), stamp, 0  # bars in the UI; a later step, a line
+            yield clean(name), float(value), stamp, 0  # bars in the UI; a later step, a line
 
 
 def _loss_key(dataset: str, model: str, loss: str) -> str:
     return f"loss/{dataset}/{model}/{loss}"
-
-
-def _clean(name: str) -> str:
-    """Turn a name into one that MLflow takes: class names may hold anything."""
-    return re.sub(r"[^\w\-. /:]", "_", name)
 
 
 def _text(value: Any) -> str:
@@ -235,6 +231,6 @@ def _ms(timestamp: str) -> int:
 
 def _csv(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, float_precision="round_trip", dtype={"class": str, "commit": str})
+        return pd.read_csv(path, dtype={"class": str, "commit": str})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the workflow, which writes it") from None

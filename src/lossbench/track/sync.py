@@ -21,13 +21,18 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 METRICS_PER_CALL = 1000
-# Else a server that is down is tried for 4 minutes, one that hangs for 20.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+CLIENT = {
+    **ui.QUIET,
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # Else a server that is down is tried for 4 minutes, one that hangs for 20.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
 
 
 def connect(store: str, results: Path) -> "MlflowClient":
     """Open the store; the embedded one is made where it is missing."""
-    for key, value in {**ui.QUIET, **PATIENCE}.items():
+    for key, value in CLIENT.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 

@@ -1,6 +1,7 @@
 """What a person sees in MLflow: notes, columns and links."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -11,8 +12,14 @@ if TYPE_CHECKING:
     from lossbench.track.records import Record
 
 CELL = ["verdict", "difference", "ci_low", "ci_high"]
+MODE = "workflowType=machine_learning"  # else the UI opens for language models
 # The key of a shared view, in links.
 VIEWS = {"runs": "lossbench_runs", "losses": "lossbench"}
+
+
+def clean(name: str) -> str:
+    """Turn a name into one that MLflow takes: class names may hold anything."""
+    return re.sub(r"[^\w\-. /:]", "_", name)
 
 
 def verdict_table(comparisons: pd.DataFrame, classes: Sequence[str], reference: str) -> str:
@@ -55,13 +62,14 @@ def _sentence(table: pd.DataFrame) -> str:
 
 
 def experiment_tags(note: str, classes: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
-    """Tags of the MLflow experiment: its note, and the views behind the links.
+    """Give the tags of the MLflow experiment: its note, and the views behind the links.
 
-    A shared view is a tag that the UI of MLflow 3 writes and reads (undocumented). Columns that
-    matter come first: per class, the rarer and harder ones before the background.
+    A shared view is a tag that the UI of MLflow 3 writes and reads (undocumented). It
+    sorts columns by name, metrics before tags, and shows some 14 letters of a name.
     """
-    means = [f"test/{metric}/{name}" for metric in metrics for name in reversed(classes)]
-    verdicts = [f"tags.`verdict/{m}/{name}`" for m in metrics for name in reversed(classes)]
+    names = [clean(f"{metric}/{name}") for metric in metrics for name in classes]
+    means = [f"test/{name}" for name in names]
+    verdicts = [f"tags.`{name}`" for name in names]
     loss, dice = "params.`loss`", ("test/dice", "test/dice_with_background")
     views = {
         "losses": _view("loss", [*verdicts, *_metrics(dice[0], *means)], None),
@@ -83,10 +91,10 @@ def links(
     losses = [ids[r.key] for r in records if r.kind == "loss" and r.key in ids]
     arguments = f"runs={quote(json.dumps(losses))}&experiments={quote(json.dumps([experiment_id]))}"
     return {
-        "losses": f"{page}?viewStateShareKey={VIEWS['losses']}",
-        "runs": f"{page}?viewStateShareKey={VIEWS['runs']}",
-        "charts": f"{page}?viewStateShareKey={VIEWS['runs']}&compareRunsMode=CHART",
-        "compare": f"{address}/#/compare-runs?{arguments}",
+        "losses": f"{page}?{MODE}&viewStateShareKey={VIEWS['losses']}",
+        "runs": f"{page}?{MODE}&viewStateShareKey={VIEWS['runs']}",
+        "charts": f"{page}?{MODE}&viewStateShareKey={VIEWS['runs']}&compareRunsMode=CHART",
+        "compare": f"{address}/#/compare-runs?{MODE}&{arguments}",
     }
 
 

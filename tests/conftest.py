@@ -1,0 +1,53 @@
+"""What several tests share."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lossbench.files import write_json
+from lossbench.prepare import prepare
+from lossbench.prepared import Prepared
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """A function of a dataset's folder name that gives the data root, or skips the test."""
+
+    def root_of(name: str) -> Path:
+        root = Path(os.environ.get("LOSSBENCH_DATA") or REPOSITORY.parent / "shared" / "data")
+        if not (root / name).is_dir():
+            pytest.skip(f"no {root / name}; LOSSBENCH_DATA names the folder that holds {name}")
+        return root
+
+    return root_of
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Prepared]:
+    """A function of a name and the arguments of Phantom that gives the prepared dataset."""
+
+    def make(name: str, folds: int = 4, **arguments: object) -> Prepared:
+        folder = tmp_path_factory.mktemp("datasets") / name
+        spec = {"_target_": "lossbench.datasets.Phantom", **arguments}
+        dataset = {"name": name, "spec": spec, "folds": folds, "fold_seed": 0}
+        write_json(folder / "dataset.json", dataset | {"surface_tolerance": 1.0})
+        prepare(folder / "dataset.json", folder)
+        return Prepared(folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def phantom(prepared: Callable[..., Prepared]) -> Prepared:
+    """2D, two foreground classes, 16 cases, 4 folds."""
+    return prepared("phantom", fractions=[0.15, 0.05], cases=16, size=[48, 40])
+
+
+@pytest.fixture(scope="session")
+def phantom_3d(prepared: Callable[..., Prepared]) -> Prepared:
+    """3D, two foreground classes, 8 cases, 2 folds."""
+    return prepared("phantom_3d", folds=2, fractions=[0.15, 0.05], cases=8, size=[20, 24, 18])

@@ -1,0 +1,161 @@
+"""The batch is a function of (dataset, fold, seed, step), and of nothing else."""
+
+import numpy as np
+import pytest
+import torch
+
+from lossbench.augment import augment
+from lossbench.batches import Batches, checksum, patch_size, stream_key
+from lossbench.config import Augmentation, Training, UserError
+
+CPU = torch.device("cpu")
+
+
+def settings(**changes):
+    return Training(**{"batch_size": 4, "patch_size": [32, 32], **changes}).model_dump()
+
+
+def test_a_step_gives_the_same_batch_whatever_came_before(phantom):
+    one, other = (Batches(phantom, 0, 0, settings(), CPU) for _ in range(2))
+    for step in range(5):
+        one(step)
+    torch.manual_seed(99)  # the global generator has no part in it
+    assert torch.equal(one(4).images, other(4).images)
+    assert torch.equal(one(4).labels, other(4).labels)
+    assert one(4).mark == other(4).mark
+
+
+def test_fold_seed_and_step_change_the_batch(phantom):
+    marks = {
+        Batches(phantom, fold, seed, settings(), CPU)(step).mark.item()
+        for fold in (0, 1)
+        for seed in (0, 1)
+        for step in (0, 1)
+    }
+    assert len(marks) == 8
+
+
+def test_an_epoch_has_every_training_case_once_and_none_of_validation(phantom):
+    batches = Batches(phantom, 1, 0, settings(batch_size=1), CPU)
+    count = len(phantom.training(1))
+    rows = [row for step in range(count) for row in batches._rows(step)]
+    assert sorted(rows) == sorted(phantom.training(1))
+    assert not set(rows) & set(phantom.validation(1))
+    following = [row for step in range(count, 2 * count) for row in batches._rows(step)]
+    assert sorted(following) == sorted(rows)
+    assert following != rows
+
+
+def test_batches_longer_than_an_epoch(phantom):
+    batch = Batches(phantom, 0, 0, settings(batch_size=50), CPU)(3)
+    assert batch.images.shape == (50, 1, 32, 32)
+
+
+@pytest.mark.parametrize("size", [[16, 24], [96, 80]])
+def test_patches_are_cut_out_or_padded(phantom, size):
+    batch = Batches(phantom, 0, 0, settings(patch_size=size, augmentation=None), CPU)(0)
+    assert batch.images.shape == (4, 1, *size)
+    assert batch.labels.shape == (4, *size)
+    assert batch.labels.dtype == torch.uint8
+
+
+def test_image_and_label_of_a_patch_belong_together(phantom):
+    batches = Batches(phantom, 0, 0, settings(patch_size=[64, 64], augmentation=None), CPU)
+    row = batches._rows(0)[0]
+    image, label = phantom.image(row), phantom.label(row)
+    shape = image.shape[1:]
+    if all(n <= 64 for n in shape):
+        at = tuple(slice((64 - n) // 2, (64 - n) // 2 + n) for n in shape)
+        assert np.array_equal(batches(0).images[0][(slice(None), *at)], image)
+        assert np.array_equal(batches(0).labels[0][at], label)
+
+
+def test_cases_of_mostly_background_can_be_left_out(phantom):
+    counts = phantom.voxels()
+    share = counts[:, 1:].sum(axis=1) / counts.sum(axis=1)
+    limit = float(np.median(share))
+    rows = Batches(phantom, 0, 0, settings(min_foreground=limit), CPU).rows
+    assert 0 < len(rows) < len(phantom.training(0))
+    assert (share[rows] >= limit).all()
+    with pytest.raises(UserError, match=r"lower training\.min_foreground"):
+        Batches(phantom, 0, 0, settings(min_foreground=1.0), CPU)
+
+
+def test_patch_size_is_by_default_the_largest_case_up_to_a_multiple_of_32(phantom):
+    size = patch_size(phantom, settings(patch_size=None))
+    largest = np.max(phantom.cases["shape"].tolist(), axis=0)
+    assert all(n % 32 == 0 and n >= m > n - 32 for n, m in zip(size, largest, strict=True))
+
+
+def test_runs_share_batches_unless_a_setting_of_the_batch_differs():
+    assert stream_key(settings()) == stream_key(settings(learning_rate=0.5))
+    assert stream_key(settings()) != stream_key(settings(min_foreground=0.1))
+    assert stream_key(settings()) != stream_key(settings(augmentation=None))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_checksum_sees_every_element_and_its_place(dtype):
+    tensor = torch.arange(6, dtype=dtype).reshape(2, 3)
+    changed, moved = tensor.clone(), tensor.flip(0)
+    changed[1, 2] += 1
+    assert len({checksum(t).item() for t in (tensor, changed, moved)}) == 3
+
+
+def off(**changes):
+    none = dict.fromkeys(("rotate", "scale", "noise", "brightness", "contrast", "gamma"), 0.0)
+    return Augmentation(**{**none, "flip": False, "probability": 1.0, **changes}).model_dump()
+
+
+def pair(dims: int):
+    shape = (6, 2, *[24] * dims)
+    labels = torch.zeros(6, *shape[2:], dtype=torch.uint8)
+    labels[(slice(None), *[slice(6, 18)] * dims)] = 1
+    labels[(slice(None), *[slice(9, 13)] * dims)] = 2
+    generator = torch.Generator().manual_seed(0)
+    return labels[:, None].float() + 0.1 * torch.randn(shape, generator=generator), labels
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_everything_off_changes_nothing(dims):
+    images, labels = pair(dims)
+    out = augment(images, labels, off(), torch.Generator().manual_seed(0))
+    assert torch.equal(out[0], images)
+    assert torch.equal(out[1], labels)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("change", [{"flip": True}, {"rotate": 40.0}, {"scale": 0.3}])
+def test_labels_follow_the_image(dims, change):
+    images, labels = pair(dims)
+    found, moved = augment(images, labels, off(**change), torch.Generator().manual_seed(1))
+    assert not torch.equal(moved, labels)
+    assert set(moved.unique().tolist()) <= {0, 1, 2}
+    # The image is its label plus a little noise, before as well as after.
+    assert (found[:, 0] - moved.float()).abs().mean() < 0.2
+
+
+@pytest.mark.parametrize("change", ["noise", "brightness", "contrast", "gamma"])
+def test_intensities_change_and_labels_do_not(change):
+    images, labels = pair(2)
+    found, same = augment(images, labels, off(**{change: 0.5}), torch.Generator().manual_seed(1))
+    assert torch.equal(same, labels)
+    assert not torch.allclose(found, images, atol=1e-3)
+    assert found.isfinite().all()
+
+
+def test_a_rotation_by_a_right_angle_turns_the_picture():
+    images, labels = pair(2)
+    images[:, :, :4, :] += 5  # a bright edge at the top
+    turned, _ = augment(images, labels, off(rotate=90.0), _Always(1.0))
+    sides = [turned[0, 0, :, :4].mean(), turned[0, 0, :, -4:].mean(), turned[0, 0, :4].mean()]
+    assert max(sides[:2]) > 4
+    assert sides[2] < 3
+
+
+def _Always(value):
+    """A generator whose first draws of `uniform` are the largest angle; found by search."""
+    for seed in range(10_000):
+        generator = torch.Generator().manual_seed(seed)
+        if 2 * torch.rand(6, generator=generator)[0] - 1 > 0.995 * value:
+            return torch.Generator().manual_seed(seed)
+    raise AssertionError

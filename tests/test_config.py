@@ -1,0 +1,137 @@
+"""What a config may say, and what a user reads when it says something else."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lossbench.config import ConfigError, canonical, load, validate
+
+CONFIG = Path(__file__).parent.parent / "config"
+
+
+def default() -> dict:
+    raw = {}
+    for name in ("datasets", "models", "losses", "config"):
+        raw |= yaml.safe_load((CONFIG / f"{name}.yaml").read_text())
+    return raw
+
+
+def problems(raw: dict, **files: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        validate(raw, files)
+    return str(caught.value)
+
+
+def test_default_experiment_is_valid():
+    experiment = validate(default())
+    assert experiment.matrix.loss == ["dice", "dice_no_background", "dice_inverse_frequency"]
+    assert len(list(experiment.blocks())) == 4
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        (None, {"experimnt": "x"}, "experimnt: unknown key; did you mean 'experiment'?"),
+        ("training", {"stepz": 3}, "training.stepz: unknown key; did you mean 'steps'?"),
+        ("training", {"steps": 0}, "training.steps: input should be greater than or equal to 1"),
+        ("training", {"learning_rate": "fast"}, "training.learning_rate: input should be a valid number"),
+        ("training", {"augmentation": {"flipp": 1}}, "augmentation.flipp: unknown key; did you mean 'flip'?"),
+        ("matrix", {"loss": ["dice", "dise"]}, "matrix.loss: no loss 'dise' in losses; did you mean 'dice'?"),
+        ("matrix", {"model": ["unett"]}, "matrix.model: no model 'unett' in models; did you mean 'unet'?"),
+        ("matrix", {"dataset": ["mni"]}, "matrix.dataset: no dataset 'mni' in datasets"),
+        ("matrix", {"seed": [1, 1]}, "matrix.seed: 1 is listed twice"),
+        ("matrix", {"fold": [-1]}, "matrix.fold.0: input should be greater than or equal to 0"),
+        ("comparison", {"reference": "focal"}, "comparison.reference: 'focal' is not in matrix.loss"),
+        ("comparison", {"metrics": ["dize"]}, "comparison.metrics.0: input should be 'dice'"),
+        ("losses", {"My Loss": {"_target_": "a.B"}}, "'My Loss' is no name: a-z, 0-9 and _ only"),
+        ("losses", {"mine": {"weight": 1}}, "losses.mine._target_: is missing"),
+        ("losses", {"dice": {"_target_": "a.B", "training": {"lr": 1}}}, "losses.dice.training.lr: unknown key"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_by_key_with_what_to_do(section, change, message):
+    raw = default()
+    (raw if section is None else raw[section]).update(change)
+    assert message in problems(raw)
+
+
+def test_all_mistakes_are_reported_at_once():
+    raw = default()
+    raw["training"]["stepz"] = 1
+    raw["matrix"]["loss"] = ["dise"]
+    text = problems(raw)
+    assert "stepz" in text
+    assert "dise" in text
+
+
+def test_the_file_that_has_the_key_is_named(tmp_path):
+    study = tmp_path / "my_study.yaml"
+    study.write_text("training: {stepz: 3}\n")
+    raw = default()
+    raw["training"]["stepz"] = 3
+    files = {"config.yaml": CONFIG / "config.yaml", "my_study.yaml": study}
+    assert "my_study.yaml: training.stepz: unknown key" in problems(raw, **files)
+
+
+def test_more_folds_in_the_matrix_than_in_the_dataset():
+    raw = default()
+    raw["datasets"]["phantom"]["folds"] = 4
+    raw["matrix"] |= {"dataset": ["phantom"], "fold": [4]}
+    assert "matrix.fold: fold 4 of 'phantom', which has folds 0 to 3" in problems(raw)
+
+
+def test_canonical_json_does_not_depend_on_order_or_on_the_form_of_numbers():
+    assert canonical({"b": 1.0, "a": [2, 0.5]}) == canonical({"a": [2.0, 0.5], "b": 1})
+    assert canonical({"a": 1}) != canonical({"a": 1.5})
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    raw = default()
+    raw["losses"]["dice"] |= yaml.safe_load("smooth_nr: 1e-5")
+    assert validate(raw).losses["dice"].spec()["smooth_nr"] == 1e-5
+
+
+def test_a_run_does_not_know_its_experiment_nor_the_place_of_its_data():
+    raw, other = default(), default() | {"experiment": "other"}
+    other["datasets"]["mni152"] = {"_target_": "somewhere.Else"}
+    keys = {"dataset": "mni152", "model": "unet", "loss": "dice", "fold": 0, "seed": 1}
+    assert validate(raw).run(**keys) == validate(other).run(**keys)
+
+
+def test_an_entry_overrides_the_training_settings_for_itself_alone():
+    raw = default()
+    raw["losses"]["dice"]["training"] = {"learning_rate": 0.5}
+    experiment = validate(raw)
+    keys = {"dataset": "mni152", "model": "unet", "fold": 0, "seed": 0}
+    assert experiment.run(loss="dice", **keys)["training"]["learning_rate"] == 0.5
+    assert experiment.run(loss="focal", **keys)["training"]["learning_rate"] != 0.5
+
+
+def test_experiment_json_reads_back(tmp_path):
+    experiment = validate(default())
+    path = tmp_path / "experiment.json"
+    path.write_text(experiment.experiment_json())
+    again = load(path)
+    assert list(again.blocks()) == list(experiment.blocks())
+    assert set(again.losses) == set(experiment.matrix.loss)
+    keys = next(experiment.blocks())
+    assert again.block_json(**keys) == experiment.block_json(**keys)
+
+
+def test_schema_for_editors_is_the_one_of_the_models():
+    text = subprocess.check_output([sys.executable, "-m", "lossbench", "schema"], text=True)
+    stored = CONFIG.parent / "workflow/schemas/experiment.schema.json"
+    assert json.loads(stored.read_text()) == json.loads(text), (
+        "python -m lossbench schema > workflow/schemas/experiment.schema.json"
+    )
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda p: p.name)
+def test_every_experiment_of_the_repository_is_valid(path):
+    raw = default()
+    for key, value in yaml.safe_load(path.read_text()).items():
+        raw[key] = raw[key] | value if isinstance(value, dict) else value
+    validate(raw)

@@ -1,0 +1,51 @@
+"""Predictions of whole cases."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lossbench.inference import predict
+
+
+class Threshold(nn.Module):
+    """Class by the intensity of the voxel alone, so that windows and padding must not matter."""
+
+    def __init__(self, patch):
+        super().__init__()
+        self.patch, self.shapes = tuple(patch), set()
+
+    def forward(self, x):
+        self.shapes.add(tuple(x.shape[2:]))
+        return torch.cat([-x, x, 4 * (x - 1)], dim=1)
+
+
+def expected(image):
+    return np.stack([-image, image, 4 * (image - 1)]).argmax(axis=0)
+
+
+@pytest.mark.parametrize("patch", [[32, 32], [64, 64], [16, 48]])
+def test_any_case_is_predicted_whole_and_the_model_sees_the_patch_alone(phantom, patch):
+    model = Threshold(patch)
+    rows = phantom.validation(0)[::-1]
+    for row, found in zip(rows, predict(model, phantom, rows, patch), strict=True):
+        assert found.dtype == np.uint8
+        assert np.array_equal(found, expected(phantom.image(row)[0]))
+    assert model.shapes == {tuple(patch)}
+
+
+def test_3d(phantom_3d):
+    rows = phantom_3d.validation(1)
+    found = predict(Threshold([16, 16, 16]), phantom_3d, rows, [16, 16, 16])
+    assert np.array_equal(found[0], expected(phantom_3d.image(rows[0])[0]))
+
+
+def test_the_mode_of_the_model_is_put_back(phantom):
+    class Mode(Threshold):
+        def forward(self, x):
+            assert not self.training
+            return super().forward(x)
+
+    model = Mode([64, 64]).train()
+    predict(model, phantom, [0], [64, 64])
+    assert model.training

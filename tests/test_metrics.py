@@ -1,0 +1,104 @@
+"""Counts and metrics, against MONAI's and against what can be counted by hand."""
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics import DiceMetric, compute_hausdorff_distance, compute_surface_dice
+
+from lossbench.metrics import counts, dice_of, measure
+from lossbench.prepared import IGNORE
+
+
+def pair(shape=(20, 24), k=3, seed=0):
+    generator = np.random.default_rng(seed)
+    label = np.zeros(shape, np.uint8)
+    label[(slice(3, 12),) * len(shape)] = 1
+    label[(slice(12, 17),) * len(shape)] = k - 1
+    prediction = np.roll(label, 1, axis=0)
+    wrong = generator.random(shape) < 0.02
+    prediction[wrong] = generator.integers(0, k, wrong.sum())
+    return prediction, label
+
+
+def test_counts_by_hand():
+    prediction = np.array([[0, 1, 1], [2, 0, 1]], np.uint8)
+    label = np.array([[0, 1, 0], [1, IGNORE, 1]], np.uint8)
+    assert counts(prediction, label, 3).tolist() == [[1, 2, 0], [0, 1, 1], [1, 1, 0]]
+
+
+@pytest.mark.parametrize("shape", [(20, 24), (16, 18, 17)])
+def test_dice_is_monais_and_the_counts_reproduce_it(shape):
+    prediction, label = pair(shape)
+    found = measure(prediction, label, [1.0] * len(shape), 3, 1.0)
+    one_hot = [
+        torch.nn.functional.one_hot(torch.from_numpy(a.astype(np.int64)), 3).movedim(-1, 0)[None]
+        for a in (prediction, label)
+    ]
+    monai = DiceMetric(include_background=True, reduction="none")(*one_hot)[0].numpy()
+    assert found["dice"] == pytest.approx(monai, abs=1e-6)
+    tp, fp, fn = (found[name] for name in ("tp", "fp", "fn"))
+    assert 2 * tp / (2 * tp + fp + fn) == pytest.approx(found["dice"], abs=1e-6)
+    without = DiceMetric(include_background=False, reduction="none")(*one_hot)[0].numpy()
+    assert found["dice"][1:] == pytest.approx(without, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:monai.metrics.utils:FutureWarning")
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.5, 2.0)])
+def test_surfaces_are_monais(spacing):
+    prediction, label = pair()
+    found = measure(prediction, label, spacing, 3, 1.5)
+    masks = [
+        torch.from_numpy(np.stack([a == c for c in range(3)]))[None] for a in (prediction, label)
+    ]
+    options = {"include_background": True, "spacing": list(spacing)}
+    hd95 = compute_hausdorff_distance(*masks, percentile=95, **options)[0].numpy()
+    surface = compute_surface_dice(*masks, class_thresholds=[1.5] * 3, **options)[0].numpy()
+    assert found["hd95"] == pytest.approx(hd95, abs=1e-4)
+    assert found["surface_dice"] == pytest.approx(surface, abs=1e-4)
+
+
+def test_a_perfect_prediction():
+    _, label = pair()
+    found = measure(label, label, (1.0, 1.0), 3, 1.0)
+    for name in ("dice", "iou", "precision", "recall", "surface_dice"):
+        assert found[name] == pytest.approx(np.ones(3))
+    assert found["hd95"] == pytest.approx(np.zeros(3))
+
+
+def test_classes_that_are_not_there():
+    """Columns: in both, only predicted, only in the label, in neither."""
+    label = np.zeros((8, 8), np.uint8)
+    label[2:4, 2:4], label[5:7, 5:7] = 1, 3
+    prediction = np.zeros((8, 8), np.uint8)
+    prediction[2:4, 2:4], prediction[5:7, 5:7] = 1, 2
+    found = measure(prediction, label, (1.0, 1.0), 5, 1.0)
+    nan = np.nan
+    expected = {
+        "dice": [1, 1, nan, 0, nan],
+        "recall": [1, 1, nan, 0, nan],
+        "precision": [1, 1, 0, nan, nan],
+        "iou": [1, 1, nan, 0, nan],
+        "hd95": [0, 0, nan, nan, nan],
+        "surface_dice": [1, 1, 0, 0, nan],
+    }
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(np.array(values, float), nan_ok=True), name
+
+
+def test_ignored_voxels_count_in_nothing():
+    prediction, label = pair()
+    cut = measure(prediction[5:], label[5:], (1.0, 1.0), 3, 1.0)
+    ignored = label.copy()
+    ignored[:5] = IGNORE
+    found = measure(prediction, ignored, (1.0, 1.0), 3, 1.0)
+    for name in ("tp", "fp", "fn", "dice", "iou", "precision", "recall"):
+        assert found[name] == pytest.approx(cut[name])
+    other = prediction.copy()
+    other[:5] = 2
+    assert measure(other, ignored, (1.0, 1.0), 3, 1.0)["hd95"] == pytest.approx(found["hd95"])
+
+
+def test_mean_dice_leaves_out_cases_without_the_class():
+    a, b = np.array([[5, 4], [0, 0], [0, 4]]), np.array([[5, 0], [0, 3], [0, 0]])
+    assert dice_of([a, b]) == pytest.approx([1, 2 / 3])
+    assert np.isnan(dice_of([b])[1])

@@ -1,0 +1,388 @@
+import json
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import lossbench.prepare
+from lossbench.config import UserError
+from lossbench.datasets import MNI152, ImageFolder, Phantom
+from lossbench.prepare import normalised, prepare
+from lossbench.prepared import IGNORE, Prepared
+
+SIZES = [(6, 8), (7, 5), (9, 9), (4, 6), (5, 5), (8, 8)]
+
+
+class Made:
+    """A dataset as a user would write one, broken in one place on demand."""
+
+    def __init__(
+        self, break_case="", own=None, subjects=False, ignore=None, classes=("bg", "a", "b")
+    ):
+        self.classes, self.folds, self.ignore = list(classes), own, ignore
+        self.break_case, self.subjects = break_case, subjects
+
+    def __len__(self):
+        return len(SIZES)
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        size = SIZES[index]
+        label = rng.integers(0, 3, size)
+        label[0, :3] = [0, 1, 2]
+        image = rng.normal(100, 30, (2, *size))
+        case = {"image": image, "label": label, "spacing": (1.0, 2.5), "case": f"case{index}"}
+        if self.subjects:
+            case["subject"] = f"subject{index // 2}"
+        if self.ignore is not None:
+            label[0, 3] = self.ignore
+        if self.break_case and index in (1, 4):
+            case = BREAKS[self.break_case][0](case)
+        return case
+
+
+class Plain:
+    """An iterable without index."""
+
+    classes = ("bg", "a", "b")
+
+    def __init__(self, fail=False):
+        self.fail = fail
+
+    def __iter__(self):
+        made = Made()
+        for index in range(len(SIZES)):
+            if self.fail and index == 2:
+                raise RuntimeError("disk on fire")
+            yield made[index]
+
+
+class Raising(Made):
+    def __getitem__(self, index):
+        if index in (0, 3):
+            raise RuntimeError(f"no luck with {index}")
+        return super().__getitem__(index)
+
+
+class Empty(Made):
+    def __len__(self):
+        return 0
+
+
+class NoClasses:
+    def __getitem__(self, index):
+        raise IndexError
+
+
+def put(key, change):
+    return lambda case: {**case, key: change(case[key])}
+
+
+def fill(position, value):
+    def change(array):
+        array = array.astype(type(value)) if isinstance(value, float) else array
+        array[position] = value
+        return array
+
+    return change
+
+
+BREAKS = {
+    "label shape": (put("label", lambda a: a[:-1]), "the image has size .*, the label"),
+    "no channel axis": (put("image", lambda a: a[0]), "needs a channel axis in front"),
+    "one dimension": (put("label", lambda a: a[0]), "must have 2 or 3 axes"),
+    "class outside": (put("label", fill((1, 1), 3)), "outside the classes 0 to 2: 3"),
+    "negative class": (put("label", fill((1, 1), -1)), "outside the classes 0 to 2: -1"),
+    "half a class": (put("label", fill((1, 1), 0.5)), "no whole numbers, such as 0.5"),
+    "NaN in label": (put("label", fill((1, 1), float("nan"))), "no whole numbers, such as nan"),
+    "NaN": (
+        put("image", fill((0, 1, 1), float("nan"))),
+        "1 voxels of the image are NaN or infinite",
+    ),
+    "infinite": (put("image", fill((1, 1, 1), float("inf"))), "NaN or infinite"),
+    "constant": (put("image", lambda a: 0 * a + 7), r"image is constant \(7 everywhere\)"),
+    "constant channel": (put("image", fill(1, 3.0)), r"channel 1 of the image is constant \(3"),
+    "name twice": (put("case", lambda _: "case0"), "case case0: is listed twice"),
+    "no name": (put("case", lambda _: 3), "is named 3"),
+    "channels": (put("image", lambda a: a[:1]), "1 channels and 2 axes, and case case0 has 2"),
+    "text": (put("image", lambda a: a.astype(str)), "image holds .U.*must hold numbers"),
+    "complex": (put("image", lambda a: a + 1j), "image holds complex128"),
+    "spacing length": (put("spacing", lambda _: (1.0,)), r"spacing is \(1.0,\); it must be 2"),
+    "spacing zero": (put("spacing", lambda _: (1.0, 0.0)), "must be 2 positive numbers"),
+    "spacing None": (put("spacing", lambda _: None), "spacing is None"),
+    "lacks label": (lambda c: {k: v for k, v in c.items() if k != "label"}, "lacks label"),
+    "a tuple": (lambda c: (c["image"], c["label"]), "case number 4: is a tuple"),
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Prepare a dataset given by class and arguments; the prepared folder."""
+
+    def prepare_it(cls, output="out", folds=None, fold_seed=0, name="made", **arguments):
+        spec = {"_target_": f"{cls.__module__}.{cls.__name__}", **arguments}
+        entry = {
+            "name": name,
+            "spec": spec,
+            "folds": folds,
+            "fold_seed": fold_seed,
+            "surface_tolerance": 1.5,
+        }
+        (tmp_path / "dataset.json").write_text(json.dumps(entry))
+        prepare(tmp_path / "dataset.json", tmp_path / output, str(tmp_path))
+        return Prepared(tmp_path / output)
+
+    return prepare_it
+
+
+# What is written
+
+
+def test_arrays_and_tables_are_those_of_the_dataset(run):
+    prepared, dataset = run(Made), Made()
+    assert prepared.info["channels"] == 2
+    assert prepared.info["spatial_dims"] == 2
+    assert prepared.info["folds"] == 5
+    assert prepared.info["surface_tolerance"] == 1.5
+    assert prepared.classes == ["bg", "a", "b"]
+    assert list(prepared.cases["case"]) == [f"case{i}" for i in range(6)]
+    assert (prepared.images.dtype, prepared.labels.dtype) == (np.float32, np.uint8)
+    for index in range(len(dataset)):
+        case = dataset[index]
+        np.testing.assert_array_equal(prepared.label(index), case["label"])
+        np.testing.assert_array_equal(
+            prepared.voxels()[index], np.bincount(case["label"].reshape(-1))
+        )
+        for ours, theirs in zip(prepared.image(index), case["image"], strict=True):
+            np.testing.assert_allclose(ours, (theirs - theirs.mean()) / theirs.std(), atol=1e-5)
+    assert prepared.cases["spacing"][0] == (1.0, 2.5)
+    with Image.open(prepared.folder / "cases.png") as picture:
+        assert picture.size[0] > 500
+    assert not list(prepared.folder.glob(".*"))
+
+
+def test_columns(run):
+    table = pd.read_csv(run(Made).folder / "cases.csv")
+    voxels = ["voxels_bg", "voxels_a", "voxels_b"]
+    assert list(table) == ["case", "fold", "shape", "spacing", "offset", *voxels]
+    assert (table["shape"][0], table["spacing"][0], table["offset"][1]) == ("6x8", "1.0x2.5", 48)
+
+
+def test_iterable_gives_the_same_as_an_indexed_dataset(run):
+    assert run(Plain, "a").digest == run(Made, "b").digest
+
+
+def test_ignored_voxels_are_marked_and_in_no_class(run):
+    prepared = run(Made, ignore=1000)
+    assert prepared.info["ignore"] is True
+    assert all(prepared.label(i)[0, 3] == IGNORE for i in range(6))
+    assert prepared.voxels().sum() == prepared.labels.size - 6
+
+
+def test_volumes(run):
+    prepared = run(Phantom, fractions=[0.1], size=[6, 7, 8], cases=5)
+    assert prepared.info["spatial_dims"] == 3
+    np.testing.assert_array_equal(prepared.label(3), Phantom([0.1], 5, (6, 7, 8))[3]["label"])
+
+
+def test_normalised_keeps_small_differences_of_large_numbers():
+    image = np.array([[1e6, 1e6 + 1, 1e6 + 2], [0, 1.7e6, 3e6]])
+    result = normalised(image)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result.mean(axis=1), 0, atol=1e-6)
+    np.testing.assert_allclose(result.std(axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(normalised(np.full((1, 2, 2), 0.1)), np.zeros((1, 2, 2)))
+
+
+def test_slices_may_be_constant(run, monkeypatch):
+    monkeypatch.setattr(Made, "sliced", True, raising=False)
+    prepared = run(Made, break_case="constant")
+    assert (prepared.image(1) == 0).all()
+    assert prepared.image(0).std() == pytest.approx(1)
+
+
+def test_class_that_never_occurs_is_a_warning(run, caplog):
+    with caplog.at_level(logging.INFO):
+        run(Made, classes=["bg", "a", "b", "unicorn"])
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "unicorn occurs in no case" in warnings[0]
+
+
+# Digest
+
+
+def test_digest_is_of_the_data_alone(run, tmp_path):
+    for folder in ("one", "two"):
+        for kind in ("images", "masks"):
+            (tmp_path / folder / kind).mkdir(parents=True)
+            for n in range(5):
+                pixels = np.arange(30, dtype=np.uint8).reshape(5, 6) * (n + 1)
+                pixels = pixels if kind == "images" else (pixels > 20).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / folder / kind / f"{n}.png")
+
+    def digest(folder, **more):
+        where = {"images": f"$data_root/{folder}/images", "masks": f"$data_root/{folder}/masks"}
+        return run(ImageFolder, "out", classes=["no", "yes"], **where, **more).digest
+
+    first = digest("one")
+    assert digest("two") == first
+    assert digest("one", spacing=2.0) != first
+    assert digest("one", fold_seed=1) != first
+    assert digest("one", ignore=7) != first
+    pixels = np.array(Image.open(tmp_path / "two/masks/3.png"))
+    pixels[0, 0] ^= 1
+    Image.fromarray(pixels).save(tmp_path / "two/masks/3.png")
+    assert digest("two") != first
+
+
+# Folds
+
+
+def test_own_folds_with_a_case_in_none(run):
+    prepared = run(MNI152, spacing=4)
+    own = MNI152(spacing=4).folds
+    expected = [next((k for k, f in enumerate(own) if c in f), -1) for c in prepared.cases["case"]]
+    assert list(prepared.cases["fold"]) == expected
+    assert -1 in expected
+    assert prepared.info["folds"] == 4
+
+
+def test_number_of_folds_overrides_the_datasets_own(run):
+    prepared = run(MNI152, spacing=4, folds=3)
+    assert sorted(set(prepared.cases["fold"])) == [0, 1, 2]
+    assert run(MNI152, "again", spacing=4, folds=3).digest == prepared.digest
+    assert run(MNI152, "other", spacing=4, folds=3, fold_seed=1).digest != prepared.digest
+
+
+def test_subjects_share_a_fold(run):
+    prepared = run(Made, subjects=True, folds=3)
+    folds = prepared.cases["fold"].to_numpy()
+    assert (folds[::2] == folds[1::2]).all()
+    assert sorted(folds[::2]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"folds": 7}, "6 cases are too few for 7 folds"),
+        ({"folds": 4, "subjects": True}, "3 subjects are too few for 4 folds"),
+    ],
+)
+def test_more_folds_than_cases(run, arguments, message):
+    with pytest.raises(UserError, match=f"datasets.made: {message}"):
+        run(Made, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ([["case0"], ["case1", "case9"]], "fold 1 names 'case9'"),
+        ([["case0"], ["case0"]], "case case0 is in fold 0 and in fold 1"),
+        ([["case0"], []], "fold 1 is empty"),
+        ([["case0"]], "2 are needed"),
+    ],
+)
+def test_own_folds_that_do_not_fit(run, own, message):
+    with pytest.raises(UserError, match=message):
+        run(Made, own=own)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("kind", BREAKS)
+def test_broken_cases_are_all_named_and_nothing_is_written(run, tmp_path, kind):
+    with pytest.raises(UserError, match=BREAKS[kind][1]) as error:
+        run(Made, break_case=kind)
+    assert "datasets.made: problems with the data (" in str(error.value)
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+
+
+def test_two_broken_cases_are_two_problems(run):
+    with pytest.raises(UserError, match=r"(?s)\(2\):\n  case case1: .*\n  case case4: "):
+        run(Made, break_case="NaN")
+
+
+def test_what_was_prepared_before_survives_a_broken_dataset(run):
+    prepared = run(Made)
+    before = {p.name: p.read_bytes() for p in prepared.folder.iterdir()}
+    with pytest.raises(UserError):
+        run(Made, break_case="NaN")
+    assert {p.name: p.read_bytes() for p in prepared.folder.iterdir()} == before
+
+
+def test_no_classes_json_where_preparation_stops_half_way(run, monkeypatch):
+    folder = run(Made).folder
+    monkeypatch.setattr(lossbench.prepare, "picture", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(Made)
+    assert not (folder / "classes.json").exists()
+
+
+def test_errors_of_the_users_class_name_case_and_line(run):
+    with pytest.raises(
+        UserError, match=r"(?s)case number 0: RuntimeError: no luck with 0 .*test_prep"
+    ) as e:
+        run(Raising)
+    assert "case number 3" in str(e.value)
+    with pytest.raises(UserError, match="case number 2: RuntimeError: disk on fire"):
+        run(Plain, fail=True)
+
+
+def test_dataset_without_cases(run):
+    with pytest.raises(UserError, match="the dataset has no cases"):
+        run(Empty)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["bg"], "1 classes; 2 to 254"),
+        ([f"c{n}" for n in range(255)], "255 classes"),
+        (["bg", "a", "a"], "more than once: a"),
+        (["bg", "a/b"], "class name 'a/b'"),
+        (["bg", ""], "class name ''"),
+        (["bg", 1], "list of names"),
+    ],
+)
+def test_unusable_classes(run, classes, message):
+    with pytest.raises(UserError, match=message):
+        run(Made, classes=classes)
+
+
+def test_unusable_attributes(run):
+    with pytest.raises(UserError, match="its `classes` must be a list of names"):
+        run(NoClasses)
+    with pytest.raises(UserError, match="`ignore` 2 is also the label of class 'b'"):
+        run(Made, ignore=2)
+    with pytest.raises(UserError, match="`ignore` must be a whole number"):
+        run(Made, ignore="void")
+    with pytest.raises(UserError, match="it has neither __getitem__ nor __iter__"):
+        run(Bare)
+
+
+class Bare:
+    classes = ("a", "b")
+
+
+# Real data
+
+
+def test_hippocampus(tmp_path, real_data):
+    root = real_data("Task04_Hippocampus")
+    target = {"_target_": "lossbench.datasets.Decathlon", "task": "Task04_Hippocampus"}
+    entry = {"name": "hippocampus", "spec": {**target, "data_root": "$data_root"}, "folds": None}
+    entry |= {"fold_seed": 0, "surface_tolerance": 1.0}
+    (tmp_path / "dataset.json").write_text(json.dumps(entry))
+    prepare(tmp_path / "dataset.json", tmp_path, str(root))
+    prepared = Prepared(tmp_path)
+    splits = json.loads((root / "Task04_Hippocampus" / "splits_final.json").read_text())
+    names = prepared.cases["case"]
+    for fold, split in enumerate(splits):
+        assert sorted(names[prepared.validation(fold)]) == sorted(split["val"])
+    shares = prepared.voxels().sum(axis=0) / prepared.labels.size
+    np.testing.assert_allclose(shares, [0.9475, 0.0273, 0.0252], atol=1e-4)
+    assert str(root) not in (tmp_path / "classes.json").read_text()

@@ -1,0 +1,462 @@
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from lossbench.config import UserError
+from lossbench.report import examples, figures, report, words
+from lossbench.report.results import Results
+
+from . import fake_results
+from .fake_results import write_experiment
+
+LOSSES = ["dice", "dice_no_background", "dice_inverse_frequency"]
+CLASSES = ["background", "anterior", "posterior"]
+
+
+class Page(HTMLParser):
+    """Text, tags and every address that a browser would fetch."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text()
+        self.tags, self.addresses, self.alts, self.text = [], [], [], ""
+        self.feed(self.source)
+        self.text = re.sub(r"\s+", " ", self.text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "srcset", "data", "action", "poster"):
+                self.addresses.append(value)
+            if name == "alt":
+                self.alts.append(value)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def make(root, **options):
+    experiment = write_experiment(root, **options)
+    return experiment, experiment.parent / "report"
+
+
+def edit(path, change):
+    """Change a table of a report folder."""
+    parquet = path.suffix == ".parquet"
+    table = pd.read_parquet(path) if parquet else pd.read_csv(path)
+    table = change(table)
+    table.to_parquet(path, index=False) if parquet else table.to_csv(path, index=False)
+
+
+def verdict_rows(markdown):
+    rows = [line.strip("|").split("|") for line in markdown.splitlines()]
+    header, _, *body = [[cell.strip() for cell in row] for row in rows]
+    return [dict(zip(header, row, strict=True)) for row in body]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    experiment, output = make(tmp_path_factory.mktemp("finished"))
+    verdicts = ["better", "worse", "equivalent", "undecided", "undecided", "better"]
+    edit(output / "comparisons.csv", lambda t: t.assign(verdict=verdicts))
+    report(experiment, output)
+    return output
+
+
+def test_page_has_every_loss_class_and_verdict(finished):
+    page = Page(finished / "report.html")
+    assert "Which loss should I train with?" in page.text
+    for name in [*LOSSES, *CLASSES]:
+        assert name in page.text
+    for verdict, symbol in words.SYMBOLS.items():
+        assert f"{symbol} {verdict}" in page.text
+    assert "needs about 8 blocks (has 4)" in page.text
+    assert "4 of 4 blocks are paired" in page.text
+    assert "alpha) of 0.05" in page.text
+    assert "±0.01" in page.text
+
+
+def test_cells_agree_with_comparisons(finished):
+    rows = {row["class"]: row for row in verdict_rows((finished / "tables/verdict.md").read_text())}
+    for _, row in pd.read_csv(finished / "comparisons.csv").iterrows():
+        cell = rows[row["class"]][row["loss"]]
+        assert cell.split()[1] == row["verdict"]
+        found = float(cell.split()[2].replace(words.MINUS, "-"))
+        assert found == pytest.approx(row["difference"], abs=6e-4)
+    assert list(rows) == ["anterior", "posterior", "background"]
+
+
+def test_page_fetches_nothing(finished):
+    page = Page(finished / "report.html")
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert "script" not in page.tags
+    assert not re.search(r"url\(|@import|https?://", page.source)
+
+
+def test_every_link_has_its_target(finished):
+    page = Page(finished / "report.html")
+    for address in page.addresses:
+        if address.startswith("#"):
+            assert f'id="{address[1:]}"' in page.source
+
+
+def test_figures_are_svg_and_png(finished):
+    files = {path.name for path in (finished / "figures").iterdir()}
+    for kind in ("differences", "cases", "curves"):
+        for name in CLASSES:
+            assert any(f.startswith(kind) and name in f and f.endswith("svg") for f in files)
+    assert {f[:-4] for f in files if f.endswith("svg")} == {
+        f[:-4] for f in files if f.endswith("png")
+    }
+    for path in (finished / "figures").iterdir():
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert image.width > 400
+        else:
+            assert ElementTree.parse(path).getroot().tag.endswith("svg")
+
+
+def test_every_figure_is_in_the_page(finished):
+    pages = Page(finished / "report.html")
+    assert len(pages.alts) == len(list((finished / "figures").glob("*.svg"))) == 9
+
+
+def test_tables_parse(finished):
+    lengths = {"verdict": 3, "summary": 3 * 3 * 6, "comparisons": 6}
+    for name, length in lengths.items():
+        assert len(verdict_rows((finished / f"tables/{name}.md").read_text())) == length
+        latex = (finished / f"tables/{name}.tex").read_text()
+        assert latex.count(r"\\") == length + 1
+        assert r"dice\_no\_background" in latex
+        assert latex.isascii() or name != "verdict"
+
+
+def test_the_same_results_give_the_same_page(finished):
+    before = (finished / "report.html").read_bytes()
+    report(finished.parent / "experiment.json", finished)
+    assert (finished / "report.html").read_bytes() == before
+
+
+def test_hostile_text_is_only_text(tmp_path):
+    experiment, output = make(tmp_path, folds=(0,), seeds=(0,))
+    hostile = "</td><script>alert('$x_$|\\')</script>"
+    for name in ("cases.parquet", "summary.csv", "comparisons.csv"):
+        edit(output / name, lambda t: t.replace({"class": {"anterior": hostile}}))
+    settings = json.loads(experiment.read_text())
+    settings["losses"]["dice"]["note"] = "</pre><script>alert(2)</script>"
+    experiment.write_text(json.dumps(settings))
+    report(experiment, output)
+    page = Page(output / "report.html")
+    assert "script" not in page.tags
+    assert hostile in page.text
+    assert "</pre><script>alert(2)</script>" in page.text
+    assert len(verdict_rows((output / "tables/verdict.md").read_text().replace("\\|", ""))) == 3
+
+
+@pytest.mark.parametrize("name", ["cases.parquet", "runs.csv", "summary.csv", "comparisons.csv"])
+def test_missing_table_is_named(tmp_path, name):
+    experiment, output = make(tmp_path, folds=(0,), seeds=(0,))
+    (output / name).unlink()
+    with pytest.raises(UserError, match=f"{name}: no such file; run compare"):
+        report(experiment, output)
+
+
+def test_damaged_tables_are_named(tmp_path):
+    experiment, output = make(tmp_path, folds=(0,), seeds=(0,))
+    edit(output / "comparisons.csv", lambda t: t.drop(columns="verdict"))
+    with pytest.raises(UserError, match="comparisons.csv: lacks the column 'verdict'"):
+        report(experiment, output)
+    (output / "cases.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="cases.parquet: damaged"):
+        report(experiment, output)
+
+
+def test_missing_pieces_are_said(tmp_path):
+    experiment, output = make(tmp_path)
+    for path in experiment.parent.rglob("fold0/seed0/*/history.csv"):
+        path.unlink()
+    for path in experiment.parent.rglob("fold0/seed0/*/status.json"):
+        path.unlink()
+    (experiment.parents[1] / "datasets/hippocampus/classes.json").unlink()
+    report(experiment, output)
+    page = Page(output / "report.html")
+    assert "3 of 12 runs have no validation" in page.text
+    assert "No examples for hippocampus, unet: the prepared dataset" in page.text
+
+
+def test_a_failure_leaves_the_old_page(tmp_path, monkeypatch):
+    experiment, output = make(tmp_path, folds=(0,), seeds=(0,))
+    (output / "report.html").write_text("old")
+
+    def fails(results, folder):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figures, "curves", fails)
+    with pytest.raises(OSError, match="disk full"):
+        report(experiment, output)
+    assert (output / "report.html").read_text() == "old"
+
+
+def test_what_went_wrong_is_on_the_page(tmp_path):
+    experiment, output = make(tmp_path)
+
+    def spoil(runs):
+        runs.loc[0, "init_digest"] = "other"
+        runs.loc[3, "batch_digest"] = "other"
+        runs.loc[1, "status"] = "diverged"
+        runs.loc[2, "commit"] = "f00"
+        runs.loc[4, "versions"] = json.dumps({"torch": "1.0"})
+        return runs.drop(index=11)
+
+    edit(output / "runs.csv", spoil)
+    report(experiment, output)
+    text = Page(output / "report.html").text
+    assert (
+        "1 of 11 runs diverged. 1 of 12 runs have no result. 2 of 4 blocks are not paired" in text
+    )
+    assert "2 of 4 blocks are paired" in text
+    assert "fold 0, seed 0: initial weights differ" in text
+    assert "fold 0, seed 1: batches differ" in text
+    assert "dice_no_background on hippocampus, unet, fold 0, seed 0: diverged" in text
+    assert "The runs come from 2 commits" in text
+    assert "several versions: torch 1.0 and 2.15.0" in text
+    assert "dice_inverse_frequency on hippocampus, unet, fold 1, seed 1" in text
+
+
+def test_a_loss_with_batches_of_its_own_is_named_and_left_out_of_the_certificate(tmp_path):
+    experiment, output = make(tmp_path, folds=(0,), seeds=(0, 1))
+    settings = json.loads(experiment.read_text())
+    settings["losses"]["dice_no_background"]["training"] = {"min_foreground": 0.1}
+    settings["losses"]["dice_inverse_frequency"]["training"] = {"learning_rate": 0.1}
+    experiment.write_text(json.dumps(settings))
+    for path in experiment.parent.rglob("dice_no_background/status.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "shares_batches": False}))
+    mine = "dice_no_background"
+    edit(
+        output / "runs.csv",
+        lambda t: t.assign(batch_digest=t["batch_digest"].where(t["loss"] != mine, "own")),
+    )
+    report(experiment, output)
+    text = Page(output / "report.html").text
+    assert "2 of 2 blocks are paired" in text
+    assert "dice_no_background (min_foreground = 0.1): does not share the batch stream" in text
+    assert "dice_inverse_frequency (learning_rate = 0.1): sees the same batches" in text
+
+
+@pytest.mark.parametrize(("target", "noted"), [("MNI152", True), ("Phantom", False)])
+def test_demonstration_data_is_called_that(tmp_path, target, noted):
+    experiment, output = make(tmp_path, folds=(0,), seeds=(0,))
+    settings = json.loads(experiment.read_text())
+    settings["datasets"]["hippocampus"]["_target_"] = f"lossbench.datasets.{target}"
+    experiment.write_text(json.dumps(settings))
+    report(experiment, output)
+    assert ("one averaged brain" in Page(output / "report.html").text) == noted
+
+
+def test_only_the_reference(tmp_path):
+    experiment, output = make(tmp_path, losses=["dice"], folds=(0,), seeds=(0,))
+    columns = ["dataset", "model", "loss", "reference", "class", "metric", "n_cases", "n_seeds"]
+    columns += ["n_blocks", "difference", "ci_low", "ci_high", "p", "p_holm", "verdict"]
+    columns += ["n_cases_needed", "n_blocks_needed", "paired"]
+    pd.DataFrame(columns=columns).to_csv(output / "comparisons.csv", index=False)
+    report(experiment, output)
+    assert "there is nothing to compare it with" in Page(output / "report.html").text
+
+
+def test_several_datasets_and_models_are_kept_apart(tmp_path):
+    experiment, output = make(
+        tmp_path, losses=LOSSES[:2], folds=(0,), seeds=(0,), datasets=("brain", "heart"),
+        models=("unet", "segresnet"),
+    )  # fmt: skip
+    report(experiment, output)
+    page = Page(output / "report.html")
+    for dataset in ("brain", "heart"):
+        for model in ("unet", "segresnet"):
+            assert sum(f": {dataset}, {model}, " in alt for alt in page.alts) == 9
+            assert f"{dataset}, {model}." in page.text
+
+
+def test_twenty_losses_and_thirty_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr(fake_results, "SIZE", (4, 64))
+    monkeypatch.setattr(figures, "save", lambda figure, path: "data:,")  # drawn, but not rendered
+    losses = [f"loss_{i}" for i in range(20)]
+    classes = ["background", *(f"organ_{i}" for i in range(29))]
+    experiment, output = make(tmp_path, losses=losses, classes=classes, folds=(0,), seeds=(0,))
+    report(experiment, output)
+    page = Page(output / "report.html")
+    rows = verdict_rows((output / "tables/verdict.md").read_text())
+    assert [row["class"] for row in rows] == [*classes[1:], "background"]
+    assert set(rows[0]) == {"dataset", "model", "class", *losses[1:]}
+    assert sum(alt.startswith("difference") for alt in page.alts) == 30
+    assert sum(alt.startswith("validation") for alt in page.alts) == 30 * 3
+
+
+def test_twenty_losses_are_told_apart(tmp_path):
+    losses = [f"a_loss_with_a_long_name_{i}" for i in range(20)]
+    experiment, output = make(
+        tmp_path, losses=losses, classes=CLASSES[:2], folds=(0,), seeds=(0, 1), n_cases=4
+    )
+    results = Results.read(experiment, output)
+    for group in (losses[1:8], losses[8:15], losses[15:]):
+        colours = {figures.colour(results, loss) for loss in [losses[0], *group]}
+        assert len(colours) == len(group) + 1
+    with figures.style():
+        drawn = figures.curves(results, tmp_path / "figures")
+        drawn += figures.distributions(results, tmp_path / "figures")
+    assert len(drawn) == 2 * 3 + 2
+    svg = (tmp_path / "figures" / "cases_hippocampus_unet_1_anterior.svg").read_text()
+    assert 'pt"' in svg.split("viewBox")[0]
+
+
+class Bands(torch.nn.Module):
+    """Says class 1 where the image is above a limit."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.limit - x, x - self.limit, torch.full_like(x, -100.0)], dim=1)
+
+
+def test_examples_show_the_predictions_of_each_loss(tmp_path, monkeypatch):
+    import lossbench.models
+
+    experiment, output = make(tmp_path)
+    asked = []
+
+    def load_run(folder, data):
+        asked.append(folder)
+        return Bands(0.5)
+
+    monkeypatch.setattr(lossbench.models, "load_run", load_run)
+    report(experiment, output)
+    page = Page(output / "report.html")
+    alts = [alt for alt in page.alts if alt.startswith("image, ground truth and predictions")]
+    results = Results.read(experiment, output)
+    cases = list(examples.chosen(results, "hippocampus", "unet").values())
+    assert [alt.split(": ")[-1] for alt in alts] == cases
+    assert len(set(cases)) == 3
+    assert [folder.name for folder in asked] == LOSSES * 3
+    fold = {case: int(case[-3:]) % 3 for case in cases}
+    folds = [fold[case] for case in cases for _ in LOSSES]
+    assert [folder.parents[1].name for folder in asked] == [f"fold{n}" for n in folds]
+    assert len(list((output / "figures").glob("examples_*.png"))) == 3
+
+
+def test_examples_are_the_worst_median_and_best_by_difference(tmp_path):
+    experiment, output = make(tmp_path, folds=(0,), seeds=(0, 1), n_cases=5)
+    gain = dict(
+        zip([f"case_{i:03d}" for i in (0, 2, 4, 6, 8)], (0.1, -0.2, 0, 0.3, -0.1), strict=True)
+    )
+
+    def set_dice(table):
+        other = (table["loss"] != "dice") & (table["class"] != "background")
+        dice = 0.5 + table["case"].map(gain).where(other, 0)
+        return table.assign(dice=dice.where(table["class"] != "background", np.nan))
+
+    edit(output / "cases.parquet", set_dice)
+    found = examples.chosen(Results.read(experiment, output), "hippocampus", "unet")
+    assert found == {
+        f"worst ({words.MINUS}0.200)": "case_002",
+        "median (0.000)": "case_004",
+        "best (+0.300)": "case_006",
+    }
+
+
+def test_a_volume_is_cut_where_it_has_most_foreground():
+    label = np.zeros((6, 5, 4), np.uint8)
+    label[0, 0, 1], label[1:4, 1:3, 2] = 1, 2
+    image = np.arange(label.size, dtype=np.float32).reshape(1, *label.shape)
+    shown, truth, prediction = examples._planes(image, label, [label + 0])
+    assert set(np.unique(truth)) == {0, 2}
+    assert (truth == 2).sum() == 6
+    assert shown.shape == truth.shape == prediction.shape == (5, 6)
+
+
+def row(verdict="undecided", loss="a", name="x", **values):
+    defaults = {"difference": 0.02, "ci_low": 0.01, "ci_high": 0.03, "n_cases": 20, "n_blocks": 4}
+    needed = {"n_cases_needed": np.nan, "n_blocks_needed": np.nan}
+    return {"loss": loss, "class": name, "verdict": verdict, **defaults, **needed, **values}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"verdict": "better"}, "a is better (+0.020, +0.010 to +0.030)."),
+        ({"verdict": "equivalent"}, "a is equivalent (+0.010 to +0.030, within ±0.05)."),
+        (
+            {"n_blocks_needed": 12, "n_cases_needed": np.nan},
+            "a is undecided (+0.010 to +0.030; about 12 blocks (has 4) would decide).",
+        ),
+        (
+            {"n_blocks_needed": 3, "n_cases_needed": 1e7},
+            "a is undecided (+0.010 to +0.030; a few more blocks would decide).",
+        ),
+        ({}, "a is undecided (+0.010 to +0.030; how much would decide cannot be said)."),
+        (
+            {"n_blocks": 1, "ci_low": np.nan, "ci_high": np.nan},
+            "a is undecided (+0.020, no interval: with one block, the luck of a training cannot be "
+            "told from the loss).",
+        ),
+    ],
+)
+def test_sentences(values, said):
+    assert words.sentence(pd.DataFrame([row(**values)]), 0.05) == said
+
+
+def test_sentences_about_many_losses_count():
+    rows = [row("better", f"b{i}") for i in range(5)] + [row("worse", "w")]
+    assert words.sentence(pd.DataFrame(rows), 0.01) == "5 losses are better; w is worse."
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        ({"b": ("better", "undecided"), "c": ("worse", "better")}, "Train with b: better on x"),
+        ({"b": ("better", "better"), "c": ("better", "equivalent")}, "Train with one of b (better"),
+        ({"b": ("better", "worse"), "c": ("worse", "worse")}, "It depends on the class: b is"),
+        ({"b": ("worse", "undecided"), "c": ("worse", "worse")}, "Keep a for now: no other loss"),
+        (
+            {"b": ("worse", "equivalent"), "c": ("worse", "worse")},
+            "Keep a: no other loss is better",
+        ),
+    ],
+)
+def test_answers(tmp_path, verdicts, said):
+    experiment, output = make(tmp_path, losses=["a", "b", "c"], folds=(0,), seeds=(0,))
+    rows = [row(v, x, n) for x, both in verdicts.items() for n, v in zip("xy", both, strict=True)]
+    keys = {"dataset": "hippocampus", "model": "unet", "metric": "dice", "paired": True}
+    pd.DataFrame(rows).assign(**keys).to_csv(output / "comparisons.csv", index=False)
+    results = Results.read(experiment, output)
+    assert words.answer(results, "hippocampus", "unet").startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("value", "width", "sign", "said"),
+    [
+        (0.0123, 0.1, True, "+0.012"),
+        (-0.0123, 0.1, False, f"{words.MINUS}0.012"),
+        (-0.0001, 0.1, True, "0.000"),
+        (0.00012, 0.001, True, "+0.0001"),
+        (np.nan, np.nan, True, words.NOTHING),
+    ],
+)
+def test_numbers(value, width, sign, said):
+    assert words.number(value, width, sign) == said
+
+
+def test_long_names_are_wrapped_without_loss():
+    name = "generalized_wasserstein_dice_focal_loss"
+    lines = figures.wrapped(name).split("\n")
+    assert "".join(lines) == name
+    assert all(len(a) + len(b) > 16 for a, b in pairwise(lines))

@@ -1,0 +1,356 @@
+import json
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+
+from lossbench import ui
+from lossbench.config import UserError, load
+from lossbench.track import track
+
+from .fake_results import write_block, write_experiment, write_report
+
+KEYS = ["dataset", "model", "loss", "fold", "seed"]
+CLASSES = ("background", "anterior", "posterior")
+
+
+@pytest.fixture(scope="module")
+def synced(tmp_path_factory, quiet):
+    """A finished experiment and the store that one sync of it wrote; copied, never changed."""
+    experiment = write_experiment(tmp_path_factory.mktemp("track"), folds=(0,), classes=CLASSES)
+    track(experiment, experiment.parent / "track.json")
+    return experiment.parents[2]
+
+
+@pytest.fixture(scope="module")
+def quiet():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield
+
+
+@pytest.fixture
+def finished(synced, tmp_path):
+    """A copy of the experiment with its synced store."""
+    shutil.copytree(synced / "results", tmp_path / "results")
+    return tmp_path / "results/fake/experiment.json"
+
+
+@pytest.fixture
+def unsynced(finished):
+    """The experiment with an empty store."""
+    fresh = MlflowClient(ui.embedded(finished.parents[1]))
+    fresh.rename_experiment("1", "of somebody else")
+    return finished
+
+
+def sync(experiment: Path) -> dict:
+    track(experiment, experiment.parent / "track.json")
+    return json.loads((experiment.parent / "track.json").read_text())
+
+
+def client(experiment: Path) -> MlflowClient:
+    return MlflowClient(ui.embedded(experiment.parents[1]))
+
+
+def runs(experiment: Path, kind: str) -> pd.DataFrame:
+    ours = f"tags.`lossbench.kind` = '{kind}'"
+    with pytest.MonkeyPatch.context() as patch:  # mlflow.set_tracking_uri would set it for good
+        patch.setenv("MLFLOW_TRACKING_URI", ui.embedded(experiment.parents[1]))
+        found = mlflow.search_runs(experiment_names=["fake"], filter_string=ours)
+    assert isinstance(found, pd.DataFrame)
+    return found
+
+
+def rows(experiment: Path) -> dict[str, int]:
+    with sqlite3.connect(experiment.parents[1] / "mlflow.db") as db:
+        tables = ("runs", "metrics", "params", "tags", "latest_metrics", "experiment_tags")
+        return {t: db.execute(f"select count(*) from {t}").fetchone()[0] for t in tables}
+
+
+def content(experiment: Path, experiment_id: str) -> list[str]:
+    """Every row of the active runs, with the names of runs in place of ids that MLflow draws."""
+    ours = "from runs r {} where r.lifecycle_stage = 'active' and r.experiment_id = ?"
+    queries = {
+        "select r.name, r.status, r.start_time, r.end_time": "",
+        "select r.name, t.key, t.value, t.timestamp, t.step": "join metrics t using (run_uuid)",
+        "select r.name, t.key, t.value, t.step": "join latest_metrics t using (run_uuid)",
+        "select r.name, t.key, t.value": "join params t using (run_uuid)",
+        "select r.name, t.key, coalesce(p.name, t.value)": (
+            "join tags t using (run_uuid) left join runs p on p.run_uuid = t.value"
+        ),
+    }
+    with sqlite3.connect(experiment.parents[1] / "mlflow.db") as db:
+        found = [
+            str((select, *row))
+            for select, join in queries.items()
+            for row in db.execute(f"{select} {ours.format(join)}", experiment_id)
+        ]
+    return sorted(found)
+
+
+def killed(monkeypatch, method: str, calls: int, experiment: Path) -> None:
+    """Sync until a method of the client is called once more than `calls` times."""
+    real, left = getattr(MlflowClient, method), [calls]
+
+    def kills(*args, **kwargs):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, method, kills)
+        with pytest.raises(KeyboardInterrupt):
+            sync(experiment)
+
+
+def csv(experiment: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(experiment.parent / "report" / f"{name}.csv")
+
+
+def test_a_child_run_holds_the_figures_of_runs_csv(finished):
+    children, table = runs(finished, "run"), csv(finished, "runs")
+    assert len(children) == len(table) == 6
+    children = children.set_index("tags.lossbench.digest").loc[table["digest"]]
+    for key in KEYS:
+        assert list(children[f"params.{key}"]) == list(table[key].astype(str))
+    for column in ("dice", "dice_with_background"):
+        assert list(children[f"metrics.test/{column}"]) == list(table[column])
+    for column in ("train_seconds", "images_per_second", "peak_memory_bytes"):
+        assert list(children[f"metrics.system/{column}"]) == list(table[column])
+    assert (children["status"] == "FINISHED").all()
+    assert list(children["start_time"]) == list(pd.to_datetime(table["started"]))
+    assert list(children["end_time"]) == list(pd.to_datetime(table["finished"]))
+    parameters = json.loads(children["params.loss_params"].iloc[0])
+    assert parameters["_target_"] == "monai.losses.DiceLoss"
+    assert children["params.batch_size"].iloc[0] == "8"
+
+
+def test_a_child_run_holds_the_mean_over_cases_per_class(finished):
+    children = runs(finished, "run").set_index("tags.lossbench.digest")
+    cases = pd.read_parquet(finished.parent / "report/cases.parquet")
+    table = csv(finished, "runs").merge(cases, on=KEYS, suffixes=("_run", ""))
+    means = table.groupby(["digest", "class"])[["dice", "hd95"]].mean()
+    assert len(means) == 18
+    for (digest, name), row in means.iterrows():
+        assert children.loc[digest, f"metrics.test/dice/{name}"] == row["dice"]
+        assert children.loc[digest, f"metrics.test/hd95/{name}"] == row["hd95"]
+
+
+def test_history_becomes_step_metrics_with_the_times_of_the_files(finished):
+    run = runs(finished, "run").query("`params.loss` == 'dice' and `params.seed` == '1'").iloc[0]
+    folder = finished.parent / "hippocampus/unet/fold0/seed1/dice"
+    history = pd.read_csv(folder / "history.csv")
+    started = pd.Timestamp(json.loads((folder / "status.json").read_text())["started"])
+    for column in history.columns.drop(["step", "seconds"]):
+        expected = history[["step", "seconds", column]].dropna()
+        points = client(finished).get_metric_history(run["run_id"], column)
+        points = sorted(points, key=lambda p: p.step)
+        assert [p.step for p in points] == list(expected["step"])
+        assert [p.value for p in points] == list(expected[column])
+        stamps = started.timestamp() * 1000 + expected["seconds"] * 1000
+        assert [p.timestamp for p in points] == list(stamps)
+
+
+def test_a_parent_holds_the_figures_of_summary_csv_and_the_verdicts(finished):
+    parents = runs(finished, "loss").set_index("params.loss")
+    summary = csv(finished, "summary")
+    assert len(parents) == 3
+    assert len(summary) == 54
+    for row in summary.itertuples():
+        name = f"metrics.test/{row.metric}/{row[4]}"
+        assert parents.loc[row.loss, name] == row.mean
+        assert parents.loc[row.loss, f"{name}/ci_low"] == row.ci_low
+        assert parents.loc[row.loss, f"{name}/ci_high"] == row.ci_high
+    for row in csv(finished, "comparisons").itertuples():
+        assert parents.loc[row.loss, f"tags.dice/{row[5]}"] == row.verdict
+    assert parents.loc["dice", "tags.dice/anterior"] == "reference"
+    children = runs(finished, "run")
+    parent_of = children.set_index("params.loss")["tags.mlflow.parentRunId"]
+    assert all(parents.loc[loss, "run_id"] == run_id for loss, run_id in parent_of.items())
+
+
+def test_the_comparison_carries_the_verdict_table_and_the_report(finished):
+    run = runs(finished, "comparison").iloc[0]
+    note = run["tags.mlflow.note.content"]
+    row = csv(finished, "comparisons").iloc[0]
+    assert note.startswith("dice of unet on hippocampus, against **dice**: **dice_no_background**")
+    assert f"**{row['verdict']}** {row['difference']:+.4f} [{row['ci_low']:+.4f}, " in note
+    experiment = client(finished).get_experiment("1")
+    assert experiment.tags["mlflow.note.content"] == note
+    names = [f.path for f in client(finished).list_artifacts(run["run_id"])]
+    tables = {"runs.csv", "summary.csv", "comparisons.csv"}
+    assert set(names) == {*tables, "experiment.json", "report.html", "figures", "tables"}
+
+
+def test_the_shared_views_name_columns_that_exist(finished):
+    tags = client(finished).get_experiment("1").tags
+    for key, kind in {"lossbench": "loss", "lossbench_runs": "run"}.items():
+        view = json.loads(tags[f"mlflow.sharedViewState.{key}"])
+        found = set(runs(finished, kind).columns)
+        columns = {column.replace("`", "") for column in view["selectedColumns"]}
+        assert "metrics.test/dice/anterior" in columns
+        assert columns <= found
+        assert len(client(finished).search_runs(["1"], view["searchFilter"])) == len(
+            runs(finished, kind)
+        )
+        assert (
+            f"viewStateShareKey={key}"
+            in json.loads((finished.parent / "track.json").read_text())["links"][
+                {"loss": "losses", "run": "runs"}[kind]
+            ]
+        )
+
+
+def test_a_second_sync_writes_nothing(finished):
+    before, expected = rows(finished), content(finished, "1")
+    said = sync(finished)
+    assert said["runs"] == {"written": 0, "unchanged": 10, "removed": 0, "left deleted": 0}
+    assert rows(finished) == before
+    assert content(finished, "1") == expected
+
+
+@pytest.mark.parametrize("method", ["create_run", "log_batch", "set_terminated", "set_tag"])
+@pytest.mark.parametrize("calls", [0, 5])
+def test_a_sync_that_was_killed_ends_equal(unsynced, monkeypatch, method, calls):
+    expected = content(unsynced, "1")
+    killed(monkeypatch, method, calls, unsynced)
+    said = sync(unsynced)
+    assert said["experiment_id"] == "2"
+    assert said["runs"]["written"] + said["runs"]["unchanged"] == 10
+    assert content(unsynced, "2") == expected
+    deleted = client(unsynced).search_runs(["2"], run_view_type=ViewType.DELETED_ONLY)
+    assert not deleted
+
+
+@pytest.mark.parametrize("method", [None, "set_tag", "delete_run", "create_run"])
+def test_a_retrained_run_replaces_its_figures(finished, monkeypatch, method):
+    block = {"dataset": "hippocampus", "model": "unet", "fold": 0, "seed": 1}
+    before = runs(finished, "run")
+    write_block(finished, block, version=2)
+    write_report(finished)
+    if method:  # killed before the second call of it
+        killed(monkeypatch, method, calls=1, experiment=finished)
+        sync(finished)
+    else:  # its 3 runs, the 3 losses, the comparison
+        said = sync(finished)
+        assert said["runs"] == {"written": 7, "unchanged": 3, "removed": 3, "left deleted": 0}
+    after, table = runs(finished, "run"), csv(finished, "runs")
+    assert sorted(after["metrics.test/dice"]) == sorted(table["dice"])
+    assert set(after["tags.lossbench.digest"]) == set(table["digest"])
+    kept = set(before["run_id"]) & set(after["run_id"])
+    assert len(kept) == 3
+    parents = set(runs(finished, "loss")["run_id"])
+    assert set(after["tags.mlflow.parentRunId"]) == parents
+    assert sync(finished)["runs"]["unchanged"] == 10
+
+
+def test_figures_that_were_evaluated_anew_are_replaced(finished):
+    path = finished.parent / "report/runs.csv"
+    table = csv(finished, "runs")
+    table.loc[0, "dice"] = 0.125
+    table.to_csv(path, index=False)
+    sync(finished)
+    after = runs(finished, "run").set_index("tags.lossbench.digest")
+    assert len(after) == 6
+    assert after.loc[table.loc[0, "digest"], "metrics.test/dice"] == 0.125
+
+
+def test_what_a_person_deleted_stays_deleted(finished):
+    child, parent = runs(finished, "run").iloc[0], runs(finished, "loss").iloc[0]
+    client(finished).delete_run(child["run_id"])
+    client(finished).delete_run(parent["run_id"])
+    said = sync(finished)
+    assert said["runs"] == {"written": 0, "unchanged": 8, "removed": 0, "left deleted": 2}
+    assert len(runs(finished, "run")) == 5
+    assert len(runs(finished, "loss")) == 2
+
+
+def test_a_deleted_experiment_is_an_error_that_says_how_to_restore_it(finished):
+    client(finished).delete_experiment("1")
+    with pytest.raises(UserError, match="restore --experiment-id 1"):
+        sync(finished)
+
+
+def test_other_peoples_runs_are_never_touched(finished):
+    theirs = client(finished).create_run(
+        "1", run_name="by hand", tags={"lossbench.key": "comparison"}
+    )
+    client(finished).log_metric(theirs.info.run_id, "test/dice", 0.5)
+    colleague = client(finished).create_run(
+        "1", tags={"lossbench.source": "/elsewhere/results/fake", "lossbench.key": "comparison"}
+    )
+    before = rows(finished)
+    sync(finished)
+    assert rows(finished) == before
+    for run in (theirs, colleague):
+        assert client(finished).get_run(run.info.run_id).info.lifecycle_stage == "active"
+
+
+def test_a_loss_that_left_the_experiment_leaves_mlflow(finished):
+    e = load(finished)
+    losses = [name for name in e.matrix.loss if name != "dice_inverse_frequency"]
+    fewer = e.model_copy(update={"matrix": e.matrix.model_copy(update={"loss": losses})})
+    finished.write_text(fewer.experiment_json())
+    for block in fewer.blocks():
+        write_block(finished, block)
+    write_report(finished)
+    assert sync(finished)["runs"]["removed"] == 3
+    assert set(runs(finished, "run")["params.loss"]) == {"dice", "dice_no_background"}
+
+
+def test_a_run_that_diverged_is_finished_and_says_so(unsynced):
+    block = {"dataset": "hippocampus", "model": "unet", "fold": 0, "seed": 0}
+    write_block(unsynced, block, diverged=["dice"])
+    write_report(unsynced)
+    sync(unsynced)
+    run = runs(unsynced, "run").set_index("tags.lossbench.status").loc[["diverged"]]
+    assert len(run) == 1
+    assert run["status"].item() == "FINISHED"
+    run_id = run["run_id"].item()
+    steps = [p.step for p in client(unsynced).get_metric_history(run_id, "train/loss")]
+    assert steps == [10]  # the row at step 20 is NaN
+
+
+def test_class_names_of_any_kind_are_taken(tmp_path, synced):
+    classes = ("background", "non-enhancing (NET) + cyst", "β [1]")
+    experiment = write_experiment(
+        tmp_path, losses=("dice",), folds=(0,), seeds=(0,), classes=classes
+    )
+    shutil.copy(synced / "results/mlflow.db", tmp_path / "results/mlflow.db")
+    client(experiment).rename_experiment("1", "of somebody else")
+    sync(experiment)
+    assert "metrics.test/dice/non-enhancing _NET_ _ cyst" in runs(experiment, "run").columns
+    assert "nothing to compare" in runs(experiment, "comparison")["tags.mlflow.note.content"].item()
+
+
+def test_a_server_that_is_down_is_an_error_soon_that_says_how_to_sync_again(finished, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    started = time.monotonic()
+    with pytest.raises(UserError, match="python -m lossbench track --experiment") as error:
+        sync(finished)
+    assert "secret" not in str(error.value)
+    assert time.monotonic() - started < 20
+
+
+def test_results_that_are_missing_are_named(finished):
+    (finished.parent / "hippocampus/unet/fold0/seed0/dice/history.csv").unlink()
+    with pytest.raises(UserError, match=r"seed0/dice/history\.csv: no such file"):
+        sync(finished)
+
+
+def test_ui_without_a_store_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match=r"mlflow\.db: no such file; run the workflow"):
+        ui.ui(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@example.org")
+    with pytest.raises(UserError, match=r"open https://\*\*\*@example.org in a browser"):
+        ui.ui(tmp_path)
