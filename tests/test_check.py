@@ -35,7 +35,7 @@ class Flat(nn.Module):
 
 class Indices(nn.Module):
     def forward(self, logits, target):
-        return nn.functional.cross_entropy(logits, target.squeeze(1))
+        return nn.functional.cross_entropy(logits, target[:, :1, 0])
 
 
 def run(tmp_path, data, losses=None, models=None, folds=(0,), **training):
@@ -103,8 +103,8 @@ def test_everything_is_reported_at_once(tmp_path, phantom):
 
 
 def test_a_patch_that_the_model_cannot_take(tmp_path, phantom):
-    text = problems(tmp_path, phantom, models={"unet": MODELS["unet"]}, patch_size=[40, 50])
-    assert "models.unet: cannot take a patch of [40, 50]" in text
+    text = problems(tmp_path, phantom, models={"it": MODELS["monai_unet"]}, patch_size=[42, 50])
+    assert "models.it: cannot take a patch of [42, 50]" in text
     assert "multiples of 32 suit most networks: [64, 64]" in text
     assert "training.patch_size: [8, 8, 8] has 3 numbers" in problems(
         tmp_path, phantom, patch_size=[8, 8, 8]

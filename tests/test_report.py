@@ -63,6 +63,13 @@ def verdict_rows(markdown):
     return [dict(zip(header, row, strict=True)) for row in body]
 
 
+@pytest.fixture
+def without_figures(monkeypatch):
+    """For tests of the page's text: figures cost most of a report's time."""
+    for kind in ("differences", "distributions", "curves"):
+        monkeypatch.setattr(figures, kind, lambda results, folder: [])
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     experiment, output = make(tmp_path_factory.mktemp("finished"))
@@ -162,6 +169,7 @@ def test_hostile_text_is_only_text(tmp_path):
     assert len(verdict_rows((output / "tables/verdict.md").read_text().replace("\\|", ""))) == 3
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("name", ["cases.parquet", "runs.csv", "summary.csv", "comparisons.csv"])
 def test_missing_table_is_named(tmp_path, name):
     experiment, output = make(tmp_path, folds=(0,), seeds=(0,))
@@ -170,16 +178,18 @@ def test_missing_table_is_named(tmp_path, name):
         report(experiment, output)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_damaged_tables_are_named(tmp_path):
     experiment, output = make(tmp_path, folds=(0,), seeds=(0,))
     edit(output / "comparisons.csv", lambda t: t.drop(columns="verdict"))
-    with pytest.raises(UserError, match="comparisons.csv: lacks the column 'verdict'"):
+    with pytest.raises(UserError, match=r"comparisons\.csv: lacks the column 'verdict'"):
         report(experiment, output)
     (output / "cases.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match="cases.parquet: damaged"):
+    with pytest.raises(UserError, match=r"cases\.parquet: damaged"):
         report(experiment, output)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_missing_pieces_are_said(tmp_path):
     experiment, output = make(tmp_path)
     for path in experiment.parent.rglob("fold0/seed0/*/history.csv"):
@@ -206,6 +216,7 @@ def test_a_failure_leaves_the_old_page(tmp_path, monkeypatch):
     assert (output / "report.html").read_text() == "old"
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_what_went_wrong_is_on_the_page(tmp_path):
     experiment, output = make(tmp_path)
 
@@ -232,6 +243,7 @@ def test_what_went_wrong_is_on_the_page(tmp_path):
     assert "dice_inverse_frequency on hippocampus, unet, fold 1, seed 1" in text
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_loss_with_batches_of_its_own_is_named_and_left_out_of_the_certificate(tmp_path):
     experiment, output = make(tmp_path, folds=(0,), seeds=(0, 1))
     settings = json.loads(experiment.read_text())
@@ -252,6 +264,7 @@ def test_a_loss_with_batches_of_its_own_is_named_and_left_out_of_the_certificate
     assert "dice_inverse_frequency (learning_rate = 0.1): sees the same batches" in text
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize(("target", "noted"), [("MNI152", True), ("Phantom", False)])
 def test_demonstration_data_is_called_that(tmp_path, target, noted):
     experiment, output = make(tmp_path, folds=(0,), seeds=(0,))
@@ -272,7 +285,8 @@ def test_only_the_reference(tmp_path):
     assert "there is nothing to compare it with" in Page(output / "report.html").text
 
 
-def test_several_datasets_and_models_are_kept_apart(tmp_path):
+def test_several_datasets_and_models_are_kept_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "save", lambda figure, path: "data:,")  # drawn, but not rendered
     experiment, output = make(
         tmp_path, losses=LOSSES[:2], folds=(0,), seeds=(0,), datasets=("brain", "heart"),
         models=("unet", "segresnet"),
@@ -285,9 +299,9 @@ def test_several_datasets_and_models_are_kept_apart(tmp_path):
             assert f"{dataset}, {model}." in page.text
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_twenty_losses_and_thirty_classes(tmp_path, monkeypatch):
     monkeypatch.setattr(fake_results, "SIZE", (4, 64))
-    monkeypatch.setattr(figures, "save", lambda figure, path: "data:,")  # drawn, but not rendered
     losses = [f"loss_{i}" for i in range(20)]
     classes = ["background", *(f"organ_{i}" for i in range(29))]
     experiment, output = make(tmp_path, losses=losses, classes=classes, folds=(0,), seeds=(0,))
@@ -296,14 +310,15 @@ def test_twenty_losses_and_thirty_classes(tmp_path, monkeypatch):
     rows = verdict_rows((output / "tables/verdict.md").read_text())
     assert [row["class"] for row in rows] == [*classes[1:], "background"]
     assert set(rows[0]) == {"dataset", "model", "class", *losses[1:]}
-    assert sum(alt.startswith("difference") for alt in page.alts) == 30
-    assert sum(alt.startswith("validation") for alt in page.alts) == 30 * 3
+    for name in [*losses, *classes]:
+        assert name in page.text
+    assert page.tags.count("td") > 30 * 19
 
 
 def test_twenty_losses_are_told_apart(tmp_path):
     losses = [f"a_loss_with_a_long_name_{i}" for i in range(20)]
     experiment, output = make(
-        tmp_path, losses=losses, classes=CLASSES[:2], folds=(0,), seeds=(0, 1), n_cases=4
+        tmp_path, losses=losses, classes=CLASSES[:2], folds=(0,), seeds=(0,), n_cases=4
     )
     results = Results.read(experiment, output)
     for group in (losses[1:8], losses[8:15], losses[15:]):
@@ -313,8 +328,13 @@ def test_twenty_losses_are_told_apart(tmp_path):
         drawn = figures.curves(results, tmp_path / "figures")
         drawn += figures.distributions(results, tmp_path / "figures")
     assert len(drawn) == 2 * 3 + 2
-    svg = (tmp_path / "figures" / "cases_hippocampus_unet_1_anterior.svg").read_text()
-    assert 'pt"' in svg.split("viewBox")[0]
+    height = {}
+    for kind in ("cases", "curves"):
+        file = next((tmp_path / "figures").glob(f"{kind}_*_1_anterior*.png"))
+        with Image.open(file) as image:
+            height[kind] = image.height / image.width
+    assert height["cases"] > 2  # a row for each loss
+    assert height["curves"] < 1.2
 
 
 class Bands(torch.nn.Module):
@@ -328,6 +348,7 @@ class Bands(torch.nn.Module):
         return torch.cat([self.limit - x, x - self.limit, torch.full_like(x, -100.0)], dim=1)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_examples_show_the_predictions_of_each_loss(tmp_path, monkeypatch):
     import lossbench.models
 

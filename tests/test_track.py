@@ -13,6 +13,7 @@ from mlflow.entities import ViewType
 from lossbench import ui
 from lossbench.config import UserError, load
 from lossbench.track import track
+from lossbench.track.view import verdict_table
 
 from .fake_results import write_block, write_experiment, write_report
 
@@ -188,6 +189,13 @@ def test_the_comparison_carries_the_verdict_table_and_the_report(finished):
     names = [f.path for f in client(finished).list_artifacts(run["run_id"])]
     tables = {"runs.csv", "summary.csv", "comparisons.csv"}
     assert set(names) == {*tables, "experiment.json", "report.html", "figures", "tables"}
+
+
+def test_a_verdict_without_an_interval_says_so():
+    row = {"dataset": "toy", "model": "unet", "metric": "dice", "loss": "new", "class": "one"}
+    row |= {"verdict": "undecided", "difference": -0.25, "ci_low": None, "ci_high": None}
+    text = verdict_table(pd.DataFrame([row]), ["background", "one"], "dice")
+    assert "**undecided** -0.2500 (no interval)" in text
 
 
 def test_the_shared_views_name_columns_that_exist(finished):

@@ -34,7 +34,9 @@ class Prepared:
     def cases(self) -> pd.DataFrame:
         """cases.csv with `shape` as tuples of int and `spacing` as tuples of float."""
         table = pd.read_csv(
-            self.folder / "cases.csv", dtype={"case": str, "shape": str, "spacing": str}
+            self.folder / "cases.csv",
+            dtype={"case": str, "shape": str, "spacing": str},
+            keep_default_na=False,
         )
         table["shape"] = [tuple(int(n) for n in text.split("x")) for text in table["shape"]]
         table["spacing"] = [tuple(float(n) for n in text.split("x")) for text in table["spacing"]]

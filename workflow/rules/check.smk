@@ -9,6 +9,8 @@ rule check:
         "results/{experiment}/check.json",
     log:
         "results/{experiment}/check.log",
+    conda:
+        "../envs/lossbench.yaml"
     resources:
         mem_mb=8000,
         runtime=30,

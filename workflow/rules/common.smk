@@ -24,19 +24,25 @@ except ConfigError as error:
 
 LOSSES = EXPERIMENT.matrix.loss
 
-# A job runs the Python that runs Snakemake, whether or not its environment is activated, and finds
-# the user's own modules beside the config file.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    dict.fromkeys(
-        [str(Path(file).parent.resolve()) for file in workflow.overwrite_configfiles]
-        + os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    )
-).strip(os.pathsep)
 
-# The place of local copies is no parameter of `prepare`: moving data makes nothing again.
-if EXPERIMENT.data_root:
-    os.environ["LOSSBENCH_DATA"] = EXPERIMENT.data_root
+def before(variable, *folders):
+    """The folders, and what an environment variable holds, as a search path."""
+    held = os.environ.get(variable, "").split(os.pathsep)
+    return os.pathsep.join(dict.fromkeys(filter(None, [*map(str, folders), *held])))
+
+
+# A job runs the Python that runs Snakemake, whether or not its environment is activated, and finds
+# the package beside the Snakefile and the user's own modules beside the config file. The place of
+# local copies is no parameter of `prepare`: moving data makes nothing again.
+os.environ.update(
+    PATH=before("PATH", Path(sys.executable).parent),
+    PYTHONPATH=before(
+        "PYTHONPATH",
+        *[Path(file).resolve().parent for file in workflow.overwrite_configfiles],
+        Path(workflow.basedir) / "src",
+    ),
+    **({"LOSSBENCH_DATA": EXPERIMENT.data_root} if EXPERIMENT.data_root else {}),
+)
 
 
 wildcard_constraints:

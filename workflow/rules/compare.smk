@@ -12,6 +12,8 @@ rule compare:
         comparisons="results/{experiment}/report/comparisons.csv",
     log:
         "results/{experiment}/report/compare.log",
+    conda:
+        "../envs/lossbench.yaml"
     resources:
         mem_mb=4000,
         runtime=60,

@@ -12,6 +12,8 @@ rule configure_experiment:
         "results/{experiment}/experiment.json",
     log:
         "results/{experiment}/configure.log",
+    conda:
+        "../envs/lossbench.yaml"
     params:
         json=lambda wildcards: EXPERIMENT.experiment_json(),
     shell:
@@ -23,6 +25,8 @@ rule configure_dataset:
         "results/datasets/{dataset}/dataset.json",
     log:
         "results/datasets/{dataset}/configure.log",
+    conda:
+        "../envs/lossbench.yaml"
     params:
         json=lambda wildcards: EXPERIMENT.dataset_json(wildcards.dataset),
     shell:
@@ -34,6 +38,8 @@ rule configure_block:
         "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/block.json",
     log:
         "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/configure.log",
+    conda:
+        "../envs/lossbench.yaml"
     params:
         json=lambda wildcards: EXPERIMENT.block_json(
             wildcards.dataset, wildcards.model, wildcards.fold, wildcards.seed

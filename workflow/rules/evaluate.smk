@@ -15,6 +15,8 @@ rule evaluate:
         "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/evaluate.log",
     benchmark:
         "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/evaluate.benchmark.tsv"
+    conda:
+        "../envs/lossbench.yaml"
     threads: 1
     resources:
         gpu=1,

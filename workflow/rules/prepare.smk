@@ -14,6 +14,8 @@ rule prepare:
         "results/datasets/{dataset}/prepare.log",
     benchmark:
         "results/datasets/{dataset}/prepare.benchmark.tsv"
+    conda:
+        "../envs/lossbench.yaml"
     resources:
         mem_mb=8000,
         runtime=120,

@@ -14,6 +14,8 @@ rule report:
         tables=directory("results/{experiment}/report/tables"),
     log:
         "results/{experiment}/report/report.log",
+    conda:
+        "../envs/lossbench.yaml"
     resources:
         mem_mb=8000,
         runtime=60,

@@ -13,6 +13,8 @@ rule track:
         "results/{experiment}/report/mlflow.json",
     log:
         "results/{experiment}/report/track.log",
+    conda:
+        "../envs/lossbench.yaml"
     shell:
         "python -m lossbench --log {log:q} track"
         " --experiment {input.experiment:q} --output {output:q}"

@@ -28,6 +28,8 @@ rule train:
         "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/train.log",
     benchmark:
         "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/train.benchmark.tsv"
+    conda:
+        "../envs/lossbench.yaml"
     threads: 1
     resources:
         gpu=1,

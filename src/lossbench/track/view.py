@@ -37,10 +37,7 @@ def verdict_table(comparisons: pd.DataFrame, classes: Sequence[str], reference: 
     text = []
     groups = ["dataset", "model", "metric"]
     for (dataset, model, metric), table in comparisons.groupby(groups, sort=False):
-        cells = [
-            f"**{verdict}** {difference:+.4f} [{low:+.4f}, {high:+.4f}]"
-            for verdict, difference, low, high in table[CELL].itertuples(index=False)
-        ]
+        cells = [_cell(*values) for values in table[CELL].itertuples(index=False)]
         wide = table.assign(cell=cells).pivot(index="loss", columns="class", values="cell")
         shown = [name for name in classes if name in wide]
         wide = wide.reindex(index=table["loss"].unique(), columns=shown).fillna("")
@@ -49,6 +46,12 @@ def verdict_table(comparisons: pd.DataFrame, classes: Sequence[str], reference: 
             wide.reset_index().to_markdown(index=False),
         ]
     return "\n\n".join(text) or f"{reference} is the only loss: nothing to compare."
+
+
+def _cell(verdict: str, difference: float, low: float, high: float) -> str:
+    if pd.isna(low):  # a single block has none
+        return f"**{verdict}** {difference:+.4f} (no interval)"
+    return f"**{verdict}** {difference:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def _sentence(table: pd.DataFrame) -> str:
