@@ -130,9 +130,10 @@ def jobs(output: str) -> dict[str, int]:
     return found
 
 
-def trained(folder: Path) -> dict[str, float]:
-    """When each stored run was finished."""
-    return {p.parent.name: p.stat().st_mtime_ns for p in folder.glob("results/runs/*/status.json")}
+def trained(folder: Path) -> dict[str, str]:
+    """When each stored run was finished, by its own account."""
+    files = folder.glob("results/runs/*/status.json")
+    return {file.parent.name: json.loads(file.read_text())["finished"] for file in files}
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +238,7 @@ def test_another_experiment_takes_over_what_is_trained(done):
     }
     config.write_text(yaml.safe_dump(other))
     result = snakemake(
-        folder, "--configfile", str(config), "results/other/cells/tiny/fold0/seed3/cases.parquet"
+        folder, "results/other/cells/tiny/fold0/seed3/cases.parquet", "--configfile", str(config)
     )
     assert result.returncode == 0, result.stderr
     assert trained(folder) == before
@@ -294,11 +295,11 @@ def test_a_bad_mask_is_refused_before_training(tmp_path):
     cells(tmp_path)
     (tmp_path / "my_losses.py").write_text(MY_LOSSES)
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "cells/masks/2.png")
-    (tmp_path / "cells/masks/4.png").unlink()
+    Image.fromarray(np.full((56, 36), 7, np.uint8)).save(tmp_path / "cells/masks/4.png")
     result = snakemake(tmp_path, "--configfile", str(study(tmp_path)))
     assert result.returncode != 0
     assert "masks/2.png" in result.stderr
-    assert "4.png" in result.stderr
+    assert "masks/4.png" in result.stderr
     assert "Traceback" not in result.stderr
     assert "rule train:" not in result.stderr
 
@@ -314,7 +315,7 @@ def test_a_dataset_of_ones_own_beside_a_config_elsewhere(tmp_path):
         **changes,
     )
     target = "results/study/squares/tiny/fold0/seed3/cases.parquet"
-    result = snakemake(tmp_path, "--configfile", str(config), target)
+    result = snakemake(tmp_path, target, "--configfile", str(config))
     assert result.returncode == 0, result.stderr
     table = pd.read_parquet(tmp_path / target)
     assert set(table["class"]) == {"background", "square"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 METRICS = ("dice", "iou", "precision", "recall", "hd95", "surface_dice")
@@ -62,9 +62,14 @@ class Component(BaseModel):
         alias="_target_", description="Dotted path of a class, e.g. monai.losses.DiceLoss."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_numbers(cls, entry: Any) -> Any:
+        return _numbers(entry)
+
     def spec(self) -> dict[str, Any]:
         """`_target_` and keyword arguments, without lossbench's own keys."""
-        return {"_target_": self.target, **_numbers(self.model_extra or {})}
+        return {"_target_": self.target, **(self.model_extra or {})}
 
 
 class Dataset(Component):

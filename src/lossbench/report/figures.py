@@ -21,7 +21,8 @@ from lossbench.report.results import Results
 
 WIDTH = 4.4  # inches: a third of a wide page, the whole of a narrow one
 GROUP = 7  # losses in one plot of curves; more cannot be told apart
-COLOURS = seaborn.color_palette("colorblind")
+# Seaborn's for the colour-blind, without those that are too pale on white or taken for grey.
+COLOURS = [seaborn.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9)]
 REFERENCE_COLOUR = (0.15, 0.15, 0.15)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)))
 # Colour and marker of each verdict; the page's style sheet has the same colours.
