@@ -1,13 +1,25 @@
-"""check: what cannot be trained is refused before anything is, with all that is wrong."""
+"""check: what cannot be trained is refused before anything is, with all that is wrong.
 
+And what can be is looked at: a card for each loss, and its gradients on the data.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 import yaml
+from monai.losses import DiceLoss
 from torch import nn
 
-from lossbench.check import check
-from lossbench.config import ConfigError, validate
-from lossbench.files import read_json, write_text
+from lossbench.check import check, preflight
+from lossbench.check.study import text
+from lossbench.config import ConfigError, UserError, validate
+from lossbench.files import read_json, write_json, write_text
+from lossbench.prepared import IGNORE, Prepared
 from tests.test_config import CONFIG
 
 MODELS = yaml.safe_load((CONFIG / "models.yaml").read_text())["models"]
@@ -38,13 +50,30 @@ class Indices(nn.Module):
         return nn.functional.cross_entropy(logits, target[:, :1, 0])
 
 
+class Scaled(nn.Module):
+    """A multiple of a loss."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor, self.loss = factor, DiceLoss(softmax=True)
+
+    def forward(self, logits, target):
+        return self.factor * self.loss(logits, target)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch, found):
+    """Few steps, but in what the module has made before."""
+    monkeypatch.setattr(preflight, "STEPS", 2)
+
+
 def run(tmp_path, data, losses=None, models=None, folds=(0,), **training):
     losses, models = losses or {"dice": DICE}, models or {"small": SMALL}
     experiment = validate(
         {
             "experiment": "test",
             "matrix": {"dataset": [data.info["name"]], "model": list(models), "loss": list(losses), "fold": list(folds)},
-            "training": {"patch_size": [32] * data.info["spatial_dims"], **training},
+            "training": {"patch_size": [32] * data.info["spatial_dims"], "batch_size": 2, **training},
             "comparison": {"reference": next(iter(losses))},
             "datasets": {data.info["name"]: {"_target_": "x.Y"}},
             "models": models,
@@ -127,3 +156,146 @@ def test_models_of_the_catalogue_2d(tmp_path, phantom, name):
 @pytest.mark.parametrize("name", [n for n in MODELS if MODELS[n]["_target_"].startswith("monai")])
 def test_models_of_the_catalogue_3d(tmp_path, phantom_3d, name):
     run(tmp_path, phantom_3d, models={name: MODELS[name]}, patch_size=[32, 32, 32])
+
+
+THREE = {
+    "dice": DICE,
+    "again": DICE,
+    "triple": {"_target_": f"{__name__}.Scaled", "factor": 3.0},
+    "no_background": {**DICE, "include_background": False},
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory, phantom):
+    """check.json of a loss, its copy, its multiple, and another."""
+    return run(tmp_path_factory.mktemp("found"), phantom, THREE, batch_size=4)
+
+
+def test_each_loss_has_a_card(found):
+    assert found["losses"] == list(THREE)
+    cards = found["cards"]["phantom"]
+    assert cards["again"] == cards["dice"]
+    assert cards["triple"]["scale"] == pytest.approx(3, rel=0.01)
+    assert cards["no_background"]["background_value"] == "no"
+    assert {name for name, _ in found["properties"]} == set(cards["dice"])
+
+
+def test_looks_at_the_start_and_later(found):
+    (flight,) = found["preflight"]
+    assert (flight["dataset"], flight["model"]) == ("phantom", "small")
+    assert [look["step"] for look in flight["looks"]] == [0, 20]
+    first, last = (look["losses"]["dice"] for look in flight["looks"])
+    assert last["value"] < first["value"] - 0.01, "the reference was trained"
+
+
+def test_a_multiple_is_seen_as_one(found):
+    for look in found["preflight"][0]["looks"]:
+        losses, cosines = look["losses"], look["cosines"]
+        assert losses["triple"]["scale"] == pytest.approx(3, rel=1e-3)
+        assert losses["triple"]["value"] == pytest.approx(3 * losses["dice"]["value"], rel=1e-3)
+        assert losses["triple"]["share_l1"] == pytest.approx(losses["dice"]["share_l1"], rel=1e-2)
+        assert cosines["triple"]["dice"] == pytest.approx(1, abs=1e-3)
+        assert cosines["again"]["dice"] == pytest.approx(1, abs=1e-3)
+    assert found["preflight"][0]["looks"][0]["cosines"]["no_background"]["dice"] < 0.99
+
+
+def test_the_shares_of_the_classes(found):
+    for look in found["preflight"][0]["looks"]:
+        for loss in look["losses"].values():
+            for kind in ("share_value", "share_l1", "share_l2"):
+                assert sum(loss[kind]) == pytest.approx(1, abs=1e-3)
+        assert look["losses"]["no_background"]["share_l1"][0] == 0
+        assert look["losses"]["dice"]["share_l1"][0] > 0.1
+
+
+def test_words_about_scale(found):
+    words = found["preflight"][0]["words"]
+    assert any(
+        w.startswith("again and dice are about the same function (cosine 1.000") for w in words
+    )
+    (scaled,) = [w for w in words if w.startswith("triple is about 3 times dice")]
+    assert "as dice with a learning rate of 0.003 instead of 0.001" in scaled
+    assert "AdamW" in scaled
+
+
+def test_words_under_sgd(tmp_path, phantom):
+    losses = {name: THREE[name] for name in ("dice", "triple")}
+    options = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9}
+    (words,) = run(tmp_path, phantom, losses, **options)["preflight"][0]["words"]
+    assert "a learning rate of 0.03 instead of 0.01; compare them at rates that make up" in words
+
+
+def test_a_check_is_repeatable(tmp_path, phantom):
+    losses = {name: THREE[name] for name in ("dice", "no_background")}
+    assert run(tmp_path, phantom, losses) == run(tmp_path, phantom, losses)
+
+
+def test_ignored_voxels_take_no_part_in_the_gradients(tmp_path, phantom):
+    """What the network says there makes no difference, and the labels are no class's."""
+    folder = tmp_path / "ignoring"
+    shutil.copytree(phantom.folder, folder)
+    labels = np.load(folder / "labels.npy")
+    labels[::3] = IGNORE
+    np.save(folder / "labels.npy", labels)
+    write_json(folder / "classes.json", {**phantom.info, "ignore": True})
+    losses = {name: THREE[name] for name in ("dice", "triple")}
+    (flight,) = run(tmp_path, Prepared(folder), losses)["preflight"]
+    for look in flight["looks"]:
+        assert look["losses"]["triple"]["scale"] == pytest.approx(3, rel=1e-3)
+        assert sum(look["losses"]["dice"]["share_value"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_no_time_for_steps(tmp_path, phantom, monkeypatch):
+    monkeypatch.setattr(preflight, "SECONDS", 0.0)
+    (flight,) = run(tmp_path, phantom)["preflight"]
+    assert [look["step"] for look in flight["looks"]] == [0]
+
+
+def test_text_for_a_terminal(found):
+    shown = text(found)
+    for part in (
+        "What each loss computes, on batches like those of phantom",
+        "Gradients on phantom, small",
+        "At the start",
+        "After 20 steps of training with dice",
+        "triple is about 3 times dice",
+    ):
+        assert part in shown
+    assert all(len(line) <= 250 for line in shown.splitlines())
+
+
+def test_one_of_two_ways_in(tmp_path):
+    with pytest.raises(UserError, match="--experiment and --output, or --configfile"):
+        check(experiment=tmp_path / "experiment.json")
+
+
+def test_a_config_is_checked_by_the_workflow(tmp_path):
+    study = {
+        "experiment": "mine",
+        "matrix": {"dataset": ["tiny"], "loss": ["dice", "cross_entropy"], "fold": [0], "seed": [0]},
+        "training": {"patch_size": [32, 32], "batch_size": 2},
+        "datasets": {
+            "tiny": {"_target_": "lossbench.datasets.Phantom", "fractions": [0.2], "cases": 8,
+                     "size": [32, 32], "folds": 2}
+        },
+    }  # fmt: skip
+    write_text(tmp_path / "mine.yaml", yaml.safe_dump(study))
+    command = [sys.executable, "-m", "lossbench", "check", "--configfile", "mine.yaml"]
+    source = os.pathsep.join([str(CONFIG.parent / "src"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": source}, capture_output=True, text=True
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "What each loss computes, on batches like those of tiny" in done.stdout
+    assert "Gradients on tiny, unet_small" in done.stdout
+    assert (tmp_path / "results/mine/check.json").exists()
+
+    study["matrix"]["loss"] = ["dice", "dise"]
+    write_text(tmp_path / "mine.yaml", yaml.safe_dump(study))
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": source}, capture_output=True, text=True
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no loss 'dise' in losses; did you mean" in done.stderr
+    assert "mine.yaml: the check did not pass" in done.stderr

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from lossbench.config import UserError
+from lossbench.files import write_json
 from lossbench.report import examples, figures, report, words
 from lossbench.report.results import Results
 
@@ -481,3 +482,55 @@ def test_long_names_are_wrapped_without_loss():
     lines = figures.wrapped(name).split("\n")
     assert "".join(lines) == name
     assert all(len(a) + len(b) > 16 for a, b in pairwise(lines))
+
+
+def checked(folder, losses=LOSSES):
+    """A check.json as `check` writes it, with two properties."""
+    look = {
+        "losses": {
+            name: {
+                "value": 0.5, "gradient_norm": 0.25 * n, "scale": 1.0 * n,
+                "share_value": [0.1, 0.2, 0.7], "share_l1": [None] * 3, "share_l2": [0.3, 0.3, 0.4],
+            }
+            for n, name in enumerate(losses, 1)
+        },
+        "cosines": {a: {b: 0.998 if a != b else 1.0 for b in losses} for a in losses},
+    }  # fmt: skip
+    flight = {
+        "dataset": "hippocampus", "model": "unet", "classes": CLASSES, "reference": "dice",
+        "looks": [{"step": 0, **look}, {"step": 20, **look}], "words": ["b is twice a <really>."],
+    }  # fmt: skip
+    cards = {name: {"pooling": "per sample", "scale": -0.123456} for name in losses}
+    found = {
+        "losses": losses,
+        "properties": [["pooling", "how samples are pooled"], ["scale", "of the gradient"]],
+        "cards": {"hippocampus": cards},
+        "preflight": [flight],
+    }
+    write_json(folder / "check.json", found)
+
+
+def test_what_each_loss_computes_and_its_gradients(tmp_path):
+    experiment, output = make(tmp_path)
+    checked(experiment.parent)
+    report(experiment, output)
+    page = Page(output / "report.html")
+    for part in (
+        "What each loss computes",
+        "how samples are pooled",
+        "per sample",
+        f"{words.MINUS}0.123",
+        "b is twice a <really>.",
+        "At the start",
+        "After 20 steps of training with dice",
+        "cosine to dice_no_background",
+        "70.0%",
+    ):
+        assert part in page.text
+
+
+def test_an_experiment_without_cards_has_a_report(tmp_path):
+    experiment, output = make(tmp_path)
+    write_json(experiment.parent / "check.json", {"tried": ["a/b"]})
+    report(experiment, output)
+    assert "What each loss computes" not in Page(output / "report.html").text

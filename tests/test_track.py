@@ -12,7 +12,9 @@ from mlflow.entities import ViewType
 
 from lossbench import ui
 from lossbench.config import UserError, load
+from lossbench.files import write_json
 from lossbench.track import track
+from lossbench.track.records import read
 from lossbench.track.view import verdict_table
 
 from .fake_results import write_block, write_experiment, write_report
@@ -362,3 +364,14 @@ def test_ui_without_a_store_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@example.org")
     with pytest.raises(UserError, match=r"open https://\*\*\*@example.org in a browser"):
         ui.ui(tmp_path)
+
+
+def test_runs_can_be_filtered_by_what_their_loss_computes(tmp_path):
+    experiment = write_experiment(tmp_path, folds=(0,))
+    cards = {name: {"background_value": "yes", "scale": 1.5} for name in ("dice", "other")}
+    write_json(experiment.parent / "check.json", {"cards": {"hippocampus": cards}})
+    records, _ = read(load(experiment), experiment.parent)
+    for record in records[1:]:
+        measured = {k: v for k, v in record.params.items() if k.startswith("card/")}
+        known = record.params["loss"] == "dice"
+        assert measured == ({"card/background_value": "yes", "card/scale": "1.5"} if known else {})

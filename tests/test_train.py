@@ -83,8 +83,7 @@ LOSSES = {"dice": DICE, "dice_no_background": {**DICE, "include_background": Fal
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, phantom):
     root = tmp_path_factory.mktemp("trained")
-    folder = run(block(root, phantom, {**LOSSES, "again": DICE}), phantom)
-    return folder
+    return run(block(root, phantom, {**LOSSES, "again": DICE}), phantom)
 
 
 def test_a_block_has_the_files_of_every_run(trained):

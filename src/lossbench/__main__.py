@@ -62,12 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         dataset="dataset.json: class, keyword arguments, folds",
         output="folder to write",
     )
-    stage(
-        "check",
-        "make every model and loss of an experiment and try them on its data",
-        experiment="experiment.json",
-        output="check.json to write",
-    )
+    _check_parser(stages)
     train = stage(
         "train",
         "train the losses of a block, from the same weights on the same batches",
@@ -106,6 +101,19 @@ def _parser() -> argparse.ArgumentParser:
     ui.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (5000)")
     stages.add_parser("schema", help="print the JSON schema of an experiment, for editors")
     return parser
+
+
+def _check_parser(stages: argparse._SubParsersAction) -> None:
+    """The only stage with two ways in: the workflow's, and one for people."""
+    text = "try every model and loss of an experiment on its data; say what each loss computes"
+    sub = stages.add_parser("check", help=text, description=text)
+    options = {
+        "configfile": "config of an experiment: prepare its data, check it, print tables",
+        "experiment": "instead: experiment.json, as the workflow writes it",
+        "output": "check.json to write",
+    }
+    for option, meaning in options.items():
+        sub.add_argument(f"--{option}", type=Path, metavar="PATH", help=meaning)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -92,6 +93,24 @@ class Loss(Component):
     training: dict[str, Any] = Field(
         {}, description="Training settings for this entry alone; the report says that it differs."
     )
+    weight_cap: float | None = Field(
+        None,
+        gt=1,
+        description="Largest ratio of a weight that is filled in to the smallest one; null: none.",
+    )
+
+    @model_validator(mode="after")
+    def _finite(self) -> "Loss":
+        """JSON has no infinity, and no loss is the better for one."""
+        for key, value in (self.model_extra or {}).items():
+            if not _is_finite(value):
+                raise ValueError(f"{key}: {value} is not finite; wanted: finite numbers")
+        return self
+
+    def spec(self) -> dict[str, Any]:
+        """`_target_`, keyword arguments, and `weight_cap` where there is one."""
+        cap = {} if self.weight_cap is None else {"weight_cap": self.weight_cap}
+        return super().spec() | cap
 
 
 class Augmentation(Strict):
@@ -275,6 +294,14 @@ def _numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [_numbers(item) for item in value]
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_finite(item) for item in value.values())
+    if isinstance(value, list):
+        return all(_is_finite(item) for item in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _name_checks(raw: Mapping[str, Any]) -> Iterator[tuple[tuple, str]]:

@@ -1,4 +1,4 @@
-"""check: make every model and loss and try them on the prepared data, before any training."""
+"""check: try every model and loss on the prepared data; what each loss computes; gradients."""
 
 
 rule check:
@@ -11,6 +11,7 @@ rule check:
         "results/{experiment}/check.log",
     conda:
         "../envs/lossbench.yaml"
+    threads: 1
     resources:
         mem_mb=8000,
         runtime=30,

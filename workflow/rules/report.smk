@@ -4,6 +4,7 @@
 rule report:
     input:
         experiment="results/{experiment}/experiment.json",
+        check="results/{experiment}/check.json",
         cases="results/{experiment}/report/cases.parquet",
         runs="results/{experiment}/report/runs.csv",
         summary="results/{experiment}/report/summary.csv",

@@ -8,6 +8,7 @@ localrules:
 rule track:
     input:
         experiment="results/{experiment}/experiment.json",
+        check="results/{experiment}/check.json",
         report="results/{experiment}/report/report.html",
     output:
         "results/{experiment}/report/mlflow.json",

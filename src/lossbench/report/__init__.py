@@ -8,7 +8,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lossbench.files import write_text
-from lossbench.report import examples, facts, figures, tables, words
+from lossbench.report import checks, examples, facts, figures, tables, words
 from lossbench.report.results import Results
 
 
@@ -64,6 +64,8 @@ def _page(results: Results, folder: Path) -> str:
         means={x: _lean(results, tables.means(results, x)) for x in _metrics(results)},
         comparisons=_lean(results, tables.comparisons(results)),
         cost=_lean(results, tables.cost(results)),
+        cards=checks.cards(results),
+        preflights=checks.preflights(results),
         pairing=facts.pairing(results),
         overrides=facts.overrides(results),
         diverged=facts.diverged(results),

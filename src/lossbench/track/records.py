@@ -2,16 +2,17 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lossbench.config import METRICS, Experiment, UserError, canonical
+from lossbench.files import read_json
 from lossbench.provenance import sha256
 from lossbench.track.view import clean, verdict_table
 
@@ -20,6 +21,7 @@ KEYS = [*GROUP, "fold", "seed"]
 SYSTEM = ["train_seconds", "images_per_second", "peak_memory_bytes"]
 NOTE_LENGTH = 8000  # of a tag of a run
 Point = tuple[str, float, int, int]  # metric, value, ms since 1970, step
+Params = Callable[[str, str, str], dict[str, str]]  # of a dataset, model and loss
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,18 @@ def read(e: Experiment, folder: Path) -> tuple[list[Record], list[str]]:
     summaries = dict(list(summary.groupby(GROUP)))
     verdicts = dict(list(comparisons.groupby(GROUP)))
     none = comparisons.iloc[:0]
+    params = partial(_params, e, _cards(folder / "check.json"))
     losses = [
-        _loss(e, keys, rows, summaries[keys], verdicts.get(keys, none))
+        _loss(e, params, keys, rows, summaries[keys], verdicts.get(keys, none))
         for keys, rows in runs.groupby(GROUP, sort=False)
     ]
     children = [
-        _run(e, row, scores[tuple(row[k] for k in KEYS)], folder) for _, row in runs.iterrows()
+        _run(params, row, scores[tuple(row[k] for k in KEYS)], folder) for _, row in runs.iterrows()
     ]
     return [_comparison(e, folder, runs, comparisons, classes), *losses, *children], classes
 
 
-def _run(e: Experiment, row: pd.Series, scores: pd.DataFrame, folder: Path) -> Record:
+def _run(params: Params, row: pd.Series, scores: pd.DataFrame, folder: Path) -> Record:
     """One training: its settings, its curves, its test metrics per class."""
     dataset, model, loss, fold, seed = (row[key] for key in KEYS)
     block = folder / dataset / model / f"fold{fold}" / f"seed{seed}"
@@ -112,7 +115,7 @@ def _run(e: Experiment, row: pd.Series, scores: pd.DataFrame, folder: Path) -> R
         start=row["start"],
         end=row["end"],
         parent=_loss_key(dataset, model, loss),
-        params={**_params(e, dataset, model, loss), "fold": str(fold), "seed": str(seed)},
+        params={**params(dataset, model, loss), "fold": str(fold), "seed": str(seed)},
         tags={
             "lossbench.digest": row["digest"],
             "lossbench.block": f"{dataset}/{model}/fold{fold}/seed{seed}",
@@ -129,7 +132,12 @@ def _run(e: Experiment, row: pd.Series, scores: pd.DataFrame, folder: Path) -> R
 
 
 def _loss(
-    e: Experiment, keys: tuple, runs: pd.DataFrame, summary: pd.DataFrame, verdicts: pd.DataFrame
+    e: Experiment,
+    params: Params,
+    keys: tuple,
+    runs: pd.DataFrame,
+    summary: pd.DataFrame,
+    verdicts: pd.DataFrame,
 ) -> Record:
     """All runs of a dataset x model x loss: means with intervals, and the verdict per class."""
     dataset, model, loss = keys
@@ -154,7 +162,7 @@ def _loss(
         name=f"{loss} · {dataset} · {model}",
         start=int(runs["start"].min()),
         end=int(runs["end"].max()),
-        params={**_params(e, dataset, model, loss), "runs": str(len(runs))},
+        params={**params(dataset, model, loss), "runs": str(len(runs))},
         tags=tags,
         metrics=list(_points(figures, int(runs["end"].max()))),
     )
@@ -185,12 +193,20 @@ def _comparison(
     )
 
 
-def _params(e: Experiment, dataset: str, model: str, loss: str) -> dict[str, str]:
+def _params(e: Experiment, cards: dict, dataset: str, model: str, loss: str) -> dict[str, str]:
+    """Settings, and what the loss computes: so that runs can be filtered by either."""
     run = e.run(dataset=dataset, model=model, loss=loss, fold=0, seed=0)
     training = {k: v if isinstance(v, str) else canonical(v) for k, v in run["training"].items()}
     # One param for all keywords: a param that only some losses have spoils MLflow's charts.
     keywords = canonical({k: v for k, v in run["loss"].items() if k != "name"})
-    return {"dataset": dataset, "model": model, "loss": loss, "loss_params": keywords, **training}
+    card = {f"card/{k}": str(v) for k, v in cards.get(dataset, {}).get(loss, {}).items()}
+    names = {"dataset": dataset, "model": model, "loss": loss, "loss_params": keywords}
+    return {**names, **card, **training}
+
+
+def _cards(path: Path) -> dict:
+    """What each loss computes, by dataset and loss; empty for an experiment never checked."""
+    return read_json(path).get("cards", {}) if path.exists() else {}
 
 
 def _curves(history: pd.DataFrame, start: int) -> Iterator[Point]:

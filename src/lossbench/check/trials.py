@@ -1,55 +1,26 @@
-"""Make every model and loss of an experiment and try them on its data, before any training."""
+"""Try each fold, loss and model of an experiment on its data; measure what each loss does."""
 
-import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from lossbench.batches import MULTIPLE, patch_size
-from lossbench.config import ConfigError, Experiment, UserError, load
-from lossbench.files import write_json
-from lossbench.losses import Ignoring, build_loss, one_hot
+from lossbench.config import Experiment, UserError
+from lossbench.losses import (
+    Ignoring,
+    activation_problem,
+    are_probabilities,
+    build_loss,
+    one_hot,
+)
 from lossbench.models import build_model
 from lossbench.prepared import Prepared
-
-log = logging.getLogger(__name__)
-
-
-def check(experiment: Path, output: Path) -> None:
-    """Refuse an experiment that cannot be trained, with everything that is wrong with it.
-
-    Parameters
-    ----------
-    experiment
-        experiment.json; the prepared datasets lie in ../datasets.
-    output
-        check.json: what was tried.
-
-    Raises
-    ------
-    ConfigError
-        With a line for each model, loss or fold that cannot be used.
-    """
-    settings = load(experiment)
-    problems, tried = [], []
-    for name in settings.matrix.dataset:
-        data = Prepared(experiment.parent.parent / "datasets" / name)
-        for what, attempt in _attempts(settings, data):
-            try:
-                attempt()
-                tried.append(what)
-            except UserError as error:
-                problems.append(str(error))
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
-    write_json(output, {"tried": tried})
-    log.info("checked: %s", ", ".join(tried))
+from lossbench.semantics import Property, measure, probe_voxels
 
 
-def _attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Any]]:
+def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Any]]:
     """What to try on a dataset: a name, and a call that raises where it cannot be used."""
     keys = {"dataset": data.info["name"], "fold": settings.matrix.fold[0], "seed": 0}
     for fold in settings.matrix.fold:
@@ -63,6 +34,18 @@ def _attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Any]]
     for model in settings.matrix.model:
         run = settings.run(model=model, loss=settings.matrix.loss[0], **keys)
         yield f"{data.info['name']}/{model}", lambda run=run: _check_model(run, data)
+
+
+def cards(settings: Experiment, data: Prepared) -> dict[str, dict[str, Property]]:
+    """What each loss computes on batches like those of a dataset, by `semantics.measure`."""
+    k, dims = len(data.classes), data.info["spatial_dims"]
+    voxels = probe_voxels(k, dims)
+    losses = {}
+    for name in settings.matrix.loss:
+        spec = {"name": name, **settings.losses[name].spec()}
+        losses[name] = build_loss(spec, voxels, data.classes)
+    reference = losses[settings.comparison.reference]
+    return {name: measure(loss, reference, k, dims) for name, loss in losses.items()}
 
 
 def _check_fold(data: Prepared, fold: int) -> None:
@@ -87,6 +70,8 @@ def _try_loss(loss: torch.nn.Module, where: str, data: Prepared) -> None:
     target = one_hot(torch.randint(k, [2, *shape[2:]], generator=generator), k)
     try:
         value = loss(logits, target)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     except Exception as error:
         raise UserError(
             f"{where}: {type(loss).__name__} failed on logits {shape} and a one-hot target of the "
@@ -102,6 +87,8 @@ def _try_loss(loss: torch.nn.Module, where: str, data: Prepared) -> None:
     if not value.requires_grad:
         raise UserError(f"{where}: has no gradient with respect to the logits")
     value.backward()
+    if logits.grad.any() and (problem := activation_problem(loss, k, dims)):
+        raise UserError(f"{where}: {problem}")
     if not (value.isfinite() and logits.grad.isfinite().all() and logits.grad.any()):
         raise UserError(
             f"{where}: value {value.item()} or gradient is not finite, or the gradient is all 0"
@@ -136,4 +123,8 @@ def _check_model(run: dict[str, Any], data: Prepared) -> None:
         shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
         raise UserError(
             f"{where}: gives {shape} for a patch of {list(patch)}; wanted: logits {list(wanted)}"
+        )
+    if are_probabilities(found):
+        raise UserError(
+            f"{where}: gives probabilities, and losses want logits: take its softmax away"
         )

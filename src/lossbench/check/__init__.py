@@ -1,0 +1,85 @@
+"""check: refuse what cannot be trained; say what each loss computes and how they differ here.
+
+`trials` tries every fold, loss and model; `preflight` takes the gradients of the losses on the
+experiment's own data and models; `study` does both for a config, by the workflow, and prints them.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from lossbench.check.study import study
+from lossbench.config import ConfigError, UserError, load
+from lossbench.files import write_json
+from lossbench.prepared import Prepared
+
+log = logging.getLogger(__name__)
+
+
+def check(
+    experiment: Path | None = None,
+    output: Path | None = None,
+    configfile: Path | None = None,
+) -> None:
+    """Refuse an experiment that cannot be trained, with everything that is wrong with it.
+
+    Parameters
+    ----------
+    experiment
+        experiment.json; the prepared datasets lie in ../datasets.
+    output
+        check.json to write: tried (names), losses (the reference first), properties (name and
+        meaning), cards (dataset -> loss -> property) and preflight (see there).
+    configfile
+        Instead of the two: a config, for which the workflow writes them; printed as tables.
+
+    Raises
+    ------
+    ConfigError
+        With a line for each model, loss or fold that cannot be used.
+    """
+    if configfile:
+        print(study(configfile))
+        return
+    if not (experiment and output):
+        raise UserError("check wants --experiment and --output, or --configfile")
+    # Here, since these import torch, and a config is checked by another process.
+    from lossbench.check.preflight import preflight
+    from lossbench.check.trials import attempts, cards
+    from lossbench.semantics import PROPERTIES
+
+    settings = load(experiment)
+    folder = experiment.parent.parent / "datasets"
+    datasets = [Prepared(folder / name) for name in settings.matrix.dataset]
+    tried = _try(attempt for data in datasets for attempt in attempts(settings, data))
+    measured = {data.info["name"]: cards(settings, data) for data in datasets}
+    reference = settings.comparison.reference
+    names = [reference, *(name for name in settings.matrix.loss if name != reference)]
+    flights = preflight(settings, datasets)
+    write_json(
+        output,
+        {
+            "tried": tried,
+            "losses": names,
+            "properties": list(PROPERTIES.items()),
+            "cards": measured,
+            "preflight": flights,
+        },
+    )
+    log.info("checked: %s", ", ".join(tried))
+    for flight in flights:
+        for sentence in flight["words"]:
+            log.info("%s, %s: %s", flight["dataset"], flight["model"], sentence)
+
+
+def _try(attempts: Iterable[tuple[str, Callable[[], None]]]) -> list[str]:
+    problems, tried = [], []
+    for what, attempt in attempts:
+        try:
+            attempt()
+            tried.append(what)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return tried

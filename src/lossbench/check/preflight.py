@@ -1,0 +1,186 @@
+"""The losses of an experiment on its own data and model: gradients at the start and a bit later.
+
+Two losses whose gradients point the same way are the same function up to scale, and scale is a
+change of the learning rate: worth knowing before the cluster is busy for hours.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from itertools import combinations, product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lossbench.batches import Batches
+from lossbench.config import Experiment
+from lossbench.device import pick_device
+from lossbench.gradients import ClassTerms, LossOf, class_terms, cosines, flat_gradient, shares
+from lossbench.losses import Ignoring, build_loss, one_hot
+from lossbench.models import build_model
+from lossbench.prepared import Prepared
+from lossbench.provenance import seed_of
+
+STEPS = 20  # plain training with the reference between the two looks
+SECONDS = 30.0  # for these steps, all datasets and models together
+SAME = 0.99  # cosine from which two losses are about the same function up to scale
+EQUAL = 0.02  # ratio of norms that is no difference
+
+
+def preflight(settings: Experiment, datasets: Sequence[Prepared]) -> list[dict[str, Any]]:
+    """Compare the losses' gradients for each dataset and model, on the first fold and seed.
+
+    All losses get the batches of the reference. The steps are fewer where they take long.
+
+    Returns
+    -------
+    list of dict
+        dataset, model, classes, words (sentences) and looks: for each look its step, cosines
+        (loss -> loss -> number) and losses (name -> value, gradient_norm, scale, and the shares
+        per class share_value, share_l1, share_l2). None where there is no number.
+    """
+    pairs = list(product(datasets, settings.matrix.model))
+    return [_flight(settings, data, model, SECONDS / len(pairs)) for data, model in pairs]
+
+
+def _flight(settings: Experiment, data: Prepared, model: str, seconds: float) -> dict[str, Any]:
+    flight = _Flight(settings, data, model)
+    looks = [flight.look()]
+    flight.train(STEPS, seconds)
+    if flight.step:
+        looks.append(flight.look())
+    reference = settings.comparison.reference
+    words = _words(looks, reference, flight.spec["training"])
+    found = {"dataset": data.info["name"], "model": model, "classes": data.classes}
+    return {**found, "reference": reference, "looks": looks, "words": words}
+
+
+class _Flight:
+    """A network that the reference trains for some steps, and the losses to look at on the way."""
+
+    def __init__(self, settings: Experiment, data: Prepared, model: str) -> None:
+        matrix, self.reference = settings.matrix, settings.comparison.reference
+        keys = {"dataset": data.info["name"], "fold": matrix.fold[0], "seed": matrix.seed[0]}
+        runs = {loss: settings.run(model=model, loss=loss, **keys) for loss in matrix.loss}
+        self.spec, self.step, self.num_classes = runs[self.reference], 0, len(data.classes)
+        device, training = pick_device(), self.spec["training"]
+        self.losses = {name: _loss(run, data).to(device) for name, run in runs.items()}
+        self.model = build_model(self.spec["model"], data, self.spec["seed"]).train().to(device)
+        self.batches = Batches(data, self.spec["fold"], self.spec["seed"], training, device)
+        self.probe = self.batches(0)
+        self.optimizer = _optimizer(self.model, training)
+
+    def look(self) -> dict[str, Any]:
+        """Gradients of all losses on the probe, with the weights of now."""
+        logits, labels = self._logits(0), self.probe.labels
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        target = one_hot(labels, self.num_classes)
+        values, gradients, terms = [], [], []
+        for loss in self.losses.values():
+            loss_of = self._loss_of(loss, labels)
+            values.append(loss_of(logits))
+            gradients.append(flat_gradient(values[-1], parameters))
+            terms.append(class_terms(loss_of, logits, target))
+        found = _table(list(self.losses), self.reference, values, gradients, terms)
+        return {"step": self.step, **found}
+
+    def train(self, steps: int, seconds: float) -> None:
+        """Take plain steps with the reference, until the time is over."""
+        end = time.monotonic() + seconds
+        while self.step < steps and time.monotonic() < end:
+            self.step += 1  # batch 0 is the probe
+            self.batches.forget()
+            logits, labels = self._logits(self.step), self.batches(self.step).labels
+            self.optimizer.zero_grad()
+            self._loss_of(self.losses[self.reference], labels)(logits).backward()
+            self.optimizer.step()
+
+    def _logits(self, step: int) -> Tensor:
+        batch = self.batches(step) if step else self.probe
+        torch.manual_seed(seed_of("step", self.spec["seed"], step))
+        return self.model(batch.images).float()
+
+    def _loss_of(self, loss: nn.Module, labels: Tensor) -> LossOf:
+        target = one_hot(labels, self.num_classes)
+        if isinstance(loss, Ignoring):
+            return lambda logits: loss(logits, target, labels < self.num_classes)
+        return lambda logits: loss(logits, target)
+
+
+def _loss(run: Mapping[str, Any], data: Prepared) -> nn.Module:
+    rows = data.training(run["fold"], run["training"]["min_foreground"])
+    loss = build_loss(run["loss"], data.voxels()[rows].sum(axis=0), data.classes)
+    if data.info["ignore"]:
+        return Ignoring(loss, len(data.classes), data.info["spatial_dims"])
+    return loss
+
+
+def _optimizer(model: nn.Module, training: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """Of the experiment's kind and rate; what else is set matters little in so few steps."""
+    if training["optimizer"] == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=training["learning_rate"])
+    momentum = training["momentum"]
+    return torch.optim.SGD(model.parameters(), lr=training["learning_rate"], momentum=momentum)
+
+
+def _table(
+    names: list[str],
+    reference: str,
+    values: list[Tensor],
+    gradients: list[Tensor],
+    terms: list[ClassTerms],
+) -> dict[str, Any]:
+    norms = dict(zip(names, (float(g.norm()) for g in gradients), strict=True))
+    matrix = cosines(gradients).tolist()
+    losses = {}
+    for name, value, parts in zip(names, values, terms, strict=True):
+        scale = norms[name] / norms[reference] if norms[reference] else None
+        per_class = {f"share_{kind}": _plain(shares(p)) for kind, p in parts._asdict().items()}
+        losses[name] = {
+            "value": _figure(value.item()), "gradient_norm": _figure(norms[name]),
+            "scale": _figure(scale), **per_class,
+        }  # fmt: skip
+    rows = [dict(zip(names, map(_figure, row), strict=True)) for row in matrix]
+    pairs = dict(zip(names, rows, strict=True))
+    return {"cosines": pairs, "losses": losses}
+
+
+def _plain(parts: Tensor) -> list[float | None]:
+    return [_figure(x) for x in parts.tolist()]
+
+
+def _figure(value: float | None) -> float | None:
+    """Four significant digits; None where there is no number, since JSON has none for that."""
+    return float(f"{value:.4g}") if value is not None and abs(value) < float("inf") else None
+
+
+def _words(looks: list[dict], reference: str, training: Mapping[str, Any]) -> list[str]:
+    """A sentence for each two losses that are about the same up to scale; the last look counts."""
+    last = looks[-1]
+    found = []
+    for a, b in combinations([reference, *(n for n in last["losses"] if n != reference)], 2):
+        cosine = last["cosines"][a][b]
+        if cosine is not None and cosine >= SAME:
+            found.append(_sentence(a, b, looks, training))
+    return found
+
+
+def _sentence(a: str, b: str, looks: list[dict], training: Mapping[str, Any]) -> str:
+    """Such as: "b is about 1.41 times a (cosine 0.998 after 20 steps, 0.18 at the start)"."""
+    cosine = [look["cosines"][a][b] for look in looks]
+    step = looks[-1]["step"]
+    when = f"{cosine[-1]:.3f} after {step} steps" if step else f"{cosine[-1]:.3f} at the start"
+    if len(looks) > 1 and cosine[0] is not None:
+        when += f", {cosine[0]:.3f} at the start"
+    norms = [looks[-1]["losses"][name]["gradient_norm"] for name in (a, b)]
+    ratio = norms[1] / norms[0]
+    if abs(ratio - 1) < EQUAL:
+        return f"{b} and {a} are about the same function (cosine {when})."
+    rate = training["learning_rate"]
+    change = f"a learning rate of {rate * ratio:.3g} instead of {rate:.3g}"
+    effect = (
+        "AdamW divides such a scale out again"
+        if training["optimizer"] == "adamw"
+        else "compare them at rates that make up for it"
+    )
+    return f"{b} is about {ratio:.3g} times {a} (cosine {when}): as {a} with {change}; {effect}."

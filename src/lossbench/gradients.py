@@ -1,0 +1,191 @@
+"""Gradients of losses: their norms, the cosines between them, and each class's share."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+LossOf = Callable[[Tensor], Tensor]  # logits (B, K, *S) -> scalar, the target held fixed
+CERTAIN = 60.0  # gap of logits that makes a probability of 1 in float32, without underflow
+# What a loss calls to turn logits into probabilities: over the classes, or class by class.
+SOFTMAX = ("softmax", "log_softmax")
+SIGMOID = ("sigmoid", "log_sigmoid", "logsigmoid", "binary_cross_entropy_with_logits")
+CROSS_ENTROPY = ("cross_entropy", "cross_entropy_loss")
+INCOMPLETE = 1e-2  # largest part of a gradient that may pass by the probabilities
+
+
+class ClassTerms(NamedTuple):
+    """What each class adds to a loss, float (K,) each; NaN where a loss cannot be taken apart.
+
+    Attributes
+    ----------
+    value
+        The loss where only this class's probabilities are as predicted and all others perfect,
+        less the loss of a perfect prediction. Of a sum over classes, that is the class's term.
+    l1, l2
+        Norms of that part of the gradient with respect to the logits that passes through this
+        class's probabilities: the gradient of the class's term.
+    """
+
+    value: Tensor
+    l1: Tensor
+    l2: Tensor
+
+
+def flat_gradient(value: Tensor, inputs: Iterable[Tensor]) -> Tensor:
+    """Gradient of a scalar with respect to tensors, as one vector; the graph is kept.
+
+    Inputs that the value does not depend on have gradient 0.
+    """
+    found = torch.autograd.grad(
+        value, list(inputs), retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return torch.cat([gradient.flatten() for gradient in found])
+
+
+def cosines(gradients: Sequence[Tensor]) -> Tensor:
+    """Cosine between every two of L vectors: float64 (L, L); NaN where a vector is 0."""
+    stacked = torch.stack([g.flatten() for g in gradients])
+    unit = stacked / stacked.norm(dim=1, keepdim=True)
+    return (unit @ unit.T).double().clamp(-1, 1)
+
+
+def shares(parts: Tensor) -> Tensor:
+    """Parts as shares of their sum; NaN where the sum is 0."""
+    return parts / parts.sum()
+
+
+def certain(target: Tensor) -> Tensor:
+    """Logits of a prediction that is the one-hot target, by softmax and by sigmoid."""
+    return CERTAIN * (target - 0.5)
+
+
+def class_terms(loss_of: LossOf, logits: Tensor, target: Tensor) -> ClassTerms:
+    """Take a loss apart into what each class adds to its value and to its gradient.
+
+    The loss runs as it is; what it makes of the logits by softmax or sigmoid is watched. A loss
+    that computes its probabilities by other means cannot be taken apart.
+
+    Parameters
+    ----------
+    loss_of
+        The loss as a function of the logits.
+    logits
+        float (B, K, *S).
+    target
+        One-hot, float (B, K, *S): what a perfect prediction is; all 0 where a pixel is ignored.
+    """
+    logits = logits.detach().requires_grad_()
+    with _Watch(logits.shape[1]) as watched:
+        value = loss_of(logits)
+    whole, *parts = torch.autograd.grad(
+        value, [logits, *watched.found], retain_graph=True, allow_unused=True,
+        materialize_grads=True,
+    )  # fmt: skip
+    terms = [_through(watched.found, logits, parts, k) for k in range(logits.shape[1])]
+    rest = whole - sum(terms)
+    if watched.sigmoid:  # a class's probabilities depend on its own logits alone
+        terms = [term + _only(rest, k) for k, term in enumerate(terms)]
+    elif not rest.norm() <= INCOMPLETE * whole.norm() + _rounding(parts):
+        return ClassTerms(*[torch.full((len(terms),), torch.nan, device=logits.device)] * 3)
+    return ClassTerms(
+        _values(loss_of, logits.detach(), certain(target), watched.found),
+        torch.stack([term.abs().sum() for term in terms]),
+        torch.stack([term.norm() for term in terms]),
+    )
+
+
+def _rounding(parts: Sequence[Tensor]) -> float:
+    """What rounding may leave of gradients that cancel, as those of a sure prediction do."""
+    return sum(100 * torch.finfo(part.dtype).eps * float(part.norm()) for part in parts)
+
+
+def _through(found: Sequence[Tensor], logits: Tensor, parts: Sequence[Tensor], k: int) -> Tensor:
+    """The part of the logits' gradient that passes through the probabilities of a class."""
+    if not found:
+        return torch.zeros_like(logits)
+    only = [_only(part, k) for part in parts]
+    return torch.autograd.grad(found, logits, only, retain_graph=True)[0]
+
+
+@torch.no_grad()
+def _values(loss_of: LossOf, logits: Tensor, perfect: Tensor, found: Sequence[Tensor]) -> Tensor:
+    """Loss of each class alone, all others perfect, less the loss of a perfect prediction."""
+    with _Watch(logits.shape[1]) as ideal:
+        floor = loss_of(perfect)
+    if len(ideal.found) != len(found):
+        return torch.full((logits.shape[1],), torch.nan, device=logits.device)
+    values = []
+    for k in range(logits.shape[1]):
+        mixed = [i + _only(f - i, k) for f, i in zip(found, ideal.found, strict=True)]
+        with _Watch(logits.shape[1], mixed):
+            values.append(loss_of(perfect + _only(logits - perfect, k)))
+    return torch.stack(values) - floor
+
+
+def _only(tensor: Tensor, index: int) -> Tensor:
+    """One class, (B, K, *S), the others 0."""
+    kept = torch.zeros_like(tensor)
+    kept[:, index] = tensor[:, index]
+    return kept
+
+
+class _Watch(TorchFunctionMode):
+    """Sees the probabilities that a loss makes of logits by softmax, and can replace them.
+
+    Parameters
+    ----------
+    num_classes
+        Size of dimension 1 of what counts as probabilities.
+    instead
+        What each call of softmax gives; empty: what it does give.
+
+    Attributes
+    ----------
+    found
+        Probabilities, or their logarithms, call by call.
+    sigmoid
+        Whether probabilities were made class by class.
+    """
+
+    def __init__(self, num_classes: int, instead: Sequence[Tensor] = ()) -> None:
+        super().__init__()
+        self.num_classes, self.instead = num_classes, instead
+        self.found: list[Tensor] = []
+        self.sigmoid = False
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Called by torch for every function."""
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name in CROSS_ENTROPY and not kwargs.get("label_smoothing"):
+            return self._cross_entropy(*args, **kwargs)
+        found = func(*args, **kwargs)
+        self.sigmoid |= name in SIGMOID
+        return self._see(found) if name in SOFTMAX else found
+
+    def _see(self, found: Tensor) -> Tensor:
+        if found.ndim < 2 or found.shape[1] != self.num_classes:
+            return found
+        self.found.append(found)
+        return self.instead[len(self.found) - 1] if self.instead else found
+
+    def _cross_entropy(
+        self, logits: Tensor, target: Tensor, weight: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        """torch's, in two steps, since its own softmax cannot be seen."""
+        log_p = self._see(functional.log_softmax(logits, dim=1))
+        reduction = options.get("reduction", "mean")
+        if not target.is_floating_point():
+            ignored = options.get("ignore_index", -100)
+            return functional.nll_loss(
+                log_p, target, weight, ignore_index=ignored, reduction=reduction
+            )
+        if weight is not None:
+            target = target * weight.view(1, -1, *[1] * (logits.ndim - 2))
+        each = -(target * log_p).sum(dim=1)
+        return {"mean": torch.mean, "sum": torch.sum, "none": torch.clone}[reduction](each)

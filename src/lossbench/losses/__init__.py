@@ -1,0 +1,32 @@
+"""What the libraries' losses lack: weights from the data, adapters, an ignore label, checks.
+
+`lossbench.losses.X` is the dotted path of each of these names in a config.
+"""
+
+from lossbench.losses.activation import activation_problem, are_probabilities
+from lossbench.losses.adapters import (
+    ForegroundProbability,
+    IndexTarget,
+    NeighborAwareLoss,
+    WassersteinDiceLoss,
+)
+from lossbench.losses.build import build_loss
+from lossbench.losses.fscore import FScoreLoss, f_score
+from lossbench.losses.ignoring import Ignoring
+from lossbench.losses.targets import one_hot
+from lossbench.losses.weights import class_weights
+
+__all__ = [
+    "FScoreLoss",
+    "ForegroundProbability",
+    "Ignoring",
+    "IndexTarget",
+    "NeighborAwareLoss",
+    "WassersteinDiceLoss",
+    "activation_problem",
+    "are_probabilities",
+    "build_loss",
+    "class_weights",
+    "f_score",
+    "one_hot",
+]

@@ -1,0 +1,161 @@
+"""From an entry of losses.yaml and the training cases of a fold to a loss."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lossbench.config import UserError
+from lossbench.instantiate import instantiate
+from lossbench.losses.targets import one_hot
+from lossbench.losses.weights import class_weights
+
+# Arguments that hold weights of classes: a list of numbers is made a tensor, as $weights are.
+WEIGHT_KEYS = ("weight", "weights", "class_weight", "class_weights")
+# It takes a weight per class also without the background, for its cross-entropy.
+WEIGHTS_OF_ALL_CLASSES = ("monai.losses.DiceCELoss",)
+
+
+def build_loss(spec: Mapping[str, Any], voxels: Sequence[int], classes: Sequence[str]) -> nn.Module:
+    """Make a loss of a catalogue entry for the training cases of a fold.
+
+    Parameters
+    ----------
+    spec
+        `name`, `_target_`, keyword arguments and perhaps `weight_cap`; `$inverse_frequency` and
+        its kin are filled, with the length that the loss wants.
+    voxels
+        Voxels per class over the training cases, int (K,).
+    classes
+        Names of the classes.
+
+    Returns
+    -------
+    nn.Module
+        (logits (B, K, *S), one-hot target (B, K, *S)) -> scalar.
+
+    Raises
+    ------
+    UserError
+        Naming the entry: a weight that is infinite, negative, of the wrong length, all 0, or that
+        the loss ignores; what `instantiate` refuses.
+    """
+    where, cap = f"losses.{spec['name']}", spec.get("weight_cap")
+    entry = {key: value for key, value in spec.items() if key != "weight_cap"}
+    try:
+        if cap is not None and not _has_placeholder(entry):
+            raise UserError("weight_cap is set, but no weight is written $inverse_frequency or so")
+        filled = _fill(entry, list(voxels), list(classes), cap)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if _has_weight(filled) and _ignores_weights(filled, len(classes), where):
+        raise UserError(
+            f"{where}: its weight would be ignored in silence: other weights give the same loss"
+            f"{_why_ignored(filled, classes)}; take the weight away"
+        )
+    return instantiate(filled, nn.Module, where)
+
+
+def _has_placeholder(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_placeholder(item) for item in value.values())
+    return isinstance(value, str) and value.startswith("$")
+
+
+def _fill(spec: Mapping[str, Any], voxels: list[int], classes: list[str], cap: float | None) -> Any:
+    """The specification with weights as tensors: those written $name, and lists of numbers."""
+    wanted = _wanted(spec, len(classes))
+    filled = {}
+    for key, value in spec.items():
+        if isinstance(value, Mapping):
+            value = _fill(value, voxels, classes, cap)
+        elif isinstance(value, str) and value.startswith("$"):
+            value = torch.tensor(class_weights(value[1:], voxels, classes, wanted, cap))
+        elif key in WEIGHT_KEYS and _are_numbers(value):
+            value = _literal(key, value, spec["_target_"], classes)
+        filled[key] = value
+    return filled
+
+
+def _wanted(spec: Mapping[str, Any], k: int) -> list[int]:
+    """Indices of the classes that the loss takes a weight of."""
+    indexes = spec.get("class_indexes")
+    if indexes is not None:
+        return [c for c in (indexes if isinstance(indexes, list) else [indexes]) if 0 <= c < k]
+    without = not spec.get("include_background", True)
+    return list(range(int(without and spec.get("_target_") not in WEIGHTS_OF_ALL_CLASSES), k))
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(x, int | float) for x in value)
+
+
+def _literal(key: str, value: list[float], target: str, classes: list[str]) -> Tensor:
+    """Weights that the config spells out.
+
+    Libraries check the length themselves, but segmentation_models_pytorch broadcasts one weight.
+    """
+    if not all(math.isfinite(x) and x >= 0 for x in value) or not any(value):
+        raise UserError(
+            f"{key} is {value}; wanted: finite numbers, none below 0 and at least one above"
+        )
+    if target.startswith("segmentation_models_pytorch.") and len(value) != len(classes):
+        raise UserError(
+            f"{key} has {len(value)} numbers; wanted: {len(classes)}, "
+            f"one for each of {', '.join(classes)}"
+        )
+    return torch.tensor(value, dtype=torch.float32)
+
+
+def _is_weight(key: str, value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Tensor) or (key in WEIGHT_KEYS and is_number)
+
+
+def _has_weight(spec: Mapping[str, Any]) -> bool:
+    return any(
+        _has_weight(value) if isinstance(value, Mapping) else _is_weight(key, value)
+        for key, value in spec.items()
+    )
+
+
+def _ignores_weights(spec: Mapping[str, Any], k: int, where: str) -> bool:
+    """Whether other weights, in other proportions, leave the loss of a batch as it is."""
+    for shape in ((2, k, 8, 8), (2, k, 4, 4, 4)):
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.randint(k, (2, *shape[2:]), generator=generator)
+        logits, target = torch.randn(shape, generator=generator), one_hot(labels, k)
+        makes = [instantiate(s, nn.Module, where) for s in (spec, _other_weights(spec))]
+        try:
+            before, after = (_value(loss, logits, target) for loss in makes)
+        except Exception:  # `check` reports it, or the loss is for the other dimensions
+            continue
+        return torch.equal(before, after)
+    return False
+
+
+def _value(loss: Callable[..., Tensor], logits: Tensor, target: Tensor) -> Tensor:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        return loss(logits, target)
+
+
+def _other_weights(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Every weight times a factor of its own, such that a normalised one changes too."""
+    changed = dict(spec)
+    for key, value in spec.items():
+        if isinstance(value, Mapping):
+            changed[key] = _other_weights(value)
+        elif isinstance(value, Tensor):
+            changed[key] = value * torch.arange(2.0, len(value) + 2)
+        elif _is_weight(key, value):
+            changed[key] = value * 2
+    return changed
+
+
+def _why_ignored(spec: Mapping[str, Any], classes: Sequence[str]) -> str:
+    if len(classes) == 2 and not spec.get("include_background", True):
+        return ", since one class is left without the background"
+    return ""

@@ -1,0 +1,223 @@
+"""The card of a loss: what it computes, measured on small batches and never declared.
+
+Every property is a short text or a number, so that runs can be filtered by it.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lossbench.gradients import certain, cosines, flat_gradient
+from lossbench.semantics.probes import SIZES, Measured, Probe, RefusedError, called, labels_of
+from lossbench.semantics.probes import probe_voxels as probe_voxels
+from lossbench.semantics.ratio import ratio
+
+Property = str | float
+UNKNOWN, NONE = "unknown", "none"
+# The properties of a card, in the order in which they are shown.
+PROPERTIES = {
+    "form": "of a class's term: Dice, Jaccard, Tversky (weights of FP and FN) or other",
+    "denominator": "linear or squared probabilities",
+    "smoothing": "voxels; of a class of that many voxels, missed altogether, half the term is left",
+    "pooling": "a mean of samples, of the batch as one image (per batch), or of voxels: both alike",
+    "background_value": "whether the probabilities of the background have a term of their own",
+    "background_gradient": "whether the logits of the background get a gradient",
+    "background_voxels": "share of the L1 norm of the logits' gradient at the background's voxels",
+    "absent_class": "what the term of a class without a voxel in the batch does",
+    "absent_value": "that term, where the prediction is right and sure (logits 10 apart)",
+    "absent_gradient": "its gradient, against that of the same class when present",
+    "weights": "whether the loss has class weights, and divides by their sum",
+    "weights_mean": "their mean, as filled from the classes of the probe",
+    "value_perfect": "lowest value: a perfect prediction",
+    "value_worst": "value where every voxel is surely wrong",
+    "scale": "norm of the logits' gradient, against the reference's",
+    "cosine": "of the logits' gradient to the reference's",
+    "float16": "value of float16 logits of 100,000 voxels, outside autocast, against float64",
+    "bfloat16": "the same in bfloat16",
+}
+LARGE = (384, 256)  # one sample whose background's probabilities sum to more than float16 holds
+SURE = 10.0  # gap of logits of a trained network
+DIES = 1e-3  # a gradient that many times smaller than a present class's
+WRONG = 0.1  # relative error of a value that is not rounding any more
+SAME = 1e-4  # relative; what float32 sums may differ by
+
+
+def measure(
+    loss: nn.Module, reference: nn.Module, num_classes: int, spatial_dims: int
+) -> dict[str, Property]:
+    """Measure what a loss computes: a value for each of `PROPERTIES`, the same at every call.
+
+    Parameters
+    ----------
+    loss
+        Of the contract; its class weights filled with those of `probe_voxels`.
+    reference
+        What its scale is measured against.
+    num_classes, spatial_dims
+        Of the batches that it is for.
+
+    Returns
+    -------
+    dict
+        "unknown" where the loss cannot be called in the way that a property needs.
+    """
+    card = dict.fromkeys(PROPERTIES, UNKNOWN)
+    labels = labels_of(num_classes, SIZES[spatial_dims])
+    m, r = (Measured(x, labels, num_classes) for x in (loss, reference))
+    for part in _parts(m, r):
+        # A loss may refuse a probe (a single sample, an absent class) and still train.
+        with suppress(RefusedError):
+            card |= part()
+    return card
+
+
+def _parts(m: "Measured", reference: "Measured") -> Iterator[Callable[[], dict[str, Property]]]:
+    yield lambda: _term(m)
+    yield lambda: _pooling(m)
+    yield lambda: _background(m)
+    yield lambda: _absent(m)
+    yield lambda: _weights(m)
+    yield lambda: _range(m)
+    yield lambda: _scale(m, reference)
+    for dtype in (torch.float16, torch.bfloat16):
+        yield lambda dtype=dtype: _half(m, dtype)
+
+
+def _term(m: Measured) -> dict[str, Property]:
+    found = ratio(m)
+    if found is None:
+        return {"form": "other", "denominator": NONE, "smoothing": NONE}
+    return {**found._asdict(), "smoothing": _round(found.smoothing)}
+
+
+def _background(m: Measured) -> dict[str, Property]:
+    terms, gradient = m.terms(m.probe), m.gradient(m.probe).abs()
+    at_background = (gradient * m.probe.target[:, :1]).sum() / gradient.sum()
+    has_term = UNKNOWN if terms.l1.isnan().any() else _yes(terms.l1[0] > 0)
+    return {
+        "background_value": has_term,
+        "background_gradient": _yes(gradient[:, 0].any()),
+        "background_voxels": _round(at_background),
+    }
+
+
+def _pooling(m: Measured) -> dict[str, Property]:
+    """Compare a batch with its samples one by one, and laid end to end as one sample."""
+    both = m(*m.probe)
+    each = torch.stack([m(*(t[[b]] for t in m.probe)) for b in range(2)]).mean()
+    joined = m(*(torch.cat([*t], dim=1)[None] for t in m.probe))
+    if _same(both, 2 * each):
+        return {"pooling": "sum over samples"}
+    names = {(True, False): "per sample", (False, True): "per batch", (True, True): "per voxel"}
+    return {"pooling": names.get((_same(both, each), _same(both, joined)), "other")}
+
+
+def _absent(m: Measured) -> dict[str, Property]:
+    """The term of a class that is nowhere in the target, its voxels made background."""
+    k = m.example
+    labels = m.probe.target.argmax(dim=1)
+    without = m.soft(labels * (labels != k))
+    sure = Probe(SURE * without.target, without.target)
+    soft, calm, present = m.terms(without), m.terms(sure), m.terms(m.probe)
+    if soft.value.isnan().any():
+        return {}
+    perfect = [m(certain(p.target), p.target) for p in (without, m.probe)]
+    floor = perfect[0] - perfect[1]  # what no prediction takes away
+    gradient = soft.l1[k] / present.l1[k]
+    fate = NONE if gradient == 0 else "dies" if gradient < DIES else "alive"
+    has_term = (soft.value[k] + floor).abs() > SAME * present.value[k].abs()
+    if has_term:
+        kind = "counts" if fate == "alive" else "adds a constant"
+    else:
+        kind = _without_term(m, without)
+    return {
+        "absent_class": kind,
+        "absent_value": _round(calm.value[k] + floor),
+        "absent_gradient": fate,
+    }
+
+
+def _without_term(m: Measured, without: Probe) -> str:
+    """Either the other classes share the whole loss, or the absent one's share is perfect."""
+    worst = [m(certain(p.target.roll(1, dims=1)), p.target) for p in (without, m.probe)]
+    return "left out" if torch.isclose(*worst, rtol=0.01) else "counted as perfect"
+
+
+def _weights(m: Measured) -> dict[str, Property]:
+    """Double every class weight: a loss that divides by their sum stays the same."""
+    doubled = copy.deepcopy(m)
+    found = [w for part in doubled.loss.modules() for w in _weights_of(part, m.num_classes)]
+    if not found:
+        return {"weights": NONE, "weights_mean": NONE}
+    mean = _round(torch.cat(found).mean())
+    for weight in found:
+        weight *= 2
+    change = float(doubled.gradient(m.probe).norm() / m.gradient(m.probe).norm())
+    names = {1.0: "divided by their sum", 2.0: "not divided by their sum"}
+    kind = names.get(round(change, 3), f"divided in part: {change:.2f} of 2")
+    return {"weights": kind, "weights_mean": mean}
+
+
+def _weights_of(module: nn.Module, num_classes: int) -> list[Tensor]:
+    """Tensors of a module with a number per class, or per class without the background."""
+    held = {**vars(module), **module._buffers}
+    sizes = ((num_classes,), (num_classes - 1,))
+    return [t for t in held.values() if isinstance(t, Tensor) and t.shape in sizes]
+
+
+def _range(m: Measured) -> dict[str, Property]:
+    target = m.probe.target
+    perfect, worst = certain(target), certain(target.roll(1, dims=1))
+    values = [float(m(logits, target)) for logits in (perfect, worst / 2, worst)]
+    bounded = np.isclose(values[1], values[2], rtol=0.1)
+    return {
+        "value_perfect": _round(values[0]),
+        "value_worst": _round(values[2]) if bounded else "unbounded",
+    }
+
+
+def _scale(m: Measured, reference: Measured) -> dict[str, Property]:
+    ours, theirs = m.gradient(m.probe), reference.gradient(m.probe)
+    return {
+        "scale": _round(ours.norm() / theirs.norm()),
+        "cosine": _round(cosines([ours, theirs])[0, 1]),
+    }
+
+
+def _half(m: Measured, dtype: torch.dtype) -> dict[str, Property]:
+    """Logits as a network in half precision gives them, and a float32 target."""
+    name = str(dtype).removeprefix("torch.")
+    dims = m.probe.logits.ndim - 2
+    shape = (LARGE if dims > 1 else (LARGE[0] * LARGE[1],)) + (1,) * (dims - 2)
+    soft, target = m.soft(labels_of(m.num_classes, shape)[:1])
+    logits = soft + 6 * target  # sure
+    try:
+        low = logits.to(dtype).requires_grad_()
+        value = called(m.single, low, target.float())
+        gradient = flat_gradient(value, [low])
+    except (RefusedError, RuntimeError):  # an operation that has no half precision
+        return {name: "refused"}
+    if not (value.isfinite() and gradient.isfinite().all()):
+        return {name: "not finite"}
+    exact = float(m(logits, target))
+    error = abs(float(value.detach()) - exact) / abs(exact)
+    if not gradient.any():
+        return {name: "gradient is 0"}
+    return {name: f"error {error:.0e}" if error < WRONG else "wrong"}
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return torch.isclose(a, b, rtol=SAME).item()
+
+
+def _yes(found: Tensor) -> str:
+    return "yes" if found else "no"
+
+
+def _round(value: Tensor | float) -> float:
+    """Three significant digits; what is nothing but rounding is 0."""
+    return float(f"{float(value):.3g}") if abs(value) > 1e-9 else 0.0

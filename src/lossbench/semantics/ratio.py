@@ -1,0 +1,99 @@
+"""Is a class's term a smoothed ratio of overlap, as in Dice, Jaccard and Tversky, and which."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lossbench.gradients import certain
+from lossbench.losses import one_hot
+from lossbench.semantics.probes import Measured, Probe, holding
+
+SIZES = (1, 8, 64)  # voxels of a class that is missed
+ROUNDING = 1e-9
+MISFIT = 1e-3  # largest relative one of a formula that is the loss's
+
+
+class Ratio(NamedTuple):
+    """A class's term: 1 - (I + b s) / (I + a FP + b FN + b s), of soft predictions.
+
+    Attributes
+    ----------
+    form
+        Dice (a = b = 1/2), Jaccard (1), Tversky with its a and b, or other.
+    denominator
+        linear, or squared: the sum of squared probabilities is in the false positives.
+    smoothing
+        s, in voxels: a class of that many voxels, missed altogether, keeps half of its term.
+    """
+
+    form: str
+    denominator: str
+    smoothing: float
+
+
+def ratio(m: Measured) -> Ratio | None:
+    """Fit such a term to one class, all other classes perfect; None where it has none."""
+    k, dims = m.example, m.probe.logits.ndim - 2
+    smoothing, weight = _smoothing(m, k)
+    if np.isnan(smoothing):
+        return None
+    probes = [m.soft(holding(k, 24, m.num_classes, dims), seed) for seed in (1, 2, 3)]
+    scores = np.array([1 - float(m.terms(probe).value[k]) / weight for probe in probes])
+    for denominator, power in (("linear", 1), ("squared", 2)):
+        a, b, misfit = _fit(scores, [_overlap(probe, k, power) for probe in probes], smoothing)
+        if misfit < MISFIT:
+            return Ratio(_form(round(a, 2), round(b, 2)), denominator, smoothing)
+    return None
+
+
+def _form(a: float, b: float) -> str:
+    named = {(0.5, 0.5): "Dice", (1.0, 1.0): "Jaccard"}
+    return named.get((a, b), f"Tversky {a:g} {b:g}")
+
+
+def _smoothing(m: Measured, k: int) -> tuple[float, float]:
+    """Voxels s and weight w of a term w n / (n + s) of a class of n voxels that is missed.
+
+    NaN where no such term is found.
+    """
+    missed = [float(m.terms(_missed(m, k, n)).value[k]) for n in SIZES]
+    found = []
+    for n, term in zip(SIZES[1:], missed[1:], strict=True):
+        part = missed[0] / term if term else np.nan
+        found.append(n * (1 - part) / (n * part - 1) if abs(n * part - 1) > 0.1 else np.nan)
+    # Of a true ratio both sizes tell the same; a float32 loss shows nothing below 1e-5 or so.
+    if not np.isclose(*found, rtol=0.05, atol=1e-5) or found[1] < -1e-5:
+        return np.nan, np.nan
+    smoothing = found[0] if found[0] > ROUNDING else 0.0
+    return smoothing, missed[2] * (SIZES[2] + smoothing) / SIZES[2]
+
+
+def _missed(m: Measured, k: int, number: int) -> Probe:
+    """A class of some voxels that are all surely predicted as background."""
+    labels = holding(k, number, m.num_classes, m.probe.logits.ndim - 2)
+    target, found = (one_hot(x, m.num_classes).double() for x in (labels, labels * (labels != k)))
+    return Probe(certain(found), target)
+
+
+def _overlap(probe: Probe, k: int, power: int) -> tuple[float, float, float]:
+    """Intersection, false positives and false negatives of a class, from soft predictions."""
+    p, g = probe.logits.softmax(dim=1)[:, k], probe.target[:, k]
+    inside = float((p * g).sum())
+    return inside, float((p**power).sum()) - inside, float(g.sum()) - inside
+
+
+def _fit(
+    scores: np.ndarray, overlaps: list[tuple[float, float, float]], s: float
+) -> tuple[float, float, float]:
+    """Weights a, b of false positives and negatives in (I + bs) / (I + a FP + b FN + bs).
+
+    Returns
+    -------
+    tuple
+        a, b and the largest relative misfit.
+    """
+    inside, extra, missing = np.array(overlaps).T
+    matrix = np.stack([scores * extra, scores * (missing + s) - s], axis=1)
+    (a, b), *_ = np.linalg.lstsq(matrix, inside * (1 - scores), rcond=None)
+    fitted = (inside + b * s) / (inside + a * extra + b * (missing + s))
+    return float(a), float(b), float(np.abs(fitted / scores - 1).max())

@@ -1,0 +1,186 @@
+"""semantics: cards of losses whose meaning is known from their sources and from the notes."""
+
+import copy
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from lossbench.losses import build_loss
+from lossbench.semantics import PROPERTIES, measure, probe_voxels
+from tests.test_config import CONFIG
+
+CATALOGUE = yaml.safe_load((CONFIG / "losses.yaml").read_text())["losses"]
+K, CLASSES = 4, ["background", "a", "b", "c"]
+MONAI, SMP = "monai.losses.", "segmentation_models_pytorch.losses."
+DICE = {"_target_": MONAI + "DiceLoss", "softmax": True}
+CE = {"_target_": "torch.nn.CrossEntropyLoss"}
+
+
+def index(**loss):
+    return {"_target_": "lossbench.losses.IndexTarget", "loss": loss}
+
+
+def smp(name, **arguments):
+    return index(_target_=SMP + name, mode="multiclass", **arguments)
+
+
+class ByHand(nn.Module):
+    """Dice with a softmax of its own."""
+
+    def forward(self, logits, target):
+        p = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
+        return 1 - 2 * (p * target).sum() / (p + target).sum()
+
+
+class OnlyPairs(nn.Module):
+    def forward(self, logits, target):
+        if len(logits) != 2:
+            raise KeyError("two samples")
+        return nn.functional.cross_entropy(logits, target)
+
+
+class Summed(nn.Module):
+    def forward(self, logits, target):
+        return nn.functional.cross_entropy(logits, target, reduction="sum")
+
+
+def build(spec, k=K, dims=2):
+    spec = {"name": "it", **{key: v for key, v in spec.items() if key != "training"}}
+    return build_loss(spec, probe_voxels(k, dims), CLASSES[:k])
+
+
+def card(spec, k=K, dims=2):
+    return measure(build(spec, k, dims), build(DICE, k, dims), k, dims)
+
+
+@pytest.mark.parametrize(
+    ("spec", "known"),
+    [
+        (
+            DICE,
+            {
+                "form": "Dice", "denominator": "linear", "smoothing": 1e-5, "pooling": "per sample",
+                "background_value": "yes", "background_gradient": "yes",
+                "absent_class": "adds a constant", "absent_value": 1 / K, "absent_gradient": "dies",
+                "weights": "none", "weights_mean": "none", "value_perfect": 0, "value_worst": 1,
+                "scale": 1, "cosine": 1, "float16": "wrong",
+            },
+        ),
+        ({**DICE, "batch": True}, {"pooling": "per batch", "form": "Dice"}),
+        (
+            {**DICE, "include_background": False},
+            {
+                "background_value": "no", "background_gradient": "yes", "absent_value": 1 / (K - 1),
+                "form": "Dice",
+            },
+        ),
+        (
+            {**DICE, "softmax": False, "sigmoid": True, "include_background": False},
+            {"background_value": "no", "background_gradient": "no"},
+        ),
+        ({**DICE, "squared_pred": True}, {"form": "Dice", "denominator": "squared", "float16": "not finite"}),
+        ({**DICE, "jaccard": True}, {"form": "Jaccard", "denominator": "linear"}),
+        ({**DICE, "smooth_nr": 1.0, "smooth_dr": 1.0}, {"smoothing": 1, "form": "Dice"}),
+        ({**DICE, "smooth_nr": 0.0}, {"absent_class": "adds a constant", "absent_gradient": "none"}),
+        (
+            {**DICE, "weight": "$inverse_frequency"},
+            {"weights": "not divided by their sum", "weights_mean": 1, "form": "Dice"},
+        ),
+        (
+            {**DICE, "weight": [1.0, 2.0, 4.0, 5.0]},
+            {"weights": "not divided by their sum", "weights_mean": 3, "value_worst": 3},
+        ),
+        (
+            {"_target_": MONAI + "TverskyLoss", "softmax": True, "alpha": 0.3, "beta": 0.7},
+            {"form": "Tversky 0.3 0.7", "denominator": "linear"},
+        ),
+        (
+            {"_target_": MONAI + "GeneralizedDiceLoss", "softmax": True},
+            {"form": "other", "pooling": "per sample", "absent_class": "counts", "float16": "gradient is 0"},
+        ),
+        (
+            {"_target_": MONAI + "DiceCELoss", "softmax": True},
+            {"form": "other", "pooling": "per sample", "value_worst": "unbounded"},
+        ),
+        # smp's smoothing s is added to half-sized terms: what others call 2 s (claims.md).
+        (smp("DiceLoss", smooth=0.5), {"smoothing": 1, "form": "Dice"}),
+        (
+            smp("DiceLoss"),
+            {
+                "form": "Dice", "denominator": "linear", "smoothing": 0, "pooling": "per batch",
+                "absent_class": "counted as perfect", "absent_value": 0, "absent_gradient": "none",
+                "float16": "not finite",
+            },
+        ),
+        (smp("JaccardLoss"), {"form": "Jaccard", "absent_class": "counted as perfect"}),
+        (smp("LovaszLoss"), {"form": "other", "value_perfect": 0, "value_worst": 1}),
+        (
+            CE,
+            {
+                "form": "other", "pooling": "per voxel", "background_value": "yes",
+                "absent_class": "left out", "absent_gradient": "none", "weights": "none",
+                "value_perfect": 0, "value_worst": "unbounded",
+            },
+        ),
+        # One mean over the weights of all voxels: so the batch counts, and its size does not.
+        (
+            index(_target_="torch.nn.CrossEntropyLoss", weight="$inverse_frequency"),
+            {"weights": "divided by their sum", "weights_mean": 1, "pooling": "per batch"},
+        ),
+        ({"_target_": f"{__name__}.Summed"}, {"pooling": "sum over samples"}),
+        (
+            {"_target_": f"{__name__}.ByHand"},
+            {"background_value": "unknown", "background_gradient": "yes",
+             "form": "other", "absent_class": "unknown", "value_worst": 1},
+        ),
+        (
+            {"_target_": f"{__name__}.OnlyPairs"},
+            {"pooling": "unknown", "form": "unknown", "float16": "refused", "value_perfect": 0},
+        ),
+    ],
+)  # fmt: skip
+def test_known_truths(spec, known):
+    found = card(spec)
+    exact = {key: pytest.approx(v, rel=0.01) if isinstance(v, int | float) else v
+             for key, v in known.items()}  # fmt: skip
+    assert {key: found[key] for key in known} == exact
+
+
+def test_weights_of_two_libraries_with_the_same_name_differ():
+    """Raw weights change MONAI's scale, and neither smp's nor torch's."""
+    raw = card({**DICE, "weight": "$inverse_frequency_raw"})
+    normal = card({**DICE, "weight": "$inverse_frequency"})
+    assert raw["weights_mean"] > 4
+    assert raw["scale"] / normal["scale"] == pytest.approx(raw["weights_mean"], rel=0.01)
+    assert raw["cosine"] == normal["cosine"] < 1
+    torch_raw, torch_normal = (
+        card(index(_target_=CE["_target_"], weight=f"$inverse_frequency{end}"))
+        for end in ("_raw", "")
+    )
+    assert torch_raw["scale"] == torch_normal["scale"]
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_entry_of_the_catalogue_has_a_whole_card(name):
+    found = card(CATALOGUE[name])
+    assert list(found) == list(PROPERTIES)
+    assert all(isinstance(value, str | float) for value in found.values())
+
+
+@pytest.mark.parametrize(("k", "dims"), [(2, 2), (3, 3)])
+def test_other_numbers_of_classes_and_dimensions(k, dims):
+    found = card(DICE, k, dims)
+    expected = card(DICE)
+    for key in ("form", "denominator", "smoothing", "pooling", "background_value", "absent_class"):
+        assert found[key] == expected[key]
+    assert found["absent_value"] == pytest.approx(1 / k, rel=0.01)
+
+
+def test_measuring_is_repeatable_and_leaves_the_loss_alone():
+    loss, reference = build({**DICE, "weight": "$inverse_frequency"}), build(DICE)
+    before = copy.deepcopy(loss.state_dict())
+    assert measure(loss, reference, K, 2) == measure(loss, reference, K, 2)
+    torch.testing.assert_close(loss.state_dict(), before, rtol=0, atol=0)
+    assert loss.class_weight.dtype == torch.float32
