@@ -1,18 +1,25 @@
 """Compare each loss with the reference, per dataset, model, class and metric."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.dataset
 
-from lossbench.config import Experiment, UserError, load
+from lossbench.config import LOWER_IS_BETTER, METRICS, Experiment, UserError, load
 from lossbench.files import read_json, whole, write_text
-from lossbench.statistics import holm, mean_interval, needed, paired_difference, verdict
+from lossbench.statistics import (
+    Difference,
+    holm,
+    mean_interval,
+    needed,
+    paired_difference,
+    verdict,
+)
 
-METRICS = ("dice", "iou", "precision", "recall", "hd95", "surface_dice")
-LOWER_IS_BETTER = ("hd95",)
 BLOCK = ["dataset", "model", "fold", "seed"]
 
 
@@ -110,49 +117,49 @@ def _summary(cases: pd.DataFrame, alpha: float) -> pd.DataFrame:
 
 
 def _comparisons(cases: pd.DataFrame, runs: pd.DataFrame, settings: Experiment) -> pd.DataFrame:
-    how, rows, differences = settings.comparison, [], []
-    paired = _paired(runs, how.reference)
+    how, paired = settings.comparison, _paired(runs, settings.comparison.reference)
+    found = list(_differences(cases, settings))
+    corrected = holm([d.p() for _, d in found])
+    rows = []
+    for (keys, d), p_holm in zip(found, corrected, strict=True):
+        low, high = d.interval(1 - how.alpha)
+        higher = keys["metric"] not in LOWER_IS_BETTER
+        said = verdict(d, p_holm, how.margin, how.alpha, higher)
+        decided = (np.nan, np.nan)
+        more = needed(d, how.margin, how.alpha, len(found)) if said == "undecided" else decided
+        rows.append(
+            {
+                **keys,
+                "n_cases": d.n_cases,
+                "n_blocks": d.n_blocks,
+                "difference": d.mean,
+                "ci_low": low,
+                "ci_high": high,
+                "p": d.p(),
+                "p_holm": p_holm,
+                "verdict": said,
+                "n_cases_needed": more[0],
+                "n_blocks_needed": more[1],
+                "paired": paired[keys["dataset"], keys["model"], keys["loss"]],
+            }
+        )
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _differences(
+    cases: pd.DataFrame, settings: Experiment
+) -> Iterator[tuple[dict[str, Any], Difference]]:
+    """Each loss minus the reference, per dataset, model, class and metric, with its keys."""
+    reference = settings.comparison.reference
     for (dataset, model, name), table in cases.groupby(["dataset", "model", "class"], sort=False):
-        for metric in how.metrics:
+        for metric in settings.comparison.metrics:
             values = table.pivot(index=["fold", "seed", "case"], columns="loss", values=metric)
             for loss in settings.matrix.loss:
-                if loss == how.reference:
+                if loss == reference:
                     continue
-                d = paired_difference(_matrices(values[loss] - values[how.reference]))
-                low, high = d.interval(1 - how.alpha)
-                n_cases, n_blocks = needed(d, how.margin, how.alpha)
-                differences.append(d)
-                rows.append(
-                    {
-                        "dataset": dataset,
-                        "model": model,
-                        "loss": loss,
-                        "reference": how.reference,
-                        "class": name,
-                        "metric": metric,
-                        "n_cases": d.n_cases,
-                        "n_seeds": table["seed"].nunique(),
-                        "n_blocks": d.n_blocks,
-                        "difference": d.mean,
-                        "ci_low": low,
-                        "ci_high": high,
-                        "p": d.p(),
-                        "n_cases_needed": n_cases,
-                        "n_blocks_needed": n_blocks,
-                        "paired": paired[dataset, model, loss],
-                    }
-                )
-    table = pd.DataFrame(rows, columns=None if rows else _COLUMNS)
-    table["p_holm"] = holm(table["p"])
-    table["verdict"] = [
-        verdict(d, p, how.margin, how.alpha, metric not in LOWER_IS_BETTER)
-        for d, p, metric in zip(differences, table["p_holm"], table["metric"], strict=True)
-    ]
-    undecided = table["verdict"] == "undecided"
-    table[["n_cases_needed", "n_blocks_needed"]] = table[
-        ["n_cases_needed", "n_blocks_needed"]
-    ].where(undecided)
-    return table[_COLUMNS]
+                keys = {"dataset": dataset, "model": model, "loss": loss, "reference": reference}
+                keys |= {"class": name, "metric": metric, "n_seeds": table["seed"].nunique()}
+                yield keys, paired_difference(_matrices(values[loss] - values[reference]))
 
 
 _COLUMNS = [

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 METRICS = ("dice", "iou", "precision", "recall", "hd95", "surface_dice")
+LOWER_IS_BETTER = ("hd95",)
 # YAML 1.1 reads 1e-5 (no dot) as a string.
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 

@@ -6,13 +6,15 @@ a residual. Averaging over seeds and testing over cases leaves the block effect 
 then only make it surer of one training's luck.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 POWER = 0.8  # of the numbers of cases and blocks that would decide
+MOST = 1_000_000  # cases or blocks that anybody would plan for
 RESAMPLES = 2000
 
 
@@ -148,31 +150,51 @@ def verdict(
     return "undecided"
 
 
-def needed(difference: Difference, margin: float, alpha: float) -> tuple[float, float]:
+def needed(
+    difference: Difference, margin: float, alpha: float, tests: int = 1
+) -> tuple[float, float]:
     """Cases in all, or blocks in all, that would decide if the difference is what it seems.
+
+    Parameters
+    ----------
+    difference
+        An undecided one.
+    margin, alpha
+        Of the comparison: a difference beyond the margin is to be shown, one within it to be
+        shown equivalent.
+    tests
+        Comparisons that share `alpha`; each gets its part, as the smallest p does from Holm.
 
     Returns
     -------
     tuple of float
-        Cases with the blocks that there are, and blocks with the cases that there are; infinite
-        where more of these alone would not do, NaN where nothing can be said.
+        Cases with the blocks that there are, and blocks with the cases that there are, for a
+        power of 0.8; infinite where more of these alone would not do, NaN where nothing can be
+        said.
     """
-    size = abs(difference.mean)
-    if size > margin:
-        largest = (size / stats.norm.ppf([1 - alpha / 2, POWER]).sum()) ** 2
-    else:  # decided by equivalence
-        largest = ((margin - size) / stats.norm.ppf([1 - alpha, POWER]).sum()) ** 2
-    if not np.isfinite(difference.variance):
+    d, size = difference, abs(difference.mean)
+    if not np.isfinite(d.variance):
         return np.nan, np.nan
-    d = difference
+    goal, level = (size, 1 - alpha / (2 * tests)) if size > margin else (margin - size, 1 - alpha)
+
+    def enough(cases: int, blocks: int) -> bool:
+        variance = d.case / cases + d.block / blocks + d.residual / (cases * blocks)
+        return stats.t.ppf([level, POWER], d.df * blocks / d.n_blocks).sum() * variance**0.5 <= goal
+
     return (
-        _solve(d.case + d.residual / d.n_blocks, largest - d.block / d.n_blocks),
-        _solve(d.block + d.residual / d.n_cases, largest - d.case / d.n_cases),
+        _smallest(d.n_cases, lambda n: enough(n, d.n_blocks)),
+        _smallest(d.n_blocks, lambda n: enough(d.n_cases, n)),
     )
 
 
-def _solve(per_unit: float, left: float) -> float:
-    return float(np.ceil(per_unit / left)) if left > 0 else np.inf
+def _smallest(start: int, enough: Callable[[int], bool]) -> float:
+    """Smallest number from `start` on that is enough; infinite beyond `MOST`."""
+    high = start
+    while not enough(high):
+        if high > MOST:
+            return np.inf
+        high *= 2
+    return float(range(start, high + 1)[bisect_left(range(start, high + 1), True, key=enough)])
 
 
 def mean_interval(values: np.ndarray, confidence: float, seed: int = 0) -> tuple[float, float]:

@@ -15,6 +15,7 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lossbench.config import LOWER_IS_BETTER
 from lossbench.files import whole
 from lossbench.report import words
 from lossbench.report.results import Results
@@ -192,7 +193,7 @@ def _forest(axes: Axes, rows: pd.DataFrame, results: Results) -> None:
     _losses_on_y(axes, list(rows.index))
     axes.locator_params(axis="x", nbins=5)
     metric = words.metric_name(results.metric)
-    better = "lower" if results.metric in words.LOWER_IS_BETTER else "higher"
+    better = "lower" if results.metric in LOWER_IS_BETTER else "higher"
     axes.set_xlabel(f"{metric}, difference to the reference\n({better} is better)")
 
 

@@ -9,7 +9,6 @@ from lossbench.report.results import Results
 
 # Each verdict has a symbol, so that none is told by its colour alone.
 SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "≈", "undecided": "?"}
-LOWER_IS_BETTER = ("hd95",)
 # Metrics as people write them; the others are written as their columns.
 METRICS = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "surface_dice": "surface Dice"}
 MINUS, NOTHING, TIMES = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
