@@ -222,7 +222,6 @@ def _status(block: dict, position: int, steps: int, digest: str, diverged: bool)
         "peak_memory_bytes": 123_456_789,
         "init_digest": sha256(block["model"], str(block["seed"])),
         "batch_digest": sha256(block["dataset"], str(block["fold"]), str(block["seed"])),
-        "shares_batches": True,
         "commit": "0123456789abcdef0123456789abcdef01234567",
         "versions": {"python": "3.11.7", "torch": "2.15.0"},
         "device": "cpu",

@@ -110,6 +110,15 @@ def test_an_entry_overrides_the_training_settings_for_itself_alone():
     assert experiment.run(loss="focal", **keys)["training"]["learning_rate"] != 0.5
 
 
+def test_batches_are_shared_unless_an_entry_overrides_what_makes_them():
+    raw = default()
+    raw["losses"]["dice"]["training"] = {"learning_rate": 0.5}
+    raw["losses"]["dice_no_background"]["training"] = {"min_foreground": 0.1}
+    experiment = validate(raw)
+    assert experiment.shares_batches("dice")
+    assert not experiment.shares_batches("dice_no_background")
+
+
 def test_experiment_json_reads_back(tmp_path):
     experiment = validate(default())
     path = tmp_path / "experiment.json"

@@ -251,8 +251,6 @@ def test_a_loss_with_batches_of_its_own_is_named_and_left_out_of_the_certificate
     settings["losses"]["dice_no_background"]["training"] = {"min_foreground": 0.1}
     settings["losses"]["dice_inverse_frequency"]["training"] = {"learning_rate": 0.1}
     experiment.write_text(json.dumps(settings))
-    for path in experiment.parent.rglob("dice_no_background/status.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "shares_batches": False}))
     mine = "dice_no_background"
     edit(
         output / "runs.csv",

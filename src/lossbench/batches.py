@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from lossbench.augment import augment
+from lossbench.config import BATCH_SETTINGS
 from lossbench.prepared import Prepared
 from lossbench.provenance import seed_of
 
-# The settings of `training` that make the batch; runs that agree in them share it.
-SETTINGS = ("batch_size", "patch_size", "min_foreground", "augmentation")
 MULTIPLE = 32  # sizes that most networks take
 DATA_SHARE = 0.5  # of the free memory of a GPU, for the dataset
 MODULUS_PRIME = 0x100000001B3  # FNV's
@@ -44,7 +43,7 @@ class Batches:
     fold, seed
         Of the block.
     training
-        Settings of a run; those in `SETTINGS` matter here.
+        Settings of a run; those in `BATCH_SETTINGS` matter here.
     device
         Where the batches are wanted.
     """
@@ -141,4 +140,4 @@ def _on(device: torch.device, array: np.ndarray) -> Tensor:
 
 def stream_key(training: Mapping[str, Any]) -> str:
     """Equal for runs that share their batches."""
-    return repr([training[name] for name in SETTINGS])
+    return repr([training[name] for name in BATCH_SETTINGS])

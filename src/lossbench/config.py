@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 METRICS = ("dice", "iou", "precision", "recall", "hd95", "surface_dice")
 LOWER_IS_BETTER = ("hd95",)
+# The settings of `training` that make the batch: runs that agree in them share it.
+BATCH_SETTINGS = ("batch_size", "patch_size", "min_foreground", "augmentation")
 # YAML 1.1 reads 1e-5 (no dot) as a string.
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
@@ -213,17 +215,24 @@ class Experiment(Strict):
         for dataset, model, fold, seed in product(m.dataset, m.model, m.fold, m.seed):
             yield {"dataset": dataset, "model": model, "fold": fold, "seed": seed}
 
+    def training_of(self, loss: str) -> Training:
+        """The training settings, with what the entry of a loss overrides."""
+        return Training(**{**self.training.model_dump(), **self.losses[loss].training})
+
+    def shares_batches(self, loss: str) -> bool:
+        """Whether a loss is to see the batches of its block, or has some of its own."""
+        mine = self.training_of(loss)
+        return all(getattr(mine, name) == getattr(self.training, name) for name in BATCH_SETTINGS)
+
     def run(self, dataset: str, model: str, loss: str, fold: int, seed: int) -> dict[str, Any]:
         """Everything that one training depends on, but the data and the code."""
-        entry = self.losses[loss]
-        training = Training(**{**self.training.model_dump(), **entry.training})
         return {
             "dataset": dataset,
             "model": {"name": model, **self.models[model].spec()},
-            "loss": {"name": loss, **entry.spec()},
+            "loss": {"name": loss, **self.losses[loss].spec()},
             "fold": int(fold),
             "seed": int(seed),
-            "training": training.model_dump(),
+            "training": self.training_of(loss).model_dump(),
         }
 
     def block_json(self, dataset: str, model: str, fold: int, seed: int) -> str:
@@ -331,9 +340,9 @@ def _cross_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
                 text = f"fold {fold} of {name!r}, which has folds 0 to {folds - 1}"
                 yield ("matrix", "fold"), text
     for name in e.matrix.loss:
-        overrides = e.losses[name].training if name in e.losses else {}
         try:
-            Training(**{**e.training.model_dump(), **overrides})
+            if name in e.losses:
+                e.training_of(name)
         except ValidationError as error:
             for problem in error.errors():
                 yield ("losses", name, "training", *problem["loc"]), _text(problem, Training)

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lossbench.batches import Batches, patch_size, stream_key
 from lossbench.config import canonical
@@ -59,8 +60,7 @@ def train(block: Path, data: Path, store: Path, threads: int = 1) -> None:
     for name in runs.keys() - missing:
         log.info("%s: taken from the store, %s", name, folders[name])
     if missing:
-        shared = stream_key(next(iter(runs.values()))["training"])
-        _train([Run(runs[name], folders[name], prepared, shared) for name in missing])
+        _train([Run(runs[name], folders[name], prepared) for name in missing])
     for name, folder in folders.items():
         _lay(folder, block.parent / name)
 
@@ -87,7 +87,8 @@ def _train(runs: Sequence["Run"]) -> None:
     for run in runs:
         run.start(streams)
     steps = sum(run.steps - run.step for run in runs)
-    with tqdm(total=steps, unit="step", disable=None, leave=False) as bar:
+    bar = tqdm(total=steps, unit="step", disable=None, leave=False)  # on a terminal alone
+    with bar, logging_redirect_tqdm():
         for end in sorted({end for run in runs for end in run.ends()}):
             for run in runs:
                 bar.update(run.advance(end))
@@ -108,17 +109,12 @@ class Run:
         Its place in the store.
     data
         The prepared dataset.
-    shared_stream
-        `stream_key` of the block; a run with another has batches of its own.
     """
 
-    def __init__(
-        self, spec: dict[str, Any], folder: Path, data: Prepared, shared_stream: str
-    ) -> None:
+    def __init__(self, spec: dict[str, Any], folder: Path, data: Prepared) -> None:
         self.spec, self.folder, self.data = spec, folder, data
         self.training, self.steps = spec["training"], spec["training"]["steps"]
         self.name = spec["loss"]["name"]
-        self.shares_batches = stream_key(self.training) == shared_stream
         self.device = pick_device()
         self.patch = patch_size(data, self.training)
         self.validation = data.validation(spec["fold"])
@@ -290,7 +286,6 @@ class Run:
             "peak_memory_bytes": peak_memory(self.device),
             "init_digest": self.init_digest,
             "batch_digest": f"{self.batch_digest.item() & (2**64 - 1):016x}",
-            "shares_batches": self.shares_batches,
             "commit": commit(),
             "versions": versions(),
             "device": device_name(self.device),

@@ -19,18 +19,17 @@ def pairing(results: Results) -> dict[str, Any]:
         blocks and paired (counts), broken (a text for each other block) and apart (losses that
         do not share the batches, by their own settings, which the count leaves out).
     """
-    runs, shares = results.runs, results.shares_batches
-    broken = []
+    runs, broken = results.runs, []
+    apart = [loss for loss in results.losses if not results.experiment.shares_batches(loss)]
     blocks = runs.groupby(BLOCK, sort=False)
     for keys, block in blocks:
         differs = []
         if block["init_digest"].nunique(dropna=False) > 1:
             differs.append("initial weights")
-        if block.loc[shares[block.index], "batch_digest"].nunique(dropna=False) > 1:
+        if block.loc[~block["loss"].isin(apart), "batch_digest"].nunique(dropna=False) > 1:
             differs.append("batches")
         if differs:
             broken.append(f"{_name(keys)}: {' and '.join(differs)} differ between the losses")
-    apart = sorted(set(runs.loc[~shares, "loss"]))
     return {
         "blocks": len(blocks),
         "paired": len(blocks) - len(broken),
@@ -41,17 +40,16 @@ def pairing(results: Results) -> dict[str, Any]:
 
 def overrides(results: Results) -> list[dict[str, str]]:
     """Losses with training settings of their own, and whether the batches stay the shared ones."""
-    apart = pairing(results)["apart"]
     return [
         {
             "loss": loss,
             "settings": ", ".join(
                 f"{k} = {v}" for k, v in results.experiment.losses[loss].training.items()
             ),
-            "shares": loss not in apart,
+            "shares": results.experiment.shares_batches(loss),
         }
         for loss in results.losses
-        if results.experiment.losses[loss].training or loss in apart
+        if results.experiment.losses[loss].training
     ]
 
 

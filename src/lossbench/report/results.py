@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from lossbench import config
-from lossbench.files import read_json
 
 KEYS = ["dataset", "model", "loss", "fold", "seed"]
 _CURVE = "val/dice/"
@@ -105,13 +104,6 @@ class Results:
     def run_folder(self, dataset: str, model: str, loss: str, fold: int, seed: int) -> Path:
         """The folder that holds a run's own files."""
         return self.folder / dataset / model / f"fold{fold}" / f"seed{seed}" / loss
-
-    @cached_property
-    def shares_batches(self) -> pd.Series:
-        """For each row of `runs`, whether it saw the batches of its block; True where unknown."""
-        files = [self.run_folder(*keys) / "status.json" for keys in self._run_keys()]
-        known = [read_json(f).get("shares_batches", True) if f.exists() else True for f in files]
-        return pd.Series(known, index=self.runs.index, dtype=bool)
 
     @cached_property
     def curves(self) -> pd.DataFrame:
