@@ -127,15 +127,14 @@ class Run:
         """Make or resume the network; take the stream of batches that others have, or a new one."""
         fold, seed = self.spec["fold"], self.spec["seed"]
         rows = self.data.training(fold, self.training["min_foreground"])
-        self.loss = build_loss(
-            self.spec["loss"], self.data.voxels()[rows].sum(axis=0), self.data.classes
-        )
-        self.loss_of = Ignoring(self.loss, len(self.data.classes), len(self.patch)) \
-            if self.data.info["ignore"] else None  # fmt: skip
+        voxels, k = self.data.voxels()[rows].sum(axis=0), len(self.data.classes)
+        loss = build_loss(self.spec["loss"], voxels, self.data.classes)
+        if self.data.info["ignore"]:
+            loss = Ignoring(loss, k, len(self.patch))
+        self.loss = loss.to(self.device)
         model = build_model(self.spec["model"], self.data, seed)
         self.init_digest = state_digest(model.state_dict())
         self.model = model.to(self.device).train()
-        self.loss = self.loss.to(self.device)
         self.optimizer = _optimizer(self.model, self.training)
         key = stream_key(self.training)
         if key not in streams:
@@ -187,10 +186,10 @@ class Run:
         return loss.detach(), norm
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        target = one_hot(labels, len(self.data.classes))
-        if self.loss_of:
-            return self.loss_of(logits, target, labels < len(self.data.classes))
-        return self.loss(logits, target)
+        k = len(self.data.classes)
+        if self.data.info["ignore"]:
+            return self.loss(logits, one_hot(labels, k), labels < k)
+        return self.loss(logits, one_hot(labels, k))
 
     def _amp(self) -> bool:
         return self.training["amp"] and self.device.type == "cuda"
