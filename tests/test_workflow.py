@@ -204,7 +204,8 @@ def test_an_added_loss_trains_alone_and_a_changed_keyword_that_loss_alone(done):
     folder, _ = done
     before = trained(folder)
     matrix = {**STUDY["matrix"], "loss": ["dice", "my_loss", "focal"]}
-    result = snakemake(folder, "--configfile", str(study(folder, matrix=matrix)))
+    target = "results/study/report/comparisons.csv"
+    result = snakemake(folder, target, "--configfile", str(study(folder, matrix=matrix)))
     assert result.returncode == 0, result.stderr
     added = trained(folder)
     assert added.items() > before.items()
@@ -214,7 +215,8 @@ def test_an_added_loss_trains_alone_and_a_changed_keyword_that_loss_alone(done):
     ]
     assert [spec["loss"]["name"] for spec in specs] == ["focal", "focal"]
     losses = {"my_loss": {"_target_": "my_losses.Softened", "smooth": 0.25}}
-    result = snakemake(folder, "--configfile", str(study(folder, matrix=matrix, losses=losses)))
+    config = study(folder, matrix=matrix, losses=losses)
+    result = snakemake(folder, target, "--configfile", str(config))
     assert result.returncode == 0, result.stderr
     changed = trained(folder)
     assert changed.items() > added.items()
