@@ -11,7 +11,7 @@ UV := $(or $(shell command -v uv),$(BIN)/uv)
 demo: $(INSTALLED)  ## train, evaluate and compare three Dice losses on the embedded images
 	$(BIN)/snakemake --cores $(CORES)
 
-test: $(INSTALLED)  ## the tests, with real data where LOSSBENCH_DATA or ../shared/data has it
+test: $(INSTALLED)  ## the tests; those on real data want LOSSBENCH_DATA
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)  ## ruff, snakefmt, snakemake --lint
