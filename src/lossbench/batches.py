@@ -14,7 +14,7 @@ from lossbench.provenance import seed_of
 
 MULTIPLE = 32  # sizes that most networks take
 DATA_SHARE = 0.5  # of the free memory of a GPU, for the dataset
-MODULUS_PRIME = 0x100000001B3  # FNV's
+FNV_PRIME = 0x100000001B3  # rolls checksums into one
 
 
 class Batch(NamedTuple):
@@ -78,12 +78,10 @@ class Batches:
     def _make(self, step: int) -> Batch:
         generator = torch.Generator().manual_seed(seed_of("batch", *self.key, step))
         patches = [self._patch(row, generator) for row in self._rows(step)]
-        images, labels = (
-            torch.stack(parts).to(self.device) for parts in zip(*patches, strict=True)
-        )
+        images, labels = (torch.stack(parts) for parts in zip(*patches, strict=True))
         if self.augmentation:
             images, labels = augment(images, labels, self.augmentation, generator)
-        return Batch(images, labels, checksum(images) * MODULUS_PRIME + checksum(labels))
+        return Batch(images, labels, checksum(images) * FNV_PRIME + checksum(labels))
 
     def _rows(self, step: int) -> list[int]:
         """Cases of a step: each epoch is a permutation of its own, and epochs follow each other."""

@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset
 
-from lossbench.config import LOWER_IS_BETTER, METRICS, Experiment, UserError, load
+from lossbench.config import (
+    LOWER_IS_BETTER,
+    METRICS,
+    Experiment,
+    UserError,
+    block_folder,
+    load,
+)
 from lossbench.files import read_json, whole, write_text
 from lossbench.statistics import (
     Difference,
@@ -34,7 +41,7 @@ def compare(experiment: Path, output: Path) -> None:
         Folder for cases.parquet, runs.csv, summary.csv, comparisons.csv and verdict.txt.
     """
     settings = load(experiment)
-    folders = [_block_folder(experiment.parent, keys) for keys in settings.blocks()]
+    folders = [block_folder(experiment.parent, **keys) for keys in settings.blocks()]
     cases = _cases(folders, settings)
     runs = _runs(folders, settings, cases)
     comparisons = _comparisons(cases, runs, settings)
@@ -48,12 +55,6 @@ def compare(experiment: Path, output: Path) -> None:
         with whole(output / f"{name}.csv") as part:
             table.to_csv(part, index=False)
     write_text(output / "verdict.txt", _verdict_text(settings, comparisons, output))
-
-
-def _block_folder(experiment: Path, keys: dict) -> Path:
-    return (
-        experiment / keys["dataset"] / keys["model"] / f"fold{keys['fold']}" / f"seed{keys['seed']}"
-    )
 
 
 def _cases(folders: list[Path], settings: Experiment) -> pd.DataFrame:

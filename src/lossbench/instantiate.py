@@ -48,11 +48,9 @@ def instantiate(
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}, line {frame.lineno}"
         call = f"{spec['_target_']}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
         raise UserError(
-            f"{where}: {call} failed: {type(error).__name__}: {error} ({place})"
+            f"{where}: {call} failed: {type(error).__name__}: {error} ({place_of(error)})"
         ) from error
 
 
@@ -79,15 +77,20 @@ def locate(target: str, where: str) -> Any:
             f"{where}: no module {error.name!r} for _target_ {target!r}; {hint}"
         ) from None
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}, line {frame.lineno}"
         raise UserError(
-            f"{where}: importing {module_name} failed: {type(error).__name__}: {error} ({place})"
+            f"{where}: importing {module_name} failed: "
+            f"{type(error).__name__}: {error} ({place_of(error)})"
         ) from error
     if not hasattr(module, name):
         names = [n for n in dir(module) if not n.startswith("_")]
         raise UserError(f"{where}: {module_name} has no {name!r}; {did_you_mean(name, names)}")
     return getattr(module, name)
+
+
+def place_of(error: Exception) -> str:
+    """File and line that raised an error: the user's, where the code is the user's."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 
 def _filled(value: Any, where: str, fill: Mapping[str, Any]) -> Any:

@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import logging
 import os
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from lossbench.datasets.contract import case_problems, case_title, check_dataset
 from lossbench.datasets.folds import assign_folds
 from lossbench.datasets.picture import picture
 from lossbench.files import read_json, whole, write_json
-from lossbench.instantiate import instantiate
+from lossbench.instantiate import instantiate, place_of
 from lossbench.prepared import IGNORE
 from lossbench.provenance import sha256
 
@@ -122,9 +121,8 @@ def _cases(source: Any) -> Iterator[Any]:
         except UserError as error:
             case = error
         except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{Path(frame.filename).name}, line {frame.lineno}"
-            case = UserError(f"case number {number}: {type(error).__name__}: {error} ({place})")
+            what = f"{type(error).__name__}: {error} ({place_of(error)})"
+            case = UserError(f"case number {number}: {what}")
         if case is end:
             return
         yield case

@@ -18,25 +18,20 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from lossbench.batches import Batches, patch_size, stream_key
+from lossbench.batches import FNV_PRIME, Batches, patch_size, stream_key
 from lossbench.config import canonical
 from lossbench.device import device_name, peak_memory, pick_device
 from lossbench.files import read_json, whole, write_json, write_text
 from lossbench.inference import predict
-from lossbench.losses import Ignoring, build_loss, one_hot
+from lossbench.losses import batch_loss, run_loss
 from lossbench.metrics import counts, dice_of
 from lossbench.models import build_model
 from lossbench.prepared import Prepared
 from lossbench.provenance import commit, run_digest, seed_of, state_digest, versions
 
 log = logging.getLogger(__name__)
-FILES = (
-    "run.json",
-    "model.safetensors",
-    "history.csv",
-    "status.json",
-)  # status last: it says finished
-DIGEST_FACTOR = 0x100000001B3  # FNV's prime, for the rolling digest of the batches
+# In the order of writing: the status comes last and says that the run is finished.
+FILES = ("run.json", "model.safetensors", "history.csv", "status.json")
 
 
 def train(block: Path, data: Path, store: Path, threads: int = 1) -> None:
@@ -126,12 +121,7 @@ class Run:
     def start(self, streams: dict[str, Batches]) -> None:
         """Make or resume the network; take the stream of batches that others have, or a new one."""
         fold, seed = self.spec["fold"], self.spec["seed"]
-        rows = self.data.training(fold, self.training["min_foreground"])
-        voxels, k = self.data.voxels()[rows].sum(axis=0), len(self.data.classes)
-        loss = build_loss(self.spec["loss"], voxels, self.data.classes)
-        if self.data.info["ignore"]:
-            loss = Ignoring(loss, k, len(self.patch))
-        self.loss = loss.to(self.device)
+        self.loss = run_loss(self.spec, self.data).to(self.device)
         model = build_model(self.spec["model"], self.data, seed)
         self.init_digest = state_digest(model.state_dict())
         self.model = model.to(self.device).train()
@@ -160,9 +150,8 @@ class Run:
             loss, norm = self._update(step)
             loss_sum, norm_sum = loss_sum + loss, norm_sum + norm
         self.step = end
-        mean_loss = loss_sum.item() / (
-            end - begin
-        )  # the one read of the interval: waits for the device
+        # The one read of the interval: it waits for the device.
+        mean_loss = loss_sum.item() / (end - begin)
         self.seconds += time.perf_counter() - clock
         self._record(mean_loss, norm_sum.item() / (end - begin))
         return end - begin
@@ -177,19 +166,13 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._amp()):
             logits = self.model(batch.images)
-        loss = self._loss(logits.float(), batch.labels)
+        loss = batch_loss(self.loss, logits.float(), batch.labels)
         loss.backward()
         limit = self.training["clip_norm"] or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
-        self.batch_digest = self.batch_digest * DIGEST_FACTOR + batch.mark
+        self.batch_digest = self.batch_digest * FNV_PRIME + batch.mark
         return loss.detach(), norm
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        k = len(self.data.classes)
-        if self.data.info["ignore"]:
-            return self.loss(logits, one_hot(labels, k), labels < k)
-        return self.loss(logits, one_hot(labels, k))
 
     def _amp(self) -> bool:
         return self.training["amp"] and self.device.type == "cuda"

@@ -6,6 +6,7 @@ change of the learning rate: worth knowing before the cluster is busy for hours.
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import combinations, product
 from typing import Any
 
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 from lossbench.batches import Batches
 from lossbench.config import Experiment
 from lossbench.device import pick_device
-from lossbench.gradients import ClassTerms, LossOf, class_terms, cosines, flat_gradient, shares
-from lossbench.losses import Ignoring, build_loss, one_hot
+from lossbench.gradients import ClassTerms, class_terms, cosines, flat_gradient, shares
+from lossbench.losses import batch_loss, one_hot, run_loss
 from lossbench.models import build_model
 from lossbench.prepared import Prepared
 from lossbench.provenance import seed_of
@@ -64,7 +65,7 @@ class _Flight:
         runs = {loss: settings.run(model=model, loss=loss, **keys) for loss in matrix.loss}
         self.spec, self.step, self.num_classes = runs[self.reference], 0, len(data.classes)
         device, training = pick_device(), self.spec["training"]
-        self.losses = {name: _loss(run, data).to(device) for name, run in runs.items()}
+        self.losses = {name: run_loss(run, data).to(device) for name, run in runs.items()}
         self.model = build_model(self.spec["model"], data, self.spec["seed"]).train().to(device)
         self.batches = Batches(data, self.spec["fold"], self.spec["seed"], training, device)
         self.probe = self.batches(0)
@@ -77,7 +78,7 @@ class _Flight:
         target = one_hot(labels, self.num_classes)
         values, gradients, terms = [], [], []
         for loss in self.losses.values():
-            loss_of = self._loss_of(loss, labels)
+            loss_of = partial(batch_loss, loss, labels=labels)
             values.append(loss_of(logits))
             gradients.append(flat_gradient(values[-1], parameters))
             terms.append(class_terms(loss_of, logits, target))
@@ -92,27 +93,13 @@ class _Flight:
             self.batches.forget()
             logits, labels = self._logits(self.step), self.batches(self.step).labels
             self.optimizer.zero_grad()
-            self._loss_of(self.losses[self.reference], labels)(logits).backward()
+            batch_loss(self.losses[self.reference], logits, labels).backward()
             self.optimizer.step()
 
     def _logits(self, step: int) -> Tensor:
         batch = self.batches(step) if step else self.probe
         torch.manual_seed(seed_of("step", self.spec["seed"], step))
         return self.model(batch.images).float()
-
-    def _loss_of(self, loss: nn.Module, labels: Tensor) -> LossOf:
-        target = one_hot(labels, self.num_classes)
-        if isinstance(loss, Ignoring):
-            return lambda logits: loss(logits, target, labels < self.num_classes)
-        return lambda logits: loss(logits, target)
-
-
-def _loss(run: Mapping[str, Any], data: Prepared) -> nn.Module:
-    rows = data.training(run["fold"], run["training"]["min_foreground"])
-    loss = build_loss(run["loss"], data.voxels()[rows].sum(axis=0), data.classes)
-    if data.info["ignore"]:
-        return Ignoring(loss, len(data.classes), data.info["spatial_dims"])
-    return loss
 
 
 def _optimizer(model: nn.Module, training: Mapping[str, Any]) -> torch.optim.Optimizer:

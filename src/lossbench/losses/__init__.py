@@ -10,7 +10,7 @@ from lossbench.losses.adapters import (
     NeighborAwareLoss,
     WassersteinDiceLoss,
 )
-from lossbench.losses.build import build_loss
+from lossbench.losses.build import batch_loss, build_loss, run_loss
 from lossbench.losses.fscore import FScoreLoss, f_score
 from lossbench.losses.ignoring import Ignoring
 from lossbench.losses.targets import one_hot
@@ -25,8 +25,10 @@ __all__ = [
     "WassersteinDiceLoss",
     "activation_problem",
     "are_probabilities",
+    "batch_loss",
     "build_loss",
     "class_weights",
     "f_score",
     "one_hot",
+    "run_loss",
 ]

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from lossbench.config import UserError
 from lossbench.instantiate import instantiate
+from lossbench.losses.ignoring import Ignoring
 from lossbench.losses.targets import one_hot
 from lossbench.losses.weights import class_weights
+from lossbench.prepared import Prepared
 
 # Arguments that hold weights of classes: a list of numbers is made a tensor, as $weights are.
 WEIGHT_KEYS = ("weight", "weights", "class_weight", "class_weights")
@@ -56,6 +58,36 @@ def build_loss(spec: Mapping[str, Any], voxels: Sequence[int], classes: Sequence
             f"{_why_ignored(filled, classes)}; take the weight away"
         )
     return instantiate(filled, nn.Module, where)
+
+
+def run_loss(run: Mapping[str, Any], data: Prepared) -> nn.Module:
+    """Make the loss of a run: weights of its fold's training cases, ignored pixels left out.
+
+    Parameters
+    ----------
+    run
+        run.json.
+    data
+        The dataset of the run.
+
+    Returns
+    -------
+    nn.Module
+        As `build_loss`; an `Ignoring` where the dataset has an ignore label.
+    """
+    rows = data.training(run["fold"], run["training"]["min_foreground"])
+    loss = build_loss(run["loss"], data.voxels()[rows].sum(axis=0), data.classes)
+    if data.info["ignore"]:
+        return Ignoring(loss, len(data.classes), data.info["spatial_dims"])
+    return loss
+
+
+def batch_loss(loss: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
+    """Value of a run's loss: logits (B, K, *S) float32, labels (B, *S) uint8 -> scalar."""
+    k = logits.shape[1]
+    if isinstance(loss, Ignoring):
+        return loss(logits, one_hot(labels, k), labels < k)
+    return loss(logits, one_hot(labels, k))
 
 
 def _has_placeholder(value: Any) -> bool:

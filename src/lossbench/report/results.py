@@ -103,7 +103,7 @@ class Results:
 
     def run_folder(self, dataset: str, model: str, loss: str, fold: int, seed: int) -> Path:
         """The folder that holds a run's own files."""
-        return self.folder / dataset / model / f"fold{fold}" / f"seed{seed}" / loss
+        return config.block_folder(self.folder, dataset, model, fold, seed) / loss
 
     @cached_property
     def curves(self) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench.config import METRICS, Experiment, UserError, canonical
+from lossbench.config import METRICS, Experiment, UserError, block_folder, canonical
 from lossbench.files import read_json
 from lossbench.provenance import sha256
 from lossbench.track.view import clean, verdict_table
@@ -103,7 +103,7 @@ def read(e: Experiment, folder: Path) -> tuple[list[Record], list[str]]:
 def _run(params: Params, row: pd.Series, scores: pd.DataFrame, folder: Path) -> Record:
     """One training: its settings, its curves, its test metrics per class."""
     dataset, model, loss, fold, seed = (row[key] for key in KEYS)
-    block = folder / dataset / model / f"fold{fold}" / f"seed{seed}"
+    block = block_folder(folder, dataset, model, fold, seed)
     figures = {"test/dice": row["dice"], "test/dice_with_background": row["dice_with_background"]}
     for metric, per_class in scores.to_dict().items():
         figures |= {f"test/{metric}/{name}": value for name, value in per_class.items()}
