@@ -9,15 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset
 
-from lossbench.config import (
-    LOWER_IS_BETTER,
-    METRICS,
-    Experiment,
-    UserError,
-    block_folder,
-    load,
-)
-from lossbench.files import read_json, whole, write_text
+from lossbench.config import LOWER_IS_BETTER, METRICS, Experiment, UserError, load
+from lossbench.files import block_folder, read_json, whole, write_text
 from lossbench.statistics import (
     Difference,
     holm,

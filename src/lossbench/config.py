@@ -291,11 +291,6 @@ def load(text_or_path: str | Path) -> Experiment:
     return Experiment.model_validate_json(Path(text_or_path).read_text())
 
 
-def block_folder(experiment: Path, dataset: str, model: str, fold: int, seed: int) -> Path:
-    """Folder of a block, below the folder of its experiment."""
-    return experiment / dataset / model / f"fold{fold}" / f"seed{seed}"
-
-
 def did_you_mean(name: str, names: Sequence[str]) -> str:
     """Either a suggestion, or the list of what there is."""
     close = difflib.get_close_matches(name, names, n=1)

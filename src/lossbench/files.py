@@ -1,4 +1,4 @@
-"""Files are written whole: to a temporary name in the same folder, then renamed."""
+"""Where files lie; they are written whole: to a temporary name in the same folder, then renamed."""
 
 import json
 import os
@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lossbench.config import UserError
+
+
+def block_folder(experiment: Path, dataset: str, model: str, fold: int, seed: int) -> Path:
+    """Folder of a block, below the folder of its experiment."""
+    return experiment / dataset / model / f"fold{fold}" / f"seed{seed}"
 
 
 @contextmanager

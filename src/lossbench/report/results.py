@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench import config
+from lossbench.files import block_folder
 
 KEYS = ["dataset", "model", "loss", "fold", "seed"]
 _CURVE = "val/dice/"
@@ -103,7 +104,7 @@ class Results:
 
     def run_folder(self, dataset: str, model: str, loss: str, fold: int, seed: int) -> Path:
         """The folder that holds a run's own files."""
-        return config.block_folder(self.folder, dataset, model, fold, seed) / loss
+        return block_folder(self.folder, dataset, model, fold, seed) / loss
 
     @cached_property
     def curves(self) -> pd.DataFrame:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench.config import METRICS, Experiment, UserError, block_folder, canonical
-from lossbench.files import read_json
+from lossbench.config import METRICS, Experiment, UserError, canonical
+from lossbench.files import block_folder, read_json
 from lossbench.provenance import sha256
 from lossbench.track.view import clean, verdict_table
 
