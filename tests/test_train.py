@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import lossbench.train
-from lossbench.config import canonical, validate
+from lossbench.config import UserError, canonical, validate
 from lossbench.files import read_json, write_text
 from lossbench.provenance import run_digest
 from lossbench.train import FILES, finished, learning_rate, train
@@ -245,3 +245,147 @@ def test_learning_rate_decays_to_nothing_as_a_polynomial():
     assert learning_rate(settings, 0) == 0.1
     assert learning_rate(settings, 50) == pytest.approx(0.1 * 0.5**0.9)
     assert 0 < learning_rate(settings, 99) < 0.002
+
+
+RAW = {**DICE, "weight": "$inverse_frequency_raw"}
+LEDGER = {"every": 10, "reference": "dice"}
+
+
+@pytest.fixture(scope="module")
+def with_ledger(tmp_path_factory, phantom):
+    losses = LOSSES | {"raw": RAW}
+    root = tmp_path_factory.mktemp("ledger")
+    return run(block(root, phantom, losses, ledger=LEDGER), phantom)
+
+
+def ledger(folder: Path) -> pd.DataFrame:
+    history = pd.read_csv(folder / "history.csv")
+    return history.set_index("step").filter(like="ledger/").dropna(how="all")
+
+
+def test_the_ledger_moves_nothing(with_ledger, trained):
+    for loss in LOSSES:
+        assert equal(weights(with_ledger / loss), weights(trained / loss))
+
+
+def test_the_ledger_has_entries_at_its_steps_and_at_both_ends(with_ledger, phantom):
+    found = ledger(with_ledger / "dice_no_background")
+    assert found.index.tolist() == [0, 10, 20]
+    kinds = {f"ledger/{kind}/{c}" for kind in ("value", "l1", "l2") for c in phantom.classes}
+    assert set(found) == {"ledger/norm", "ledger/scale", "ledger/cosine"} | kinds
+    for kind in ("value", "l1", "l2"):
+        assert found.filter(like=f"/{kind}/").sum(axis=1).to_numpy() == pytest.approx(1)
+    assert (found["ledger/value/background"] == 0).all()
+
+
+def test_the_reference_is_itself_in_the_ledger(with_ledger):
+    found = ledger(with_ledger / "dice")
+    assert found[["ledger/scale", "ledger/cosine"]].to_numpy() == pytest.approx(1)
+
+
+def test_the_ledger_follows_the_training_of_its_own_loss(with_ledger):
+    """At the start all losses look from the same weights: the norms give the scale."""
+    dice, raw = (ledger(with_ledger / loss) for loss in ("dice", "raw"))
+    ratio = raw["ledger/norm"] / dice["ledger/norm"]
+    assert raw.loc[0, "ledger/scale"] == pytest.approx(ratio[0], rel=1e-5)
+    assert raw.loc[20, "ledger/scale"] != pytest.approx(ratio[20], rel=1e-3)
+
+
+def test_a_killed_run_has_the_ledger_of_an_uninterrupted_one(
+    with_ledger, tmp_path, phantom, monkeypatch
+):
+    update, path = lossbench.train.Run._update, block(tmp_path, phantom, LOSSES, ledger=LEDGER)
+
+    def interrupted(self, step):
+        if step == 13:
+            raise Interrupted
+        return update(self, step)
+
+    monkeypatch.setattr(lossbench.train.Run, "_update", interrupted)
+    with pytest.raises(Interrupted):
+        run(path, phantom)
+    monkeypatch.undo()
+    again = run(path, phantom)
+    for loss in LOSSES:
+        pd.testing.assert_frame_equal(ledger(again / loss), ledger(with_ledger / loss))
+
+
+class Normalised(nn.Module):
+    """A network whose running statistics a pass in training mode moves."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(in_channels)
+        self.last = nn.Conv2d(in_channels, num_classes, 3, padding=1)
+
+    def forward(self, images):
+        return self.last(self.norm(images))
+
+
+def test_the_ledger_leaves_running_statistics_alone(tmp_path, phantom, monkeypatch):
+    model = {"_target_": f"{__name__}.Normalised"}
+    model |= {"in_channels": "$in_channels", "num_classes": "$num_classes"}
+    monkeypatch.setitem(UNET, "_target_", model["_target_"])
+    for key in set(UNET) - {"_target_"}:
+        monkeypatch.delitem(UNET, key)
+    for key in ("in_channels", "num_classes"):
+        monkeypatch.setitem(UNET, key, f"${key}")
+    without = run(block(tmp_path / "a", phantom, {"dice": DICE}), phantom)
+    looked = run(block(tmp_path / "b", phantom, {"dice": DICE}, ledger=LEDGER), phantom)
+    assert equal(weights(without / "dice"), weights(looked / "dice"))
+
+
+def scaled(**arguments) -> dict:
+    return {"_target_": "lossbench.losses.Scaled", **arguments}
+
+
+def test_a_loss_times_its_inverse_is_the_loss(tmp_path, phantom, trained):
+    losses = {"dice": DICE, "halved": scaled(loss=scaled(loss=DICE, factor=2.0), factor=0.5)}
+    folder = run(block(tmp_path, phantom, losses), phantom)
+    assert equal(weights(folder / "halved"), weights(trained / "dice"))
+    assert read_json(folder / "halved" / "status.json")["loss_factor"] == 0.5
+
+
+def test_a_matched_loss_starts_with_the_gradient_norm_of_the_other(tmp_path, phantom):
+    """Then raw inverse frequency, a plain multiple of its own, trains as the normalised one."""
+    mean_1 = {**DICE, "weight": "$inverse_frequency"}
+    losses = {"dice": mean_1, "raw": RAW, "matched": scaled(loss=RAW, match=mean_1)}
+    path = block(tmp_path, phantom, losses, ledger=LEDGER, optimizer="sgd", learning_rate=0.1)
+    folder = run(path, phantom)
+    assert ledger(folder / "raw").loc[0, "ledger/scale"] > 2
+    assert ledger(folder / "matched")["ledger/scale"].to_numpy() == pytest.approx(1, rel=1e-4)
+    factor = read_json(folder / "matched" / "status.json")["loss_factor"]
+    assert factor == pytest.approx(1 / ledger(folder / "raw").loc[0, "ledger/scale"], rel=1e-5)
+    left, right = weights(folder / "matched"), weights(folder / "dice")
+    assert all(torch.allclose(left[k], right[k], atol=1e-4) for k in left)
+    far = weights(folder / "raw")
+    assert not all(torch.allclose(far[k], right[k], atol=1e-2) for k in far)
+
+
+class Flat(nn.Module):
+    """No gradient at all."""
+
+    def forward(self, logits, target):
+        return 0 * logits.sum()
+
+
+def test_a_loss_without_gradient_cannot_be_matched(tmp_path, phantom):
+    flat = {"_target_": f"{__name__}.Flat"}
+    path = block(tmp_path, phantom, {"dice": DICE, "flat": scaled(loss=flat, match=DICE)})
+    with pytest.raises(UserError, match=r"losses\.flat: the gradient norm of Flat .* is 0;"):
+        run(path, phantom)
+
+
+def test_progress_is_left_while_a_run_trains_and_gone_after(tmp_path, phantom, monkeypatch):
+    monkeypatch.setattr(lossbench.train, "PROGRESS_SECONDS", 0.0)
+    seen, path = [], block(tmp_path, phantom, {"dice": DICE})
+    finish = lossbench.train.Run.finish
+
+    def look(self):
+        seen.append(pd.read_csv(self.folder / "progress.csv")["step"].tolist())
+        finish(self)
+
+    monkeypatch.setattr(lossbench.train.Run, "finish", look)
+    folder = run(path, phantom)
+    assert seen == [[5, 10, 15, 20]]
+    assert not list((folder.parent / "runs").rglob("progress.csv"))

@@ -19,17 +19,19 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lossbench.batches import FNV_PRIME, Batches, patch_size, stream_key
-from lossbench.config import canonical
+from lossbench.config import UserError, canonical
 from lossbench.device import device_name, peak_memory, pick_device
 from lossbench.files import read_json, whole, write_json, write_text
 from lossbench.inference import predict
-from lossbench.losses import batch_loss, run_loss
+from lossbench.ledger import ledger_entry, unmoved
+from lossbench.losses import batch_loss, match_scale, run_loss
 from lossbench.metrics import counts, dice_of
 from lossbench.models import build_model
 from lossbench.prepared import Prepared
 from lossbench.provenance import commit, run_digest, seed_of, state_digest, versions
 
 log = logging.getLogger(__name__)
+PROGRESS_SECONDS = 2.0  # between two writings of progress.csv
 # In the order of writing: the status comes last and says that the run is finished.
 FILES = ("run.json", "model.safetensors", "history.csv", "status.json")
 
@@ -116,7 +118,7 @@ class Run:
         self.step, self.seconds, self.status = 0, 0.0, "training"
         self.history: list[dict[str, float]] = []
         self.batch_digest = torch.zeros((), dtype=torch.int64)
-        self.started = _now()
+        self.started, self.shown = _now(), time.monotonic()
 
     def start(self, streams: dict[str, Batches]) -> None:
         """Make or resume the network; take the stream of batches that others have, or a new one."""
@@ -130,13 +132,36 @@ class Run:
         if key not in streams:
             streams[key] = Batches(self.data, fold, seed, self.training, self.device)
         self.batches = streams[key]
+        self.probe = self.batches(0)
+        self.factor = self._match_scale()
+        self._start_ledger()
         self._resume()
         self.batch_digest = self.batch_digest.to(self.device)
         self.last_finite = self._state()
 
+    def _match_scale(self) -> float | None:
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+
+        def value() -> Tensor:
+            torch.manual_seed(seed_of("step", self.spec["seed"], 0))
+            return batch_loss(self.loss, self._predict(self.probe.images), self.probe.labels)
+
+        try:
+            with unmoved(self.model):
+                return match_scale(self.loss, value, parameters)
+        except UserError as error:
+            raise UserError(f"losses.{self.name}: {error}") from None
+
+    def _start_ledger(self) -> None:
+        if settings := self.training["ledger"]:
+            other = run_loss({**self.spec, "loss": settings["reference"]}, self.data)
+            self.ledger_reference = other.to(self.device)
+            self.history.append({"step": 0, "seconds": 0.0, **self._ledger()})
+
     def ends(self) -> set[int]:
-        """Steps at which an interval ends: to log, to validate, or at the end."""
-        every = (self.training["log_every"], self.training["validate_every"])
+        """Steps at which an interval ends: to log, to validate, to look, or at the end."""
+        every = [self.training["log_every"], self.training["validate_every"]]
+        every += [self.training["ledger"]["every"]] if self.training["ledger"] else []
         return {self.steps, *(s for n in every for s in range(n, self.steps, n))}
 
     def advance(self, end: int) -> int:
@@ -164,9 +189,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.training, step)
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._amp()):
-            logits = self.model(batch.images)
-        loss = batch_loss(self.loss, logits.float(), batch.labels)
+        loss = batch_loss(self.loss, self._predict(batch.images), batch.labels)
         loss.backward()
         limit = self.training["clip_norm"] or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
@@ -174,8 +197,16 @@ class Run:
         self.batch_digest = self.batch_digest * FNV_PRIME + batch.mark
         return loss.detach(), norm
 
-    def _amp(self) -> bool:
-        return self.training["amp"] and self.device.type == "cuda"
+    def _predict(self, images: Tensor) -> Tensor:
+        """Logits in float32: losses run outside autocast."""
+        amp = self.training["amp"] and self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
+            return self.model(images).float()
+
+    def _ledger(self) -> dict[str, float]:
+        torch.manual_seed(seed_of("step", self.spec["seed"], 0))
+        losses = (self.loss, self.ledger_reference)
+        return ledger_entry(self.model, self._predict, losses, self.probe, self.data.classes)
 
     def _record(self, loss: float, norm: float) -> None:
         row = {
@@ -193,9 +224,19 @@ class Run:
             self.model.load_state_dict(self.last_finite)
             return
         self.last_finite = state
+        ledger = self.training["ledger"]
+        if ledger and (self.step % ledger["every"] == 0 or self.step == self.steps):
+            row |= self._ledger()
         if self.step % self.training["validate_every"] == 0 or self.step == self.steps:
             row |= self._validate()
             self._checkpoint()
+        self._show()
+
+    def _show(self) -> None:
+        """Leave the history so far for those who follow the training."""
+        if time.monotonic() - self.shown > PROGRESS_SECONDS:
+            write_text(self.folder / "progress.csv", _csv(self.history))
+            self.shown = time.monotonic()
 
     def _validate(self) -> dict[str, float]:
         found = predict(self.model, self.data, self.validation, self.patch, self.device)
@@ -256,7 +297,8 @@ class Run:
             save_file(weights, part)
         write_text(self.folder / "history.csv", _csv(self.history))
         write_json(self.folder / "status.json", self._status())
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        for file in ("checkpoint.pt", "progress.csv"):
+            (self.folder / file).unlink(missing_ok=True)
 
     def _status(self) -> dict[str, Any]:
         return {
@@ -266,6 +308,7 @@ class Run:
             "train_seconds": round(self.seconds, 3),
             "images_per_second": round(self.step * self.training["batch_size"] / self.seconds, 3),
             "peak_memory_bytes": peak_memory(self.device),
+            "loss_factor": self.factor,
             "init_digest": self.init_digest,
             "batch_digest": f"{self.batch_digest.item() & (2**64 - 1):016x}",
             "commit": commit(),

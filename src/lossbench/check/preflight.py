@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lossbench.batches import Batches
-from lossbench.config import Experiment
+from lossbench.config import Experiment, UserError
 from lossbench.device import pick_device
 from lossbench.gradients import ClassTerms, class_terms, cosines, flat_gradient, shares
-from lossbench.losses import batch_loss, one_hot, run_loss
+from lossbench.losses import batch_loss, match_scale, one_hot, run_loss
 from lossbench.models import build_model
 from lossbench.prepared import Prepared
 from lossbench.provenance import seed_of
@@ -69,7 +69,19 @@ class _Flight:
         self.model = build_model(self.spec["model"], data, self.spec["seed"]).train().to(device)
         self.batches = Batches(data, self.spec["fold"], self.spec["seed"], training, device)
         self.probe = self.batches(0)
+        self._match_scales()
         self.optimizer = _optimizer(self.model, training)
+
+    def _match_scales(self) -> None:
+        for name, loss in self.losses.items():
+            value = partial(self._value, loss)
+            try:
+                match_scale(loss, value, [p for p in self.model.parameters() if p.requires_grad])
+            except UserError as error:
+                raise UserError(f"losses.{name}: {error}") from None
+
+    def _value(self, loss: nn.Module) -> Tensor:
+        return batch_loss(loss, self._logits(0), self.probe.labels)
 
     def look(self) -> dict[str, Any]:
         """Gradients of all losses on the probe, with the weights of now."""

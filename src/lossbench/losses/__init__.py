@@ -13,6 +13,7 @@ from lossbench.losses.adapters import (
 from lossbench.losses.build import batch_loss, build_loss, run_loss
 from lossbench.losses.fscore import FScoreLoss, f_score
 from lossbench.losses.ignoring import Ignoring
+from lossbench.losses.scaled import Scaled, match_scale
 from lossbench.losses.targets import one_hot
 from lossbench.losses.weights import class_weights
 
@@ -22,6 +23,7 @@ __all__ = [
     "Ignoring",
     "IndexTarget",
     "NeighborAwareLoss",
+    "Scaled",
     "WassersteinDiceLoss",
     "activation_problem",
     "are_probabilities",
@@ -29,6 +31,7 @@ __all__ = [
     "build_loss",
     "class_weights",
     "f_score",
+    "match_scale",
     "one_hot",
     "run_loss",
 ]

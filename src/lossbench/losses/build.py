@@ -18,6 +18,8 @@ from lossbench.prepared import Prepared
 WEIGHT_KEYS = ("weight", "weights", "class_weight", "class_weights")
 # It takes a weight per class also without the background, for its cross-entropy.
 WEIGHTS_OF_ALL_CLASSES = ("monai.losses.DiceCELoss",)
+# A loss that is looked at before the training and never called in it.
+NOT_CALLED = ("match",)
 
 
 def build_loss(spec: Mapping[str, Any], voxels: Sequence[int], classes: Sequence[str]) -> nn.Module:
@@ -44,12 +46,9 @@ def build_loss(spec: Mapping[str, Any], voxels: Sequence[int], classes: Sequence
         Naming the entry: a weight that is infinite, negative, of the wrong length, all 0, or that
         the loss ignores; what `instantiate` refuses.
     """
-    where, cap = f"losses.{spec['name']}", spec.get("weight_cap")
-    entry = {key: value for key, value in spec.items() if key != "weight_cap"}
+    where = f"losses.{spec['name']}"
     try:
-        if cap is not None and not _has_placeholder(entry):
-            raise UserError("weight_cap is set, but no weight is written $inverse_frequency or so")
-        filled = _fill(entry, list(voxels), list(classes), cap)
+        filled = _fill(spec, list(voxels), list(classes))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     if _has_weight(filled) and _ignores_weights(filled, len(classes), where):
@@ -96,8 +95,18 @@ def _has_placeholder(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("$")
 
 
-def _fill(spec: Mapping[str, Any], voxels: list[int], classes: list[str], cap: float | None) -> Any:
-    """The specification with weights as tensors: those written $name, and lists of numbers."""
+def _fill(
+    spec: Mapping[str, Any], voxels: list[int], classes: list[str], cap: float | None = None
+) -> dict[str, Any]:
+    """The specification with weights as tensors: those written $name, and lists of numbers.
+
+    A weight_cap counts for the loss that has it, and for those within.
+    """
+    if "weight_cap" in spec:
+        spec = dict(spec)
+        cap = spec.pop("weight_cap")
+        if not _has_placeholder(spec):
+            raise UserError("weight_cap is set, but no weight is written $inverse_frequency or so")
     wanted = _wanted(spec, len(classes))
     filled = {}
     for key, value in spec.items():
@@ -150,6 +159,7 @@ def _has_weight(spec: Mapping[str, Any]) -> bool:
     return any(
         _has_weight(value) if isinstance(value, Mapping) else _is_weight(key, value)
         for key, value in spec.items()
+        if key not in NOT_CALLED
     )
 
 

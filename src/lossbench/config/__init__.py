@@ -1,0 +1,274 @@
+"""What an experiment, a block and a run are. Imports nothing of ours and no torch."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from lossbench.config.messages import (
+    ConfigError,
+    UserError,
+    Where,
+    did_you_mean,
+    problem_text,
+)
+from lossbench.config.sections import (
+    METRICS,
+    Augmentation,
+    Claim,
+    Comparison,
+    Component,
+    Dataset,
+    Ledger,
+    Loss,
+    Matrix,
+    Name,
+    Strict,
+    Training,
+)
+
+__all__ = [
+    "BATCH_SETTINGS",
+    "LOWER_IS_BETTER",
+    "METRICS",
+    "Augmentation",
+    "ConfigError",
+    "Experiment",
+    "Loss",
+    "Training",
+    "UserError",
+    "canonical",
+    "did_you_mean",
+    "load",
+    "validate",
+]
+
+LOWER_IS_BETTER = ("hd95",)
+# The settings of `training` that make the batch: runs that agree in them share it.
+BATCH_SETTINGS = ("batch_size", "patch_size", "min_foreground", "augmentation")
+MATCHED = "_matched"  # ends the name of a loss that the scale control adds
+
+
+def canonical(value: object) -> str:
+    """JSON that is equal for equal values: sorted keys, 1.0 written as 1, no spaces.
+
+    Raises
+    ------
+    ValueError
+        For NaN and infinity, which JSON lacks.
+    """
+
+    def normalised(v: Any) -> Any:
+        if isinstance(v, Mapping):
+            return {k: normalised(x) for k, x in v.items()}
+        if isinstance(v, list | tuple):
+            return [normalised(x) for x in v]
+        return int(v) if isinstance(v, float) and v.is_integer() else v
+
+    return json.dumps(normalised(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+class Experiment(Strict):
+    """One YAML file: a matrix of runs, how to train them, how to compare them."""
+
+    experiment: Name = Field(description="Its name, a folder of results/.")
+    data_root: str | None = Field(
+        None, description="Folder of local copies of datasets; null: $LOSSBENCH_DATA, else data/."
+    )
+    matrix: Matrix
+    training: Training = Training()
+    comparison: Comparison
+    datasets: dict[Name, Dataset] = Field(description="Catalogue of datasets.")
+    models: dict[Name, Component] = Field(description="Catalogue of models.")
+    losses: dict[Name, Loss] = Field(description="Catalogue of losses.")
+    claims: list[Claim] = Field([], description="Statements for this experiment to test.")
+
+    def blocks(self) -> Iterator[dict[str, Any]]:
+        """Keys of every block: dataset, model, fold, seed."""
+        m = self.matrix
+        for dataset, model, fold, seed in product(m.dataset, m.model, m.fold, m.seed):
+            yield {"dataset": dataset, "model": model, "fold": fold, "seed": seed}
+
+    def training_of(self, loss: str) -> Training:
+        """The training settings, with what the entry of a loss overrides."""
+        return Training(**{**self.training.model_dump(), **self.losses[loss].training})
+
+    def shares_batches(self, loss: str) -> bool:
+        """Whether a loss is to see the batches of its block, or has some of its own."""
+        mine = self.training_of(loss)
+        return all(getattr(mine, name) == getattr(self.training, name) for name in BATCH_SETTINGS)
+
+    def run(self, dataset: str, model: str, loss: str, fold: int, seed: int) -> dict[str, Any]:
+        """Everything that one training depends on, but the data and the code."""
+        training = self.training_of(loss).model_dump()
+        if training["ledger"]:
+            training["ledger"]["reference"] = self._named(training["ledger"]["reference"])
+        return {
+            "dataset": dataset,
+            "model": {"name": model, **self.models[model].spec()},
+            "loss": self._named(loss),
+            "fold": int(fold),
+            "seed": int(seed),
+            "training": training,
+        }
+
+    def _named(self, loss: str) -> dict[str, Any]:
+        return {"name": loss, **self.losses[loss].spec()}
+
+    def with_scale_control(self) -> "Experiment":
+        """With a loss more for each but the reference: itself, at the reference's scale."""
+        reference = self.comparison.reference
+        names = [name for name in self.matrix.loss if name != reference]
+        if not self.comparison.scale_control:
+            return self
+        added = {name + MATCHED: self._matched(name) for name in names}
+        matrix = self.matrix.model_copy(update={"loss": [*self.matrix.loss, *added]})
+        return self.model_copy(update={"matrix": matrix, "losses": {**self.losses, **added}})
+
+    def _matched(self, loss: str) -> Loss:
+        return Loss(
+            _target_="lossbench.losses.Scaled",
+            training=self.losses[loss].training,
+            loss=self.losses[loss].spec(),
+            match=self.losses[self.comparison.reference].spec(),
+        )
+
+    def block_json(self, dataset: str, model: str, fold: int, seed: int) -> str:
+        """Canonical JSON of a block: its keys and the specification of each run."""
+        keys = {"dataset": dataset, "model": model, "fold": int(fold), "seed": int(seed)}
+        runs = {loss: self.run(loss=loss, **keys) for loss in self.matrix.loss}
+        return canonical({"experiment": self.experiment, **keys, "runs": runs})
+
+    def dataset_json(self, dataset: str) -> str:
+        """Canonical JSON of a catalogue entry: its class and lossbench's own keys."""
+        entry = self.datasets[dataset]
+        own = {key: getattr(entry, key) for key in ("folds", "fold_seed", "surface_tolerance")}
+        return canonical({"name": dataset, "spec": entry.spec(), **own})
+
+    def experiment_json(self) -> str:
+        """Canonical JSON of the experiment, with the catalogue entries that it uses."""
+        used = {
+            "datasets": {name: self.datasets[name] for name in self.matrix.dataset},
+            "models": {name: self.models[name] for name in self.matrix.model},
+            "losses": {name: self.losses[name] for name in self.matrix.loss},
+        }
+        return canonical(
+            self.model_copy(update=used).model_dump(by_alias=True, exclude={"data_root"})
+        )
+
+
+def validate(raw: Mapping[str, Any], files: Mapping[str, str | Path] | None = None) -> Experiment:
+    """Check a merged config, names across the catalogues included.
+
+    Parameters
+    ----------
+    raw
+        The config as read from YAML.
+    files
+        Name and path of the files it was merged from, later ones over earlier ones, for messages.
+
+    Raises
+    ------
+    ConfigError
+        With every problem: file, key, what was found, what to do.
+    """
+    where = Where(files or {})
+    problems = [f"{where(path)}: {text}" for path, text in _name_checks(raw)]
+    try:
+        experiment = Experiment.model_validate(raw)
+        problems += [f"{where(path)}: {text}" for path, text in _cross_checks(experiment)]
+    except ValidationError as error:
+        problems += [_explain(problem, where) for problem in error.errors()]
+    if problems:
+        raise ConfigError(problems)
+    return experiment.with_scale_control()
+
+
+def load(text_or_path: str | Path) -> Experiment:
+    """Read an experiment.json, as written by the workflow."""
+    return Experiment.model_validate_json(Path(text_or_path).read_text())
+
+
+def _name_checks(raw: Mapping[str, Any]) -> Iterator[tuple[tuple, str]]:
+    """Names in the matrix that no catalogue has, also where the config is wrong elsewhere."""
+    matrix = raw.get("matrix") if isinstance(raw.get("matrix"), Mapping) else {}
+    for kind, section in {"dataset": "datasets", "model": "models", "loss": "losses"}.items():
+        catalogue = raw.get(section) if isinstance(raw.get(section), Mapping) else {}
+        names = matrix.get(kind) if isinstance(matrix.get(kind), list) else []
+        for name in names:
+            if name not in catalogue:
+                text = (
+                    f"no {kind} {name!r} in {section}; {did_you_mean(str(name), list(catalogue))}"
+                )
+                yield ("matrix", kind), text
+
+
+def _cross_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
+    reference = e.comparison.reference
+    if reference not in e.matrix.loss:
+        text = f"{reference!r} is not in matrix.loss; {did_you_mean(reference, e.matrix.loss)}"
+        yield ("comparison", "reference"), text
+    for name in e.matrix.dataset:
+        folds = e.datasets[name].folds if name in e.datasets else None
+        for fold in e.matrix.fold:
+            if folds is not None and fold >= folds:
+                text = f"fold {fold} of {name!r}, which has folds 0 to {folds - 1}"
+                yield ("matrix", "fold"), text
+    yield from _ledger_checks(e.training.ledger, e, ("training",))
+    for name in e.matrix.loss:
+        try:
+            if name in e.losses and e.losses[name].training:
+                ledger = e.training_of(name).ledger
+                yield from _ledger_checks(ledger, e, ("losses", name, "training"))
+        except ValidationError as error:
+            for problem in error.errors():
+                path = ("losses", name, "training", *problem["loc"])
+                yield path, problem_text(problem, list(Training.model_fields))
+        if e.comparison.scale_control and name + MATCHED in e.losses:
+            text = f"scale_control makes a loss of this name; rename {name + MATCHED!r}"
+            yield ("losses", name + MATCHED), text
+    yield from _claim_checks(e)
+
+
+def _ledger_checks(
+    ledger: Ledger | None, e: Experiment, section: tuple[str, ...]
+) -> Iterator[tuple[tuple, str]]:
+    if ledger and ledger.reference not in e.losses:
+        text = f"no loss {ledger.reference!r} in losses; "
+        yield (
+            (*section, "ledger", "reference"),
+            text + did_you_mean(ledger.reference, list(e.losses)),
+        )
+
+
+def _claim_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
+    trained = e.with_scale_control().matrix.loss
+    for n, claim in enumerate(e.claims):
+        for key, loss in claim.losses():
+            if loss not in trained:
+                text = f"{loss!r} is not in matrix.loss; {did_you_mean(loss, trained)}"
+                yield ("claims", n, *key), text
+        if claim.ledger and e.training.ledger is None:
+            yield ("claims", n, "ledger"), "training.ledger is null, so that there is no ledger"
+
+
+def _explain(problem: Mapping[str, Any], where: Where) -> str:
+    path = [part for part in problem["loc"] if part != "[key]"]
+    section = _section(path[:-1])
+    return f"{where(path)}: {problem_text(problem, list(section.model_fields) if section else [])}"
+
+
+def _section(path: Sequence[str | int]) -> type[BaseModel] | None:
+    """The model that describes the section of the config at this path."""
+    sections = {
+        (): Experiment,
+        ("matrix",): Matrix,
+        ("training",): Training,
+        ("training", "augmentation"): Augmentation,
+        ("training", "ledger"): Ledger,
+        ("comparison",): Comparison,
+    }
+    return sections.get(tuple(path))

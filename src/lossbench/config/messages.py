@@ -1,0 +1,63 @@
+"""What is wrong with a config, in words: the file, the key, what was found, what to do."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class UserError(Exception):
+    """Something the user can mend: shown without a traceback."""
+
+
+class ConfigError(UserError):
+    """Everything that is wrong with a config, a line each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(["the config cannot be used:", *self.problems]))
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Either a suggestion, or the list of what there is."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there is: {', '.join(sorted(names))}"
+
+
+class Where:
+    """Names the file that a key comes from: the last one that has it."""
+
+    def __init__(self, files: Mapping[str, str | Path]) -> None:
+        self.files = [(n, yaml.safe_load(Path(path).read_text())) for n, path in files.items()]
+
+    def __call__(self, path: Sequence[str | int]) -> str:
+        """The key as it is written, behind the name of its file."""
+        key = ".".join(str(part) for part in path)
+        for name, content in reversed(self.files):
+            if _has(content, path):
+                return f"{name}: {key}"
+        return key
+
+
+def _has(content: Any, path: Sequence[str | int]) -> bool:
+    for part in path:
+        try:
+            content = content[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
+
+
+def problem_text(problem: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """A problem that pydantic found, in a section that has these keys."""
+    kind, found = problem["type"], problem["input"]
+    if kind == "extra_forbidden" and keys:
+        return f"unknown key; {did_you_mean(str(problem['loc'][-1]), keys)}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "string_pattern_mismatch":
+        return f"{found!r} is no name: a-z, 0-9 and _ only, since it becomes a folder"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]} (found {found!r})"

@@ -1,0 +1,245 @@
+"""The sections of an experiment, key by key."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+METRICS = ("dice", "iou", "precision", "recall", "hd95", "surface_dice")
+# YAML 1.1 reads 1e-5 (no dot) as a string.
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
+class Strict(BaseModel):
+    """A section that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Component(BaseModel):
+    """A class by its dotted path, and its keyword arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+    target: str = Field(
+        alias="_target_", description="Dotted path of a class, e.g. monai.losses.DiceLoss."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_numbers(cls, entry: Any) -> Any:
+        return _numbers(entry)
+
+    def spec(self) -> dict[str, Any]:
+        """`_target_` and keyword arguments, without lossbench's own keys."""
+        return {"_target_": self.target, **(self.model_extra or {})}
+
+
+class Dataset(Component):
+    """A dataset of the catalogue; keyword arguments go to its class."""
+
+    folds: int | None = Field(
+        None, ge=2, description="Number of folds; null for the dataset's own."
+    )
+    fold_seed: int = Field(0, description="Seed of the shuffle that makes the folds.")
+    surface_tolerance: float = Field(
+        1.0,
+        gt=0,
+        description="Tolerance of surface Dice, in the unit of the spacing (mm or pixels).",
+    )
+
+
+class Loss(Component):
+    """A loss of the catalogue; keyword arguments go to its class."""
+
+    training: dict[str, Any] = Field(
+        {}, description="Training settings for this entry alone; the report says that it differs."
+    )
+    weight_cap: float | None = Field(
+        None,
+        gt=1,
+        description="Largest ratio of a weight that is filled in to the smallest one; null: none.",
+    )
+
+    @model_validator(mode="after")
+    def _finite(self) -> "Loss":
+        """JSON has no infinity, and no loss is the better for one."""
+        for key, value in (self.model_extra or {}).items():
+            if not _is_finite(value):
+                raise ValueError(f"{key}: {value} is not finite; wanted: finite numbers")
+        return self
+
+    def spec(self) -> dict[str, Any]:
+        """`_target_`, keyword arguments, and `weight_cap` where there is one."""
+        cap = {} if self.weight_cap is None else {"weight_cap": self.weight_cap}
+        return super().spec() | cap
+
+
+class Augmentation(Strict):
+    """Random changes of a batch; a strength of 0 switches one off."""
+
+    flip: bool = Field(True, description="Mirror each axis with probability 0.5.")
+    rotate: float = Field(15.0, ge=0, le=180, description="Largest angle in degrees.")
+    scale: float = Field(0.15, ge=0, lt=1, description="Largest relative change of size.")
+    noise: float = Field(0.1, ge=0, description="Largest standard deviation of Gaussian noise.")
+    brightness: float = Field(0.1, ge=0, description="Largest shift, in standard deviations.")
+    contrast: float = Field(0.2, ge=0, lt=1, description="Largest relative change of contrast.")
+    gamma: float = Field(0.2, ge=0, lt=1, description="Largest relative change of gamma.")
+    probability: float = Field(0.3, ge=0, le=1, description="Of each change but flip, per image.")
+
+
+class Ledger(Strict):
+    """The gradient ledger: how a loss pulls, on a fixed batch along the training."""
+
+    reference: Name = Field(description="Loss of the catalogue that gradients are compared with.")
+    every: int = Field(100, ge=1, description="Steps between entries; the first is at step 0.")
+
+
+class Training(Strict):
+    """How every run is trained: the same budget for every loss."""
+
+    steps: int = Field(300, ge=1, description="Optimiser steps; the last weights are evaluated.")
+    batch_size: int = Field(8, ge=1, description="Images in a batch.")
+    patch_size: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None,
+        description="Size of a training image; null: the largest case, up to a multiple of 32.",
+    )
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="AdamW, or SGD with Nesterov momentum."
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="At the first step.")
+    decay_power: float = Field(
+        0.9, ge=0, description="Rate at step t: (1 - t / steps) ** decay_power."
+    )
+    momentum: float = Field(0.99, ge=0, lt=1, description="Of SGD.")
+    weight_decay: float = Field(1e-5, ge=0, description="Of either optimiser.")
+    clip_norm: float | None = Field(
+        None, gt=0, description="Largest gradient norm; null: no clipping."
+    )
+    amp: bool = Field(
+        True, description="bfloat16 autocast of the network, on devices that have it."
+    )
+    min_foreground: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Training cases with a smaller share of foreground are left out.",
+    )
+    log_every: int = Field(10, ge=1, description="Steps between rows of history.csv.")
+    validate_every: int = Field(
+        100, ge=1, description="Steps between validations; a checkpoint is kept at each."
+    )
+    augmentation: Augmentation | None = Field(Augmentation(), description="null: no augmentation.")
+    ledger: Ledger | None = Field(None, description="Gradient ledger; null: none.")
+
+
+class Comparison(Strict):
+    """How losses are compared."""
+
+    reference: Name = Field(description="The loss that the others are compared with.")
+    metrics: list[Literal[METRICS]] = Field(
+        ["dice"], min_length=1, description="Metrics to compare."
+    )
+    margin: float = Field(0.01, gt=0, description="Differences within it count as equivalent.")
+    alpha: float = Field(0.05, gt=0, lt=1, description="Error rate, over all comparisons together.")
+    scale_control: bool = Field(
+        False,
+        description="Train each loss once more at the gradient scale of the reference, "
+        "as {loss}_matched.",
+    )
+
+
+class ComparisonClaim(Strict):
+    """On a class, a loss is better or worse than another, or equivalent to it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    loss: Name
+    against: Name = Field(description="The other loss.")
+    metric: Literal[METRICS] = "dice"
+    of_class: str = Field(alias="class", description="Name of the class.")
+    expect: Literal["better", "worse", "equivalent"]
+
+
+class LedgerClaim(Strict):
+    """A class has the largest or smallest share of a loss, or all have about the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    loss: Name
+    share: Literal["value", "l1", "l2"] = Field(description="Of the value, or of logit gradients.")
+    at: Literal["start", "end"] = Field(description="Of the training.")
+    of_class: str | None = Field(None, alias="class", description="Name of the class.")
+    expect: Literal["largest", "smallest", "equal"]
+
+    @model_validator(mode="after")
+    def _has_class(self) -> "LedgerClaim":
+        if (self.of_class is None) != (self.expect == "equal"):
+            raise ValueError("name a class, and none where shares are expected to be equal")
+        return self
+
+
+class CardClaim(Strict):
+    """What a loss computes, by its semantics card."""
+
+    loss: Name
+    property: str = Field(description="A row of the card, such as background_gradient.")
+    expect: str = Field(description="What stands in that row.")
+
+
+class Claim(Strict):
+    """A statement, and the evidence that it is held against: one of the three."""
+
+    claim: str = Field(description="The statement, in words.")
+    source: str = Field("", description="Who says so.")
+    comparison: ComparisonClaim | None = None
+    ledger: LedgerClaim | None = None
+    card: CardClaim | None = None
+
+    @model_validator(mode="after")
+    def _has_one_evidence(self) -> "Claim":
+        if len([x for x in (self.comparison, self.ledger, self.card) if x]) != 1:
+            raise ValueError("wants exactly one of comparison, ledger and card")
+        return self
+
+    def losses(self) -> list[tuple[tuple[str, str], str]]:
+        """The losses that it is about, each with its keys."""
+        kind = next(k for k in ("comparison", "ledger", "card") if getattr(self, k))
+        evidence = getattr(self, kind)
+        keys = ("loss", "against") if kind == "comparison" else ("loss",)
+        return [((kind, key), getattr(evidence, key)) for key in keys]
+
+
+class Matrix(Strict):
+    """The runs: every combination of these lists."""
+
+    dataset: list[Name] = Field(min_length=1)
+    model: list[Name] = Field(min_length=1)
+    loss: list[Name] = Field(min_length=1)
+    fold: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    seed: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+
+    @field_validator("*")
+    @classmethod
+    def _distinct(cls, values: list) -> list:
+        twice = sorted({str(v) for v in values if values.count(v) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is listed twice")
+        return values
+
+
+def _numbers(value: Any) -> Any:
+    """Strings such as 1e-5, which YAML 1.1 does not read as numbers, as floats."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_finite(item) for item in value.values())
+    if isinstance(value, list):
+        return all(_is_finite(item) for item in value)
+    return not isinstance(value, float) or math.isfinite(value)
