@@ -543,6 +543,15 @@ def test_phantom_dials():
     assert plain.classes == ["background", "class_1", "class_2"]
 
 
+def test_phantom_empty_cases():
+    full, some = Phantom(cases=20), Phantom(cases=20, empty=0.3)
+    empty = [i for i in range(20) if not some[i]["label"].any()]
+    assert empty == [3, 6, 9, 13, 16, 19]
+    for i in set(range(20)) - set(empty):
+        assert (some[i]["label"] == full[i]["label"]).all()
+    assert abs(some[3]["image"].mean()) < 0.1
+
+
 def test_phantom_case_depends_on_seed_and_index_alone():
     one, other = Phantom(cases=9), Phantom(cases=30)
     other[3]
@@ -559,7 +568,9 @@ def test_phantom_full_of_foreground_fits_together():
     )
 
 
-@pytest.mark.parametrize("bad", [{"fractions": [0.6, 0.5]}, {"size": [64]}, {"cases": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"fractions": [0.6, 0.5]}, {"size": [64]}, {"cases": 0}, {"empty": 1.0}]
+)
 def test_phantom_refuses_impossible_dials(bad):
     with pytest.raises(UserError, match=next(iter(bad))):
         Phantom(**bad)

@@ -65,23 +65,35 @@ def card(spec, k=K, dims=2):
                 "background_value": "yes", "background_gradient": "yes",
                 "absent_class": "adds a constant", "absent_value": 1 / K, "absent_gradient": "dies",
                 "weights": "none", "weights_mean": "none", "value_perfect": 0, "value_worst": 1,
-                "scale": 1, "cosine": 1, "float16": "wrong",
+                "scale": 1, "cosine": 1, "float16": "wrong", "hard_value": "1 - Dice, per sample",
             },
         ),
-        ({**DICE, "batch": True}, {"pooling": "per batch", "form": "Dice"}),
+        (
+            {**DICE, "batch": True},
+            {"pooling": "per batch", "form": "Dice", "hard_value": "1 - Dice, per batch"},
+        ),
         (
             {**DICE, "include_background": False},
             {
                 "background_value": "no", "background_gradient": "yes", "absent_value": 1 / (K - 1),
-                "form": "Dice",
+                "form": "Dice", "hard_value": "1 - Dice, per sample without background",
             },
         ),
         (
             {**DICE, "softmax": False, "sigmoid": True, "include_background": False},
             {"background_value": "no", "background_gradient": "no"},
         ),
-        ({**DICE, "squared_pred": True}, {"form": "Dice", "denominator": "squared", "float16": "not finite"}),
-        ({**DICE, "jaccard": True}, {"form": "Jaccard", "denominator": "linear"}),
+        (
+            {**DICE, "squared_pred": True},
+            {
+                "form": "Dice", "denominator": "squared", "float16": "not finite",
+                "hard_value": "1 - Dice, per sample",
+            },
+        ),
+        (
+            {**DICE, "jaccard": True},
+            {"form": "Jaccard", "denominator": "linear", "hard_value": "1 - IoU, per sample"},
+        ),
         ({**DICE, "smooth_nr": 1.0, "smooth_dr": 1.0}, {"smoothing": 1, "form": "Dice"}),
         ({**DICE, "smooth_nr": 0.0}, {"absent_class": "adds a constant", "absent_gradient": "none"}),
         (
@@ -90,7 +102,10 @@ def card(spec, k=K, dims=2):
         ),
         (
             {**DICE, "weight": [1.0, 2.0, 4.0, 5.0]},
-            {"weights": "not divided by their sum", "weights_mean": 3, "value_worst": 3},
+            {
+                "weights": "not divided by their sum", "weights_mean": 3, "value_worst": 3,
+                "hard_value": "other",
+            },
         ),
         (
             {"_target_": MONAI + "TverskyLoss", "softmax": True, "alpha": 0.3, "beta": 0.7},

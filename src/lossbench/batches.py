@@ -24,6 +24,11 @@ class Batch(NamedTuple):
     labels: Tensor
     mark: Tensor
 
+    def first(self, number: int) -> "Batch":
+        """The first images of it, copied, so that the others need not be kept."""
+        parts = (part[:number].clone() for part in (self.images, self.labels))
+        return Batch(*parts, mark=self.mark)
+
 
 def patch_size(data: Prepared, training: Mapping[str, Any]) -> tuple[int, ...]:
     """Size of a training image: as set, else the largest case, up to a multiple of 32."""

@@ -132,7 +132,6 @@ class Run:
         if key not in streams:
             streams[key] = Batches(self.data, fold, seed, self.training, self.device)
         self.batches = streams[key]
-        self.probe = self.batches(0)
         self.factor = self._match_scale()
         self._start_ledger()
         self._resume()
@@ -140,11 +139,12 @@ class Run:
         self.last_finite = self._state()
 
     def _match_scale(self) -> float | None:
+        first = self.batches(0)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
 
         def value() -> Tensor:
             torch.manual_seed(seed_of("step", self.spec["seed"], 0))
-            return batch_loss(self.loss, self._predict(self.probe.images), self.probe.labels)
+            return batch_loss(self.loss, self._predict(first.images), first.labels)
 
         try:
             with unmoved(self.model):
@@ -156,6 +156,8 @@ class Run:
         if settings := self.training["ledger"]:
             other = run_loss({**self.spec, "loss": settings["reference"]}, self.data)
             self.ledger_reference = other.to(self.device)
+            # Half of it, for speed; normalisation over a batch wants two images.
+            self.probe = self.batches(0).first(max(2, self.training["batch_size"] // 2))
             self.history.append({"step": 0, "seconds": 0.0, **self._ledger()})
 
     def ends(self) -> set[int]:

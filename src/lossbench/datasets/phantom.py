@@ -27,6 +27,9 @@ class Phantom:
         Step of intensity from each class to the next.
     noise
         Standard deviation of the Gaussian noise.
+    empty
+        Share of the cases, evenly spread, that show nothing but background; the fractions are
+        those of the others.
     seed
         Of everything that is drawn.
     """
@@ -38,6 +41,7 @@ class Phantom:
         size: Sequence[int] = (64, 64),
         contrast: float = 1.0,
         noise: float = 0.5,
+        empty: float = 0.0,
         seed: int = 0,
     ) -> None:
         if len(size) not in (2, 3) or min(size) < 4:
@@ -50,9 +54,11 @@ class Phantom:
             raise UserError(
                 f"cases is {cases} and noise {noise}; there must be a case, and noise >= 0"
             )
+        if not 0 <= empty < 1:
+            raise UserError(f"empty is {empty}; it must be a share of the cases, from 0 to below 1")
         self.classes = ["background", *(f"class_{n}" for n in range(1, len(fractions) + 1))]
         self._fractions, self._cases, self._size = list(fractions), cases, tuple(size)
-        self._contrast, self._noise, self._seed = contrast, noise, seed
+        self._contrast, self._noise, self._empty, self._seed = contrast, noise, empty, seed
 
     def __len__(self) -> int:
         return self._cases
@@ -62,7 +68,9 @@ class Phantom:
             raise IndexError(index)
         rng = np.random.default_rng([self._seed, 1, index])
         label = np.zeros(self._size, dtype=np.uint8)
-        voxels = self._voxels(index)
+        # One more of them whenever the share of the cases so far reaches the next whole number.
+        is_empty = int((index + 1) * self._empty) > int(index * self._empty)
+        voxels = {} if is_empty else self._voxels(index)
         for klass in sorted(voxels, key=voxels.get):  # small ones first: large ones lie around them
             _take(label, klass, voxels[klass], rng)
         image = self._contrast * label + self._noise * rng.standard_normal(self._size)

@@ -34,6 +34,7 @@ PROPERTIES = {
     "weights_mean": "their mean, as filled from the classes of the probe",
     "value_perfect": "lowest value: a perfect prediction",
     "value_worst": "value where every voxel is surely wrong",
+    "hard_value": "value of a sure prediction with errors, as one minus a metric",
     "scale": "norm of the logits' gradient, against the reference's",
     "cosine": "of the logits' gradient to the reference's",
     "float16": "value of float16 logits of 100,000 voxels, outside autocast, against float64",
@@ -82,6 +83,7 @@ def _parts(m: "Measured", reference: "Measured") -> Iterator[Callable[[], dict[s
     yield lambda: _absent(m)
     yield lambda: _weights(m)
     yield lambda: _range(m)
+    yield lambda: {"hard_value": _hard_value(m)}
     yield lambda: _scale(m, reference)
     for dtype in (torch.float16, torch.bfloat16):
         yield lambda dtype=dtype: _half(m, dtype)
@@ -178,6 +180,23 @@ def _range(m: Measured) -> dict[str, Property]:
         "value_perfect": _round(values[0]),
         "value_worst": _round(values[2]) if bounded else "unbounded",
     }
+
+
+def _hard_value(m: Measured) -> str:
+    """Hold the loss of a prediction without doubts, but with errors, against the metrics."""
+    target = m.probe.target
+    predicted = target.roll(1, dims=2)  # by a voxel: some are wrong, every class is there
+    value = float(m(certain(predicted), target))
+    for kind, axes in (
+        ("per sample", range(2, target.ndim)),
+        ("per batch", (0, *range(2, target.ndim))),
+    ):
+        tp, both = (predicted * target).sum(tuple(axes)), (predicted + target).sum(tuple(axes))
+        for name, score in (("Dice", 2 * tp / both), ("IoU", tp / (both - tp))):
+            for scope, part in (("", score), (" without background", score[..., 1:])):
+                if np.isclose(value, 1 - float(part.mean()), rtol=SAME):
+                    return f"1 - {name}, {kind}{scope}"
+    return "other"
 
 
 def _scale(m: Measured, reference: Measured) -> dict[str, Property]:
