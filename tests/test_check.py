@@ -219,6 +219,19 @@ def test_words_about_scale(found):
     assert "AdamW" in scaled
 
 
+def test_words_where_entries_train_differently(tmp_path, phantom):
+    losses = {"dice": DICE, "triple": {**THREE["triple"], "training": {"optimizer": "sgd"}}}
+    (words,) = run(tmp_path, phantom, losses)["preflight"][0]["words"]
+    assert words.startswith("triple is about 3 times dice (cosine 1.000")
+    assert words.endswith("); their training settings differ.")
+
+
+def test_a_matched_loss_is_looked_at_with_its_factor(tmp_path, phantom):
+    matched = {"_target_": "lossbench.losses.Scaled", "loss": THREE["triple"], "match": DICE}
+    flight = run(tmp_path, phantom, {"dice": DICE, "matched": matched})["preflight"][0]
+    assert flight["looks"][0]["losses"]["matched"]["scale"] == pytest.approx(1, rel=1e-3)
+
+
 def test_words_under_sgd(tmp_path, phantom):
     losses = {name: THREE[name] for name in ("dice", "triple")}
     options = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lossbench.config import ConfigError, canonical, load, validate
+from lossbench.config import ConfigError, Experiment, canonical, load, validate
 
 CONFIG = Path(__file__).parent.parent / "config"
 
@@ -50,6 +50,17 @@ def test_default_experiment_is_valid():
         ("losses", {"My Loss": {"_target_": "a.B"}}, "'My Loss' is no name: a-z, 0-9 and _ only"),
         ("losses", {"mine": {"weight": 1}}, "losses.mine._target_: is missing"),
         ("losses", {"dice": {"_target_": "a.B", "training": {"lr": 1}}}, "losses.dice.training.lr: unknown key"),
+        ("training", {"ledger": {"reference": "dise"}}, "training.ledger.reference: no loss 'dise' in losses; did you mean"),
+        ("training", {"ledger": {"referense": "dice"}}, "training.ledger.referense: unknown key; did you mean 'reference'?"),
+        ("comparison", {"reference": "dice_no_background", "scale_control": 2}, "comparison.scale_control: input should be a valid boolean"),
+        (None, {"claims": [{"claim": "x"}]}, "claims.0: wants exactly one of comparison, ledger and card"),
+        (None, {"claims": [{"claim": "x", "card": {"loss": "focal", "property": "form", "expect": "Dice"}}]}, "claims.0.card.loss: 'focal' is not in matrix.loss"),
+        (None, {"claims": [{"claim": "x", "card": {"loss": "dice", "propertie": "form", "expect": "Dice"}}]}, "claims.0.card.propertie: "),
+        (
+            None,
+            {"claims": [{"claim": "x", "ledger": {"loss": "dice", "share": "l1", "at": "end", "expect": "largest"}}]},
+            "claims.0.ledger: name a class, and none where shares are expected to be equal",
+        ),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_by_key_with_what_to_do(section, change, message):
@@ -108,6 +119,54 @@ def test_an_entry_overrides_the_training_settings_for_itself_alone():
     keys = {"dataset": "mni152", "model": "unet", "fold": 0, "seed": 0}
     assert experiment.run(loss="dice", **keys)["training"]["learning_rate"] == 0.5
     assert experiment.run(loss="focal", **keys)["training"]["learning_rate"] != 0.5
+
+
+LEDGER = {"reference": "cross_entropy", "every": 50}
+
+
+def test_a_run_with_a_ledger_holds_the_loss_that_it_is_compared_with():
+    raw = default()
+    raw["training"]["ledger"] = LEDGER
+    experiment = validate(raw)
+    for one in (experiment, Experiment.model_validate_json(experiment.experiment_json())):
+        run = one.run(**next(experiment.blocks()), loss="dice")
+        assert run["training"]["ledger"]["reference"] == {
+            "name": "cross_entropy", **experiment.losses["cross_entropy"].spec()
+        }  # fmt: skip
+
+
+def test_ledger_claims_want_a_ledger():
+    raw = default() | {"claims": [{"claim": "x", "ledger": {
+        "loss": "dice", "share": "l1", "at": "end", "expect": "equal"}}]}  # fmt: skip
+    raw["training"]["ledger"] = None
+    assert "claims.0.ledger: training.ledger is null, so that there is no ledger" in problems(raw)
+    raw["training"]["ledger"] = LEDGER
+    validate(raw)
+
+
+def test_the_scale_control_adds_each_loss_at_the_scale_of_the_reference():
+    raw = default()
+    raw["losses"]["dice_inverse_frequency"] |= {"weight_cap": 20, "training": {"learning_rate": 1}}
+    before = validate(raw)
+    raw["comparison"]["scale_control"] = True
+    after = validate(raw)
+    added = ["dice_no_background_matched", "dice_inverse_frequency_matched"]
+    assert after.matrix.loss == [*before.matrix.loss, *added]
+    keys = next(after.blocks())
+    for loss in before.matrix.loss:
+        assert after.run(**keys, loss=loss) == before.run(**keys, loss=loss)
+    run = after.run(**keys, loss=added[1])
+    assert run["loss"] == {
+        "name": added[1],
+        "_target_": "lossbench.losses.Scaled",
+        "loss": before.losses["dice_inverse_frequency"].spec(),
+        "match": before.losses["dice"].spec(),
+    }
+    assert run["training"]["learning_rate"] == 1
+    again = Experiment.model_validate_json(after.experiment_json())
+    assert again.matrix.loss == after.matrix.loss
+    raw["losses"][added[0]] = raw["losses"]["dice"]
+    assert f"losses.{added[0]}: scale_control makes a loss of this name" in problems(raw)
 
 
 def test_batches_are_shared_unless_an_entry_overrides_what_makes_them():

@@ -51,7 +51,7 @@ def _flight(settings: Experiment, data: Prepared, model: str, seconds: float) ->
     if flight.step:
         looks.append(flight.look())
     reference = settings.comparison.reference
-    words = _words(looks, reference, flight.spec["training"])
+    words = _words(looks, reference, flight.trainings)
     found = {"dataset": data.info["name"], "model": model, "classes": data.classes}
     return {**found, "reference": reference, "looks": looks, "words": words}
 
@@ -63,6 +63,7 @@ class _Flight:
         matrix, self.reference = settings.matrix, settings.comparison.reference
         keys = {"dataset": data.info["name"], "fold": matrix.fold[0], "seed": matrix.seed[0]}
         runs = {loss: settings.run(model=model, loss=loss, **keys) for loss in matrix.loss}
+        self.trainings = {name: run["training"] for name, run in runs.items()}
         self.spec, self.step, self.num_classes = runs[self.reference], 0, len(data.classes)
         device, training = pick_device(), self.spec["training"]
         self.losses = {name: run_loss(run, data).to(device) for name, run in runs.items()}
@@ -153,18 +154,18 @@ def _figure(value: float | None) -> float | None:
     return float(f"{value:.4g}") if value is not None and abs(value) < float("inf") else None
 
 
-def _words(looks: list[dict], reference: str, training: Mapping[str, Any]) -> list[str]:
+def _words(looks: list[dict], reference: str, trainings: Mapping[str, dict]) -> list[str]:
     """A sentence for each two losses that are about the same up to scale; the last look counts."""
     last = looks[-1]
     found = []
     for a, b in combinations([reference, *(n for n in last["losses"] if n != reference)], 2):
         cosine = last["cosines"][a][b]
         if cosine is not None and cosine >= SAME:
-            found.append(_sentence(a, b, looks, training))
+            found.append(_sentence(a, b, looks, trainings))
     return found
 
 
-def _sentence(a: str, b: str, looks: list[dict], training: Mapping[str, Any]) -> str:
+def _sentence(a: str, b: str, looks: list[dict], trainings: Mapping[str, dict]) -> str:
     """Such as: "b is about 1.41 times a (cosine 0.998 after 20 steps, 0.18 at the start)"."""
     cosine = [look["cosines"][a][b] for look in looks]
     step = looks[-1]["step"]
@@ -173,9 +174,12 @@ def _sentence(a: str, b: str, looks: list[dict], training: Mapping[str, Any]) ->
         when += f", {cosine[0]:.3f} at the start"
     norms = [looks[-1]["losses"][name]["gradient_norm"] for name in (a, b)]
     ratio = norms[1] / norms[0]
+    apart = "" if trainings[a] == trainings[b] else "; their training settings differ"
     if abs(ratio - 1) < EQUAL:
-        return f"{b} and {a} are about the same function (cosine {when})."
-    rate = training["learning_rate"]
+        return f"{b} and {a} are about the same function (cosine {when}){apart}."
+    if apart:
+        return f"{b} is about {ratio:.3g} times {a} (cosine {when}){apart}."
+    training, rate = trainings[a], trainings[a]["learning_rate"]
     change = f"a learning rate of {rate * ratio:.3g} instead of {rate:.3g}"
     effect = (
         "AdamW divides such a scale out again"

@@ -153,11 +153,17 @@ class Experiment(Strict):
         used = {
             "datasets": {name: self.datasets[name] for name in self.matrix.dataset},
             "models": {name: self.models[name] for name in self.matrix.model},
-            "losses": {name: self.losses[name] for name in self.matrix.loss},
+            "losses": {name: self.losses[name] for name in self._losses_used()},
         }
         return canonical(
             self.model_copy(update=used).model_dump(by_alias=True, exclude={"data_root"})
         )
+
+    def _losses_used(self) -> list[str]:
+        """Those that are trained, and those that ledgers compare them with."""
+        ledgers = [self.training_of(name).ledger for name in self.matrix.loss]
+        references = [ledger.reference for ledger in ledgers if ledger]
+        return list(dict.fromkeys([*self.matrix.loss, *references]))
 
 
 def validate(raw: Mapping[str, Any], files: Mapping[str, str | Path] | None = None) -> Experiment:
