@@ -2,20 +2,26 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import lossbench.train
+import lossbench.train.run
 from lossbench.config import UserError, canonical, validate
-from lossbench.files import read_json, write_text
+from lossbench.files import read_json, write_json, write_text
+from lossbench.prepared import Prepared
 from lossbench.provenance import run_digest
-from lossbench.train import FILES, finished, learning_rate, train
+from lossbench.train import train
+from lossbench.train.run import learning_rate
+from lossbench.train.store import FILES, finished
 
 NETS = "monai.networks.nets"
 UNET = {
@@ -41,7 +47,7 @@ class Exploding(nn.Module):
         return (logits - target).square().mean() / (0 if self.calls > 12 else 1)
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """Stands for a job that is killed."""
 
 
@@ -137,14 +143,14 @@ def test_another_seed_gives_other_weights_and_batches(trained, tmp_path, phantom
 
 
 def killed_at(monkeypatch, step: int):
-    real = lossbench.train.Run._update
+    real = lossbench.train.run.Run._update
 
     def update(self, at):
         if at == step:
             raise Interrupted
         return real(self, at)
 
-    monkeypatch.setattr(lossbench.train.Run, "_update", update)
+    monkeypatch.setattr(lossbench.train.run.Run, "_update", update)
 
 
 @pytest.mark.parametrize("step", [3, 13])
@@ -188,7 +194,9 @@ def test_the_store_is_looked_up_before_anything_is_trained(trained, tmp_path, ph
     names = []
     real = lossbench.train._train
     monkeypatch.setattr(
-        lossbench.train, "_train", lambda runs: (names.append([r.name for r in runs]), real(runs))
+        lossbench.train,
+        "_train",
+        lambda runs, stop: (names.append([r.name for r in runs]), real(runs, stop)),
     )
     run(block(tmp_path, phantom, LOSSES), phantom)
     assert names == []
@@ -294,14 +302,14 @@ def test_the_ledger_follows_the_training_of_its_own_loss(with_ledger):
 def test_a_killed_run_has_the_ledger_of_an_uninterrupted_one(
     with_ledger, tmp_path, phantom, monkeypatch
 ):
-    update, path = lossbench.train.Run._update, block(tmp_path, phantom, LOSSES, ledger=LEDGER)
+    update, path = lossbench.train.run.Run._update, block(tmp_path, phantom, LOSSES, ledger=LEDGER)
 
     def interrupted(self, step):
         if step == 13:
             raise Interrupted
         return update(self, step)
 
-    monkeypatch.setattr(lossbench.train.Run, "_update", interrupted)
+    monkeypatch.setattr(lossbench.train.run.Run, "_update", interrupted)
     with pytest.raises(Interrupted):
         run(path, phantom)
     monkeypatch.undo()
@@ -377,15 +385,122 @@ def test_a_loss_without_gradient_cannot_be_matched(tmp_path, phantom):
 
 
 def test_progress_is_left_while_a_run_trains_and_gone_after(tmp_path, phantom, monkeypatch):
-    monkeypatch.setattr(lossbench.train, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(lossbench.train.run, "PROGRESS_SECONDS", 0.0)
     seen, path = [], block(tmp_path, phantom, {"dice": DICE})
-    finish = lossbench.train.Run.finish
+    finish = lossbench.train.run.Run.finish
 
     def look(self):
         seen.append(pd.read_csv(self.folder / "progress.csv")["step"].tolist())
         finish(self)
 
-    monkeypatch.setattr(lossbench.train.Run, "finish", look)
+    monkeypatch.setattr(lossbench.train.run.Run, "finish", look)
     folder = run(path, phantom)
     assert seen == [[5, 10, 15, 20]]
     assert not list((folder.parent / "runs").rglob("progress.csv"))
+
+
+@pytest.mark.parametrize(("name", "step"), [("SIGTERM", 7), ("SIGINT", 10)])
+def test_a_job_that_is_told_to_end_goes_on_from_that_very_step(
+    name, step, with_ledger, tmp_path, phantom, monkeypatch
+):
+    """Weights, digests, and the history with its means, which began before the signal."""
+    path = block(tmp_path, phantom, LOSSES, ledger=LEDGER)
+    update, steps = lossbench.train.run.Run._update, []
+
+    def signalled(self, number):
+        update(self, number)
+        steps.append((self.name, number))
+        if len(steps) == step:
+            os.kill(os.getpid(), getattr(signal, name))
+
+    monkeypatch.setattr(lossbench.train.run.Run, "_update", signalled)
+    with pytest.raises(SystemExit) as left:
+        run(path, phantom)
+    assert left.value.code == 1
+    assert len(steps) == step
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    steps.clear()
+    monkeypatch.setattr(lossbench.train.run.Run, "_update", update)
+    again = run(path, phantom)
+    for loss in LOSSES:
+        assert equal(weights(again / loss), weights(with_ledger / loss))
+        ours, theirs = (pd.read_csv(f / loss / "history.csv") for f in (again, with_ledger))
+        pd.testing.assert_frame_equal(ours.drop(columns="seconds"), theirs.drop(columns="seconds"))
+        ours, theirs = (read_json(f / loss / "status.json") for f in (again, with_ledger))
+        assert ours["batch_digest"] == theirs["batch_digest"]
+
+
+class Failing(nn.Module):
+    """A user's loss with a mistake that shows late."""
+
+    def forward(self, logits, target):
+        self.calls = getattr(self, "calls", 0) + 1
+        return logits.mean() if self.calls < 8 else {}["nothing"]
+
+
+def test_a_loss_that_fails_takes_no_other_with_it(tmp_path, phantom, trained, caplog):
+    losses = {"failing": {"_target_": f"{__name__}.Failing"}, **LOSSES}
+    with pytest.raises(UserError) as error:
+        run(block(tmp_path, phantom, losses), phantom)
+    line = Path(__file__).read_text().splitlines().index(
+        '        return logits.mean() if self.calls < 8 else {}["nothing"]'
+    ) + 1  # fmt: skip
+    where = f"test_train.py, line {line}"
+    assert str(error.value) == f"losses.failing: failed at step 7: KeyError: 'nothing' ({where})"
+    assert "Traceback" in caplog.text
+    stored = [f for f in (tmp_path / "runs").iterdir() if finished(f)]
+    assert sorted(read_json(f / "run.json")["loss"]["name"] for f in stored) == sorted(LOSSES)
+    caplog.set_level("INFO", "lossbench")
+    run(block(tmp_path, phantom, LOSSES), phantom)
+    assert caplog.text.count("taken from the store") == 2
+
+
+class Greedy(nn.Module):
+    def forward(self, logits, target):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def test_out_of_memory_says_what_to_lower(tmp_path, phantom, caplog):
+    with pytest.raises(UserError) as error:
+        run(block(tmp_path, phantom, {"greedy": {"_target_": f"{__name__}.Greedy"}}), phantom)
+    assert re.fullmatch(
+        r"losses\.greedy: out of memory at step 0, with \d+\.\d GB at the peak of the \d+\.\d GB of "
+        r"cpu \(1 threads\); training\.batch_size is 3 and training\.patch_size \[16, 16\]: lower one",
+        str(error.value),
+    )
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_of_the_store_that_was_altered_is_named_and_trained_again(
+    file, trained, tmp_path, phantom, caplog
+):
+    shutil.copytree(trained.parent / "runs", tmp_path / "runs")
+    folder = tmp_path / "runs" / read_json(trained / "dice" / "status.json")["digest"]
+    content = bytearray((folder / file).read_bytes())
+    content[len(content) // 2] ^= 1 if file != "status.json" else 0x80
+    (folder / file).write_bytes(content)
+    again = run(block(tmp_path, phantom, LOSSES), phantom)
+    assert f"{folder / file}: " in caplog.text
+    assert "trained again" in caplog.text
+    assert equal(weights(again / "dice"), weights(trained / "dice"))
+    assert finished(folder)
+
+
+def test_a_store_of_another_version_is_named_and_trained_again(trained, tmp_path, phantom, caplog):
+    shutil.copytree(trained.parent / "runs", tmp_path / "runs")
+    status = (
+        tmp_path / "runs" / read_json(trained / "dice" / "status.json")["digest"] / "status.json"
+    )
+    write_json(status, {k: v for k, v in read_json(status).items() if k != "sha256"})
+    assert not finished(status.parent)
+    assert f"{status.parent}: of another version of lossbench" in caplog.text
+
+
+def test_prepared_data_that_was_altered_is_named(tmp_path, phantom):
+    data = Prepared(shutil.copytree(phantom.folder, tmp_path / "data"))
+    array = np.load(data.folder / "labels.npy", mmap_mode="r+")
+    array[7] += 1
+    array.flush()
+    with pytest.raises(UserError, match=r"labels\.npy: missing, or not as it was written; delete"):
+        run(block(tmp_path, data, LOSSES), data)

@@ -1,8 +1,10 @@
 """Where files lie; they are written whole: to a temporary name in the same folder, then renamed."""
 
+import errno
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,52 @@ def block_folder(experiment: Path, dataset: str, model: str, fold: int, seed: in
     return experiment / dataset / model / f"fold{fold}" / f"seed{seed}"
 
 
+# What a user can mend where a file cannot be written.
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path that becomes `path` when the block ends without an error."""
+    """Yield a temporary path that becomes `path` when the block ends without an error.
+
+    Raises
+    ------
+    UserError
+        Where the disk is full, or the folder may not be written to.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         part.replace(path)
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+        what = f"cannot be written: {error.strerror}"
+        raise UserError(
+            f"{path}: {what}; mend that, and run the workflow again: what is finished stays"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of files of a folder, by name."""
+    found = {}
+    for name in names:
+        with (folder / name).open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def altered(folder: Path, expected: Mapping[str, str]) -> list[Path]:
+    """Files of a folder that are missing, or have other checksums than expected."""
+    return [
+        folder / name
+        for name, sha256 in expected.items()
+        if not (folder / name).is_file() or checksums(folder, [name])[name] != sha256
+    ]
 
 
 def write_text(path: str | Path, text: str) -> None:

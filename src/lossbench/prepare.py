@@ -16,7 +16,7 @@ from lossbench.config import UserError, canonical
 from lossbench.datasets.contract import case_problems, case_title, check_dataset, listed
 from lossbench.datasets.folds import assign_folds
 from lossbench.datasets.picture import picture
-from lossbench.files import read_json, whole, write_json
+from lossbench.files import checksums, read_json, whole, write_json
 from lossbench.instantiate import instantiate, place_of
 from lossbench.prepared import IGNORE
 from lossbench.provenance import sha256
@@ -68,7 +68,8 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
         cases[columns].to_csv(part, index=False, lineterminator="\n")
     with whole(output / "cases.png") as part:
         picture(cases, output, info).savefig(part, format="png", dpi=150)
-    write_json(output / "classes.json", info)
+    sums = checksums(output, ["images.npy", "labels.npy", "cases.csv"])
+    write_json(output / "classes.json", info | {"sha256": sums})
     _log_summary(cases, info)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench.config import UserError
-from lossbench.files import read_json
+from lossbench.files import altered, read_json
 
 IGNORE = 255  # in labels.npy; takes part in neither loss nor metric
 
@@ -29,6 +29,20 @@ class Prepared:
     def info(self) -> dict:
         """classes.json: name, classes, channels, spatial_dims, ignore, folds, digest, ..."""
         return read_json(self.folder / "classes.json")
+
+    def verify(self) -> None:
+        """Check that the files are as `prepare` wrote them.
+
+        Raises
+        ------
+        UserError
+            Naming the first that is not.
+        """
+        for file in altered(self.folder, self.info.get("sha256", {})):
+            raise UserError(
+                f"{file}: missing, or not as it was written; delete the folder {self.folder} "
+                "and run the workflow again"
+            )
 
     @cached_property
     def cases(self) -> pd.DataFrame:

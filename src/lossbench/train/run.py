@@ -1,13 +1,10 @@
-"""Train the losses of a block: one process, the same initial weights, the same batches."""
+"""One training: a network, its loss and its optimiser, step by step."""
 
 import csv
 import io
 import logging
 import math
-import os
-import shutil
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,84 +12,25 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lossbench.batches import FNV_PRIME, Batches, patch_size, stream_key
 from lossbench.config import UserError, canonical
-from lossbench.device import device_name, peak_memory, pick_device
-from lossbench.files import read_json, whole, write_json, write_text
+from lossbench.device import device_name, memory_size, peak_memory, pick_device
+from lossbench.files import checksums, whole, write_json, write_text
 from lossbench.inference import predict
 from lossbench.ledger import ledger_entry, unmoved
 from lossbench.losses import batch_loss, match_scale, run_loss
 from lossbench.metrics import counts, dice_of
 from lossbench.models import build_model
 from lossbench.prepared import Prepared
-from lossbench.provenance import commit, run_digest, seed_of, state_digest, versions
+from lossbench.provenance import commit, seed_of, state_digest, versions
+from lossbench.train.stop import Stop
+from lossbench.train.store import FILES
 
 log = logging.getLogger(__name__)
 PROGRESS_SECONDS = 2.0  # between two writings of progress.csv
-# In the order of writing: the status comes last and says that the run is finished.
-FILES = ("run.json", "model.safetensors", "history.csv", "status.json")
-
-
-def train(block: Path, data: Path, store: Path, threads: int = 1) -> None:
-    """Train what the store does not hold yet, and lay every run of the block into its folder.
-
-    Parameters
-    ----------
-    block
-        block.json: the specification of each run.
-    data
-        Folder of the prepared dataset.
-    store
-        results/runs: finished and half-finished runs by digest.
-    threads
-        Of the CPU; part of what the bits of a result depend on.
-    """
-    torch.set_num_threads(threads)
-    prepared, runs = Prepared(data), read_json(block)["runs"]
-    folders = {name: store / run_digest(run, prepared.digest) for name, run in runs.items()}
-    missing = [name for name in runs if not finished(folders[name])]
-    for name in runs.keys() - missing:
-        log.info("%s: taken from the store, %s", name, folders[name])
-    if missing:
-        _train([Run(runs[name], folders[name], prepared) for name in missing])
-    for name, folder in folders.items():
-        _lay(folder, block.parent / name)
-
-
-def finished(folder: Path) -> bool:
-    """Whether the store holds all of a run."""
-    return all((folder / file).is_file() for file in FILES)
-
-
-def _lay(stored: Path, target: Path) -> None:
-    """Link the files of a stored run into a block; copy where links cannot be."""
-    target.mkdir(parents=True, exist_ok=True)
-    for file in FILES:
-        with whole(target / file) as part:
-            try:
-                os.link(stored / file, part)
-            except OSError:
-                shutil.copyfile(stored / file, part)
-
-
-def _train(runs: Sequence["Run"]) -> None:
-    """Take all runs through the same steps, an interval at a time: they share the batches."""
-    streams: dict[str, Batches] = {}
-    for run in runs:
-        run.start(streams)
-    steps = sum(run.steps - run.step for run in runs)
-    bar = tqdm(total=steps, unit="step", disable=None, leave=False)  # on a terminal alone
-    with bar, logging_redirect_tqdm():
-        for end in sorted({end for run in runs for end in run.ends()}):
-            for run in runs:
-                bar.update(run.advance(end))
-            for stream in streams.values():
-                stream.forget()
-    for run in runs:
-        run.finish()
+# What a checkpoint holds besides the network and its optimiser.
+STATE = ("step", "seconds", "started", "history", "batch_digest", "sums", "since")
 
 
 class Run:
@@ -116,6 +54,8 @@ class Run:
         self.patch = patch_size(data, self.training)
         self.validation = data.validation(spec["fold"])
         self.step, self.seconds, self.status = 0, 0.0, "training"
+        # Loss and gradient norm, summed on the device since the last row of the history.
+        self.sums, self.since = torch.zeros(2), 0
         self.history: list[dict[str, float]] = []
         self.batch_digest = torch.zeros((), dtype=torch.int64)
         self.started, self.shown = _now(), time.monotonic()
@@ -135,7 +75,7 @@ class Run:
         self.factor = self._match_scale()
         self._start_ledger()
         self._resume()
-        self.batch_digest = self.batch_digest.to(self.device)
+        self.batch_digest, self.sums = (t.to(self.device) for t in (self.batch_digest, self.sums))
         self.last_finite = self._state()
 
     def _match_scale(self) -> float | None:
@@ -166,38 +106,53 @@ class Run:
         every += [self.training["ledger"]["every"]] if self.training["ledger"] else []
         return {self.steps, *(s for n in every for s in range(n, self.steps, n))}
 
-    def advance(self, end: int) -> int:
+    def advance(self, end: int, stop: Stop) -> int:
         """Train up to a step, log and validate where it is due; the number of steps done."""
         end, begin = min(end, self.steps), self.step
         if end <= begin or self.status == "diverged":
             return 0
         clock = time.perf_counter()
-        loss_sum = norm_sum = torch.zeros((), device=self.device)
-        for step in range(begin, end):
-            loss, norm = self._update(step)
-            loss_sum, norm_sum = loss_sum + loss, norm_sum + norm
-        self.step = end
-        # The one read of the interval: it waits for the device.
-        mean_loss = loss_sum.item() / (end - begin)
+        while self.step < end and not stop.signal:
+            self._update(self.step)
+            self.step += 1
+        if self.step == end:
+            # The one read of the interval: it waits for the device.
+            loss, norm = (self.sums / (end - self.since)).tolist()
+            self.sums, self.since = torch.zeros_like(self.sums), end
         self.seconds += time.perf_counter() - clock
-        self._record(mean_loss, norm_sum.item() / (end - begin))
-        return end - begin
+        if self.step == end:
+            self._record(loss, norm)
+        return self.step - begin
 
-    def _update(self, step: int) -> tuple[Tensor, Tensor]:
-        """One step: loss and gradient norm, on the device."""
+    def _update(self, step: int) -> None:
+        """Take one step; nothing is read from the device."""
         batch = self.batches(step)
         # A network or loss that draws random numbers draws the same in every run of the block.
         torch.manual_seed(seed_of("step", self.spec["seed"], step))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.training, step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = batch_loss(self.loss, self._predict(batch.images), batch.labels)
-        loss.backward()
+        try:
+            loss = batch_loss(self.loss, self._predict(batch.images), batch.labels)
+            loss.backward()
+        except RuntimeError as error:
+            raise self._explained(error) from error
         limit = self.training["clip_norm"] or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
+        self.sums = self.sums + torch.stack([loss.detach(), norm])
         self.batch_digest = self.batch_digest * FNV_PRIME + batch.mark
-        return loss.detach(), norm
+
+    def _explained(self, error: RuntimeError) -> Exception:
+        """What to do where the memory did not do; any other error as it is."""
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            return error
+        peak, size = (n(self.device) / 1e9 for n in (peak_memory, memory_size))
+        return UserError(
+            f"out of memory at step {self.step}, with {peak:.1f} GB at the peak of the {size:.1f} "
+            f"GB of {device_name(self.device)}; training.batch_size is "
+            f"{self.training['batch_size']} and training.patch_size {list(self.patch)}: lower one"
+        )
 
     def _predict(self, images: Tensor) -> Tensor:
         """Logits in float32: losses run outside autocast."""
@@ -231,7 +186,7 @@ class Run:
             row |= self._ledger()
         if self.step % self.training["validate_every"] == 0 or self.step == self.steps:
             row |= self._validate()
-            self._checkpoint()
+            self.checkpoint()
         self._show()
 
     def _show(self) -> None:
@@ -257,16 +212,10 @@ class Run:
     def _state(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
-    def _checkpoint(self) -> None:
-        state = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "started": self.started,
-            "history": self.history,
-            "batch_digest": self.batch_digest.cpu(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+    def checkpoint(self) -> None:
+        """Write all that the training needs to go on from this step."""
+        state = {name: getattr(self, name) for name in STATE}
+        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         with whole(self.folder / "checkpoint.pt") as part:
             torch.save(state, part)
 
@@ -284,7 +233,7 @@ class Run:
             self.model.load_state_dict(build.state_dict())
             self.optimizer = _optimizer(self.model, self.training)
             return
-        for name in ("step", "seconds", "started", "history", "batch_digest"):
+        for name in STATE:
             setattr(self, name, state[name])
         log.info("%s: goes on from step %d", self.name, self.step)
 
@@ -298,7 +247,8 @@ class Run:
         with whole(self.folder / "model.safetensors") as part:
             save_file(weights, part)
         write_text(self.folder / "history.csv", _csv(self.history))
-        write_json(self.folder / "status.json", self._status())
+        sums = checksums(self.folder, [file for file in FILES if file != "status.json"])
+        write_json(self.folder / "status.json", self._status() | {"sha256": sums})
         for file in ("checkpoint.pt", "progress.csv"):
             (self.folder / file).unlink(missing_ok=True)
 

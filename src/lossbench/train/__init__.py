@@ -1,0 +1,103 @@
+"""Train the losses of a block: one process, the same initial weights, the same batches."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from lossbench.batches import Batches
+from lossbench.config import UserError
+from lossbench.files import read_json
+from lossbench.instantiate import place_of
+from lossbench.prepared import Prepared
+from lossbench.provenance import run_digest
+from lossbench.train.run import Run
+from lossbench.train.stop import Stop
+from lossbench.train.store import finished, lay
+
+log = logging.getLogger(__name__)
+
+
+def train(block: Path, data: Path, store: Path, threads: int = 1) -> None:
+    """Train what the store does not hold yet, and lay every run of the block into its folder.
+
+    Parameters
+    ----------
+    block
+        block.json: the specification of each run.
+    data
+        Folder of the prepared dataset.
+    store
+        results/runs: finished and half-finished runs by digest.
+    threads
+        Of the CPU; part of what the bits of a result depend on.
+
+    Raises
+    ------
+    UserError
+        Where a loss fails; the others of the block are trained to their end first.
+    SystemExit
+        After SIGTERM or SIGINT, with every run's checkpoint written.
+    """
+    torch.set_num_threads(threads)
+    prepared, runs = Prepared(data), read_json(block)["runs"]
+    prepared.verify()
+    folders = {name: store / run_digest(run, prepared.digest) for name, run in runs.items()}
+    missing = [name for name in runs if not finished(folders[name])]
+    for name in runs.keys() - missing:
+        log.info("%s: taken from the store, %s", name, folders[name])
+    if missing:
+        with Stop() as stop:
+            _train([Run(runs[name], folders[name], prepared) for name in missing], stop)
+    for name, folder in folders.items():
+        lay(folder, block.parent / name)
+
+
+def _train(runs: Sequence[Run], stop: Stop) -> None:
+    """Take all runs through the same steps, an interval at a time: they share the batches."""
+    streams: dict[str, Batches] = {}
+    failures: dict[str, str] = {}
+    for run in runs:
+        run.start(streams)
+    steps = sum(run.steps - run.step for run in runs)
+    bar = tqdm(total=steps, unit="step", disable=None, leave=False)  # on a terminal alone
+    with bar, logging_redirect_tqdm():
+        for end in sorted({end for run in runs for end in run.ends()}):
+            for run in (run for run in runs if run.name not in failures):
+                try:
+                    bar.update(run.advance(end, stop))
+                except Exception as error:
+                    failures[run.name] = _told(run, error)
+                if stop.signal:
+                    _leave([run for run in runs if run.name not in failures], stop)
+            for stream in streams.values():
+                stream.forget()
+    for run in runs:
+        if run.name not in failures:
+            run.finish()
+    if failures:
+        raise UserError("\n".join(failures.values()))
+
+
+def _told(run: Run, error: Exception) -> str:
+    """What went wrong with a loss, in a line; the rest of it goes to the log."""
+    if isinstance(error, UserError):
+        text = f"losses.{run.name}: {error}"
+    else:
+        what = f"{type(error).__name__}: {error} ({place_of(error)})"
+        text = f"losses.{run.name}: failed at step {run.step}: {what}"
+        log.error("%s", text, exc_info=error)
+    log.warning("%s: ends here; the other losses of the block go on", run.name)
+    return text
+
+
+def _leave(runs: Sequence[Run], stop: Stop) -> None:
+    """End the process, such that the next one goes on where this one stopped."""
+    for run in runs:
+        if run.status == "training":  # what has diverged goes on from its last checkpoint
+            run.checkpoint()
+    log.warning("stopped by %s; run the workflow again, and it goes on from here", stop.signal)
+    raise SystemExit(1)
