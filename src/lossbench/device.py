@@ -1,22 +1,14 @@
 """The device that a job computes on."""
 
-import fcntl
 import functools
-import itertools
-import logging
 import os
 import resource
 import sys
-import tempfile
-import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import IO
 
 import torch
 
-log = logging.getLogger(__name__)
-WAIT_SECONDS = 1.0  # between two looks for a free GPU
+from lossbench.slots import claim
 
 
 @functools.cache
@@ -41,43 +33,6 @@ def pick_device() -> torch.device:
 
 
 _held: list[IO] = []  # open as long as the process lives
-
-
-def claim(names: Sequence[str], jobs: int = 1, folder: Path | None = None) -> tuple[int, IO]:
-    """Wait for a place on one of several devices.
-
-    Parameters
-    ----------
-    names
-        The devices, by names that are theirs on this machine.
-    jobs
-        Places on each.
-    folder
-        For the lock files; None: one of the user's, for all workflows of the machine.
-
-    Returns
-    -------
-    tuple
-        Index of the device, and a locked file. The place is free again when the file is closed,
-        also where the process is killed.
-    """
-    folder = folder or Path(tempfile.gettempdir()) / f"lossbench-gpus-{os.getuid()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    waited = False
-    while True:
-        # The first place of every device before the second of any.
-        for place, (index, name) in itertools.product(range(jobs), enumerate(names)):
-            file = (folder / f"{name}.{place}.lock").open("w")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-            else:
-                return index, file
-        if not waited:
-            waited = True
-            log.info("waiting for a free GPU of %d, with %d jobs on each", len(names), jobs)
-        time.sleep(WAIT_SECONDS)
 
 
 def device_name(device: torch.device) -> str:

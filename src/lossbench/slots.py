@@ -1,0 +1,51 @@
+"""Places on the devices of a machine, by file locks: nobody has to give them out."""
+
+import fcntl
+import itertools
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+log = logging.getLogger(__name__)
+WAIT_SECONDS = 1.0  # between two looks for a free place
+
+
+def claim(names: Sequence[str], jobs: int = 1, folder: Path | None = None) -> tuple[int, IO]:
+    """Wait for a place on one of several devices.
+
+    Parameters
+    ----------
+    names
+        The devices, by names that are theirs on this machine.
+    jobs
+        Places on each.
+    folder
+        For the lock files; None: one of the user's, for all workflows of the machine.
+
+    Returns
+    -------
+    tuple
+        Index of the device, and a locked file. The place is free again when the file is closed,
+        also where the process is killed.
+    """
+    folder = folder or Path(tempfile.gettempdir()) / f"lossbench-gpus-{os.getuid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    waited = False
+    while True:
+        # The first place of every device before the second of any.
+        for place, (index, name) in itertools.product(range(jobs), enumerate(names)):
+            file = (folder / f"{name}.{place}.lock").open("w")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+            else:
+                return index, file
+        if not waited:
+            waited = True
+            log.info("waiting for a free GPU of %d, with %d jobs on each", len(names), jobs)
+        time.sleep(WAIT_SECONDS)
