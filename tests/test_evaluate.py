@@ -1,7 +1,12 @@
 """evaluate: rows that carry their own keys, and figures of the stored weights."""
 
+import re
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -67,14 +72,29 @@ def test_the_last_validation_is_the_evaluation(evaluated, phantom):
             assert last[f"val/dice/{name}"] == pytest.approx(means[name], abs=1e-6)
 
 
-def test_damaged_weights_are_named(evaluated, phantom, tmp_path):
-    folder = tmp_path / "dice"
-    folder.mkdir()
-    for name in ("run.json", "model.safetensors"):
-        (folder / name).write_bytes((evaluated.parent / "dice" / name).read_bytes()[:2000])
-    (folder / "run.json").write_text((evaluated.parent / "dice" / "run.json").read_text())
-    with pytest.raises(UserError, match=r"model\.safetensors: cannot be read"):
+@pytest.mark.parametrize("name", ["run.json", "model.safetensors"])
+def test_altered_files_of_a_run_are_named(name, evaluated, phantom, tmp_path):
+    folder = Path(shutil.copytree(evaluated.parent / "dice", tmp_path / "dice"))
+    content = bytearray((folder / name).read_bytes())
+    content[-9] ^= 1
+    (folder / name).write_bytes(content)
+    message = f"{folder / name}: missing, or not as train wrote it; delete it and run"
+    with pytest.raises(UserError, match=re.escape(message)):
         load_run(folder, phantom)
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_run(folder, phantom)
+
+
+def test_an_altered_table_is_noticed(evaluated, tmp_path):
+    path = evaluated.parent / "cases.parquet"
+    column = pq.ParquetFile(path).metadata.row_group(0).column(7)
+    content = bytearray(path.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    content[start + column.total_compressed_size - 1] ^= 1
+    (tmp_path / "cases.parquet").write_bytes(content)
+    with pytest.raises(OSError, match="could not verify page integrity, CRC checksum"):
+        pq.read_table(tmp_path / "cases.parquet", page_checksum_verification=True)
 
 
 def test_initial_weights_are_a_function_of_model_and_seed(evaluated, phantom):

@@ -1,9 +1,13 @@
 """Files are whole or not there."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from lossbench.config import UserError
-from lossbench.files import read_json, whole, write_json
+from lossbench.files import altered, checksums, read_json, whole, write_json
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path):
@@ -23,3 +27,33 @@ def test_a_damaged_file_is_named(tmp_path):
         read_json(path)
     with pytest.raises(UserError, match=r"b\.json: no such file"):
         read_json(tmp_path / "b.json")
+
+
+def test_what_cannot_be_written_is_named_with_its_reason(tmp_path, monkeypatch):
+    """A disk that is full, and one that may not be written to (root may write anywhere)."""
+    for number in (errno.ENOSPC, errno.EROFS):
+        with pytest.raises(UserError) as error, whole(tmp_path / "a.json"):
+            raise OSError(number, os.strerror(number))
+        reason = os.strerror(number)
+        assert str(error.value).startswith(f"{tmp_path}/a.json: cannot be written: {reason}; mend")
+    with pytest.raises(OSError, match="something else"), whole(tmp_path / "a.json"):
+        raise OSError(errno.EIO, "something else")
+
+
+def test_a_full_disk(tmp_path):
+    """/dev/full takes no byte."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with pytest.raises(UserError, match="No space left on device"), whole(tmp_path / "a") as part:
+        part.symlink_to("/dev/full")
+        part.write_text("x")
+
+
+def test_altered_files_are_those_that_differ_or_are_gone(tmp_path):
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    expected = checksums(tmp_path, "abc")
+    assert altered(tmp_path, expected) == []
+    (tmp_path / "b").write_text("B")
+    (tmp_path / "c").unlink()
+    assert altered(tmp_path, expected) == [tmp_path / "b", tmp_path / "c"]

@@ -28,9 +28,15 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
         cases.parquet: dataset, model, loss, fold, seed, case, class, and `metrics.COLUMNS`.
     threads
         Of the CPU.
+
+    Raises
+    ------
+    UserError
+        Where the dataset or a run is not as it was written.
     """
     torch.set_num_threads(threads)
     spec, prepared = read_json(block), Prepared(data)
+    prepared.verify()
     tables = []
     for loss, run in spec["runs"].items():
         keys = {"dataset": spec["dataset"], "model": spec["model"], "loss": loss}
@@ -39,7 +45,7 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
     table = pd.concat(tables, ignore_index=True)
     columns = ["dataset", "model", "loss", "fold", "seed", "case", "class", *COLUMNS]
     with whole(output) as part:
-        table[columns].to_parquet(part, index=False, compression="zstd")
+        table[columns].to_parquet(part, index=False, compression="zstd", write_page_checksum=True)
 
 
 def _cases(folder: Path, run: dict, data: Prepared) -> pd.DataFrame:

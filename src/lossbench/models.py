@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from lossbench.config import UserError
-from lossbench.files import read_json
+from lossbench.files import altered, read_json
 from lossbench.instantiate import instantiate
 from lossbench.prepared import Prepared
 from lossbench.provenance import seed_of
+
+NEEDED = ("run.json", "model.safetensors")  # to have a trained network again
 
 
 def build_model(spec: Mapping[str, Any], data: Prepared, seed: int) -> torch.nn.Module:
@@ -47,22 +49,24 @@ def load_run(folder: Path, data: Prepared) -> torch.nn.Module:
     Parameters
     ----------
     folder
-        Holds run.json and model.safetensors.
+        Holds run.json, model.safetensors and status.json, which has their checksums.
     data
         The dataset of the run.
 
     Raises
     ------
     UserError
-        Where the weights are damaged or belong to another network.
+        Where a file is missing or altered, or the weights belong to another network.
     """
+    expected = read_json(folder / "status.json").get("sha256", {})
+    for path in altered(folder, {name: expected.get(name, "") for name in NEEDED}):
+        raise UserError(
+            f"{path}: missing, or not as train wrote it; delete it and run the workflow again"
+        )
     run = read_json(folder / "run.json")
     model = build_model(run["model"], data, run["seed"])
-    path = folder / "model.safetensors"
     try:
-        model.load_state_dict(load_file(path))
-    except Exception as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); delete it and run the workflow again"
-        ) from error
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except RuntimeError as error:
+        raise UserError(f"{folder / 'model.safetensors'}: not of this network: {error}") from error
     return model.eval()
