@@ -20,6 +20,14 @@ def default() -> dict:
     return raw
 
 
+def merged(base: dict, change: dict) -> dict:
+    """As Snakemake merges config files: mappings merge, everything else replaces."""
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        base[key] = merged(base[key], value) if both else value
+    return base
+
+
 def problems(raw: dict, **files: Path) -> str:
     with pytest.raises(ConfigError) as caught:
         validate(raw, files)
@@ -200,6 +208,4 @@ def test_schema_for_editors_is_the_one_of_the_models():
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda p: p.name)
 def test_every_experiment_of_the_repository_is_valid(path):
     raw = default()
-    for key, value in yaml.safe_load(path.read_text()).items():
-        raw[key] = raw[key] | value if isinstance(value, dict) else value
-    validate(raw)
+    validate(merged(raw, yaml.safe_load(path.read_text())))

@@ -204,7 +204,7 @@ def _name_checks(raw: Mapping[str, Any]) -> Iterator[tuple[tuple, str]]:
     for kind, section in {"dataset": "datasets", "model": "models", "loss": "losses"}.items():
         catalogue = raw.get(section) if isinstance(raw.get(section), Mapping) else {}
         names = matrix.get(kind) if isinstance(matrix.get(kind), list) else []
-        for name in names:
+        for name in names if catalogue else []:
             if name not in catalogue:
                 text = (
                     f"no {kind} {name!r} in {section}; {did_you_mean(str(name), list(catalogue))}"

@@ -7,6 +7,15 @@ from typing import Any
 
 import yaml
 
+# Problems of pydantic that say less to a user than these words.
+SHAPES = {
+    "model_type": "keys with their values below it",
+    "dict_type": "keys with their values below it",
+    "list_type": "a list, in [ ]",
+    "too_short": "at least one entry",
+    "finite_number": "a finite number",
+}
+
 
 class UserError(Exception):
     """Something the user can mend: shown without a traceback."""
@@ -35,9 +44,11 @@ class Where:
     def __call__(self, path: Sequence[str | int]) -> str:
         """The key as it is written, behind the name of its file."""
         key = ".".join(str(part) for part in path)
-        for name, content in reversed(self.files):
-            if _has(content, path):
-                return f"{name}: {key}"
+        # A key that is missing belongs to the file that has the section around it.
+        for length in range(len(path), 0, -1):
+            for name, content in reversed(self.files):
+                if _has(content, path[:length]):
+                    return f"{name}: {key}"
         return key
 
 
@@ -59,5 +70,9 @@ def problem_text(problem: Mapping[str, Any], keys: Sequence[str]) -> str:
         return "is missing"
     if kind == "string_pattern_mismatch":
         return f"{found!r} is no name: a-z, 0-9 and _ only, since it becomes a folder"
-    message = problem["msg"].removeprefix("Value error, ")
+    if kind == "value_error":  # ours, which say what was found
+        return problem["msg"].removeprefix("Value error, ")
+    if kind in SHAPES:
+        return f"wants {SHAPES[kind]} (found {found!r})"
+    message = problem["msg"]
     return f"{message[0].lower()}{message[1:]} (found {found!r})"

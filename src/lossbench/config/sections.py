@@ -16,13 +16,13 @@ _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 class Strict(BaseModel):
     """A section that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Component(BaseModel):
     """A class by its dotted path, and its keyword arguments."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
     target: str = Field(
         alias="_target_", description="Dotted path of a class, e.g. monai.losses.DiceLoss."
     )
@@ -154,7 +154,6 @@ class Comparison(Strict):
 class ComparisonClaim(Strict):
     """On a class, a loss is better or worse than another, or equivalent to it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
     loss: Name
     against: Name = Field(description="The other loss.")
     metric: Literal[METRICS] = "dice"
@@ -165,7 +164,6 @@ class ComparisonClaim(Strict):
 class LedgerClaim(Strict):
     """A class has the largest or smallest share of a loss, or all have about the same."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
     loss: Name
     share: Literal["value", "l1", "l2"] = Field(description="Of the value, or of logit gradients.")
     at: Literal["start", "end"] = Field(description="Of the training.")
