@@ -1,7 +1,7 @@
 """The files of a finished experiment, drawn from a seed: what compare, report and track read.
 
-Files and columns are the real ones, and agree with each other: counts with Dice, cases with
-runs.csv, summary.csv and comparisons.csv. Nothing is trained, so writing takes well under a second.
+Files and columns are the real ones, and agree with each other: counts with Dice, and the tables are
+made by `compare` itself. Nothing is trained, so writing takes well under a second.
 """
 
 import json
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench import config
+from lossbench.compare import compare
 from lossbench.files import write_json, write_text
 from lossbench.provenance import run_digest, seed_of, sha256
 
@@ -21,25 +22,6 @@ STEPS, LOG_EVERY, VALIDATE_EVERY = 40, 10, 20
 SIZE = (16, 16)
 KEYS = ["dataset", "model", "loss", "fold", "seed"]
 METRICS = ["dice", "iou", "precision", "recall", "hd95", "surface_dice"]
-
-RUNS = [
-    *(
-        *KEYS,
-        "digest",
-        "status",
-        "steps",
-        "train_seconds",
-        "images_per_second",
-        "peak_memory_bytes",
-    ),
-    *("init_digest", "batch_digest", "commit", "versions", "device", "started", "finished"),
-    *("dice", "dice_with_background"),
-]
-COMPARISONS = [
-    *("dataset", "model", "loss", "reference", "class", "metric", "n_cases", "n_seeds", "n_blocks"),
-    *("difference", "ci_low", "ci_high", "p", "p_holm", "verdict"),
-    *("n_cases_needed", "n_blocks_needed", "paired"),
-]
 
 
 def write_experiment(
@@ -181,32 +163,15 @@ def write_block(
 
 
 def write_report(experiment: Path) -> None:
-    """Write what `compare` and `report` write, from the blocks."""
-    e = config.load(experiment)
+    """Write what `compare` and `report` write, from the blocks: the tables are compare's own."""
     report = experiment.parent / "report"
-    (report / "figures").mkdir(parents=True, exist_ok=True)
-    (report / "tables").mkdir(exist_ok=True)
-    blocks = list(e.blocks())
-    tables = [
-        pd.read_parquet(block_folder(experiment, block) / "cases.parquet") for block in blocks
-    ]
-    cases = pd.concat(tables, ignore_index=True)
-    cases.to_parquet(report / "cases.parquet", index=False)
-    runs = [_run_row(experiment, b, loss, cases) for b, loss in product(blocks, e.matrix.loss)]
-    pd.DataFrame(runs, columns=RUNS).to_csv(report / "runs.csv", index=False)
-    summary = [
-        _summary_row(k, t)
-        for k, t in _long(cases).groupby(["dataset", "model", "loss", "class", "metric"])
-    ]
-    pd.DataFrame(summary).to_csv(report / "summary.csv", index=False)
-    comparisons = pd.DataFrame(_comparison_rows(e, cases), columns=COMPARISONS)
-    comparisons.to_csv(report / "comparisons.csv", index=False)
+    compare(experiment, report)
+    comparisons = pd.read_csv(report / "comparisons.csv", dtype={"class": str})
     verdicts = comparisons[["dataset", "model", "loss", "class", "difference", "verdict"]]
     write_text(report / "tables/verdicts.md", verdicts.to_markdown(index=False))
-    write_text(
-        report / "report.html", f"<!doctype html><title>{e.experiment}</title>{verdicts.to_html()}"
-    )
-    _figure(report / "figures/dice.png", cases)
+    name = experiment.parent.name
+    write_text(report / "report.html", f"<!doctype html><title>{name}</title>{verdicts.to_html()}")
+    _figure(report / "figures/dice.png", pd.read_parquet(report / "cases.parquet"))
 
 
 def _status(block: dict, position: int, steps: int, digest: str, diverged: bool) -> dict:
@@ -270,76 +235,13 @@ def _cases(
     return pd.DataFrame(rows)
 
 
-def _run_row(experiment: Path, block: dict, loss: str, cases: pd.DataFrame) -> dict:
-    keys = {"dataset": block["dataset"], "model": block["model"], "loss": loss}
-    keys |= {"fold": block["fold"], "seed": block["seed"]}
-    status = json.loads((block_folder(experiment, block) / loss / "status.json").read_text())
-    status["versions"] = json.dumps(status["versions"])
-    rows = cases[(cases[list(keys)] == pd.Series(keys)).all(axis=1)]
-    background = rows["class"].iloc[0]
-    per_case = rows[rows["class"] != background].groupby("case")["dice"].mean()
-    with_background = rows.groupby("case")["dice"].mean()
-    return {
-        **keys,
-        **status,
-        "dice": per_case.mean(),
-        "dice_with_background": with_background.mean(),
-    }
-
-
-def _long(cases: pd.DataFrame) -> pd.DataFrame:
-    return cases.melt([*KEYS, "case", "class"], METRICS, var_name="metric", value_name="value")
-
-
-def _summary_row(keys: tuple, table: pd.DataFrame) -> dict:
-    per_case, per_seed = (
-        table.groupby("case")["value"].mean(),
-        table.groupby("seed")["value"].mean(),
-    )
-    mean, half = per_case.mean(), 1.96 * per_case.sem()
-    return {
-        **dict(zip(["dataset", "model", "loss", "class", "metric"], keys, strict=True)),
-        "n_cases": table["case"].nunique(),
-        "n_seeds": table["seed"].nunique(),
-        "n_empty": int(per_case.isna().sum()),
-        "mean": mean,
-        "ci_low": mean - half,
-        "ci_high": mean + half,
-        "sd_case": per_case.std(),
-        "sd_seed": per_seed.std() if len(per_seed) > 1 else np.nan,
-    }
-
-
-def _comparison_rows(e: config.Experiment, cases: pd.DataFrame) -> list[dict]:
-    reference, margin = e.comparison.reference, e.comparison.margin
-    rows = []
-    for (dataset, model, name), table in cases.groupby(["dataset", "model", "class"]):
-        wide = table.pivot_table(index="case", columns="loss", values="dice")
-        for loss in e.matrix.loss:
-            if loss == reference:
-                continue
-            d = wide[loss] - wide[reference]
-            mean, half = d.mean(), 1.96 * d.sem()
-            verdict = "better" if mean - half > 0 else "worse" if mean + half < 0 else "undecided"
-            verdict = "equivalent" if abs(mean) + half < margin else verdict
-            keys = {"dataset": dataset, "model": model, "loss": loss, "reference": reference}
-            row = {**keys, "class": name, "metric": "dice", "n_cases": int(d.count())}
-            row |= {
-                "n_seeds": len(e.matrix.seed),
-                "n_blocks": len(e.matrix.seed) * len(e.matrix.fold),
-            }
-            row |= {"difference": mean, "ci_low": mean - half, "ci_high": mean + half, "p": 0.01}
-            row |= {"p_holm": 0.04, "verdict": verdict, "n_cases_needed": 30, "n_blocks_needed": 8}
-            rows.append({**row, "paired": True})
-    return rows
-
-
 def _figure(path: Path, cases: pd.DataFrame) -> None:
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib.figure import Figure
 
+    path.parent.mkdir(exist_ok=True)
     figure = Figure(figsize=(5, 3))
     axes = figure.subplots()
     names = sorted(cases["loss"].unique())

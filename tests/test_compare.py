@@ -7,8 +7,10 @@ import torch
 from monai.metrics import DiceMetric
 
 from lossbench.compare import compare
+from lossbench.compare.summary import intervals
 from lossbench.config import UserError
 from lossbench.files import read_json, write_json
+from lossbench.statistics import mean_interval
 from tests.fake_results import write_experiment
 
 KEYS = ["dataset", "model", "loss", "fold", "seed"]
@@ -26,6 +28,22 @@ def tables(experiment):
         name: pd.read_csv(output / f"{name}.csv") for name in ("runs", "summary", "comparisons")
     }
     return pd.read_parquet(output / "cases.parquet"), *named.values()
+
+
+def read(experiment, name):
+    return pd.read_csv(
+        experiment.parent / "report" / f"{name}.csv", keep_default_na=False, na_values=""
+    )
+
+
+def change(experiment, where, **columns):
+    """Set columns of cases.parquet, in every block, on the rows of a query."""
+    for file in experiment.parent.glob("*/*/*/*/cases.parquet"):
+        table = pd.read_parquet(file)
+        rows = table.query(where).index
+        for name, value in columns.items():
+            table.loc[rows, name] = value
+        table.to_parquet(file, index=False)
 
 
 def test_columns_are_those_of_the_design(experiment):
@@ -48,8 +66,21 @@ def test_columns_are_those_of_the_design(experiment):
         "dataset", "model", "loss", "class", "metric",
         "n_cases", "n_seeds", "n_empty", "mean", "ci_low", "ci_high", "sd_case", "sd_seed",
     ]  # fmt: skip
-    wanted = {"n_cases", "n_seeds", "difference", "ci_low", "ci_high", "p", "p_holm", "verdict"}
-    assert wanted | {"n_cases_needed", "paired"} <= {*comparisons.columns}
+    assert comparisons.columns.tolist() == [
+        "dataset", "model", "loss", "reference", "class", "metric",
+        "n_cases", "n_seeds", "n_blocks", "n_missing", "difference", "ci_low", "ci_high",
+        "p", "p_holm", "verdict", "n_cases_needed", "n_blocks_needed", "improvement",
+        "boot_low", "boot_high", "p_cases", "p_cases_holm", "verdict_cases", "convention", "paired",
+    ]  # fmt: skip
+    others = {
+        "pooled": "dataset model loss class n_cases tp fp fn dice iou precision recall",
+        "conventions": "dataset model class convention loss mean n_cases rank winner",
+        "ranks": "dataset model class metric loss rank rank_low rank_high p_first",
+        "collapses": "dataset model loss class n_runs n_collapsed seeds",
+    }
+    for name, columns in others.items():
+        assert read(experiment, name).columns.tolist() == columns.split()
+    assert not (experiment.parent / "report/scale.csv").exists()
 
 
 def test_counts_cases_summary_and_comparisons_agree(experiment):
@@ -141,3 +172,133 @@ def test_a_difference_that_is_there_is_found(tmp_path):
     comparisons = tables(experiment)[3]
     assert (comparisons["verdict"] == "better").all()
     assert comparisons["n_cases_needed"].isna().all()
+
+
+def test_verdict_of_the_usual_test_stands_beside(tmp_path):
+    """A training's luck, the same for all its cases: the usual test calls it a winner."""
+    experiment = write_experiment(tmp_path, losses=["dice", "lucky"], n_cases=12)
+    for file in experiment.parent.glob("*/*/*/*/cases.parquet"):
+        table = pd.read_parquet(file)
+        luck = {"seed0": 0.09, "seed1": -0.03}[file.parent.name]
+        noise = np.random.default_rng(0).normal(0, 0.001, len(table))
+        table["dice"] = 0.7 + np.where(table["loss"] == "lucky", luck + noise, 0)
+        table.to_parquet(file)
+    comparisons = tables(experiment)[3]
+    assert (comparisons["verdict"] == "undecided").all()
+    assert (comparisons["verdict_cases"] == "better").all()
+    assert (comparisons["p_cases_holm"] < 0.01).all()
+    assert (comparisons["p_holm"] > 0.05).all()
+    assert comparisons["improvement"].to_numpy() == pytest.approx(0.5)
+
+
+def test_less_is_better_for_a_distance(tmp_path):
+    experiment = write_experiment(tmp_path, losses=["dice", "close"], folds=range(3))
+    settings = read_json(experiment)
+    settings["comparison"]["metrics"] = ["hd95"]
+    write_json(experiment, settings)
+    for file in experiment.parent.glob("*/*/*/*/cases.parquet"):
+        table = pd.read_parquet(file)
+        noise = np.random.default_rng(len(str(file))).normal(0, 0.01, len(table))
+        table["hd95"] = 3 + noise - (table["loss"] == "close")
+        table.to_parquet(file)
+    comparisons = tables(experiment)[3]
+    assert comparisons["difference"].to_numpy() == pytest.approx(-1, abs=0.05)
+    assert (comparisons[["verdict", "verdict_cases"]] == "better").all(axis=None)
+    assert (comparisons["improvement"] == 1).all()
+    ranks = read(experiment, "ranks")
+    assert (ranks.loc[ranks["loss"] == "close", ["rank", "p_first"]] == 1).all(axis=None)
+
+
+def test_missing_pairs_are_counted(experiment):
+    """HD95 has no value where a class is not predicted: a pair is missing then."""
+    settings = read_json(experiment)
+    settings["comparison"]["metrics"] = ["dice", "hd95"]
+    write_json(experiment, settings)
+    change(
+        experiment,
+        "loss == 'dice_no_background' and seed == 1 and case == 'case_003' and `class` == 'anterior'",
+        hd95=np.nan,
+    )
+    comparisons = tables(experiment)[3].set_index(["loss", "class", "metric"])["n_missing"]
+    assert comparisons["dice_no_background", "anterior", "hd95"] == 1
+    assert comparisons.sum() == 1, "a case without the class is no missing pair"
+
+
+def test_pooled_figures_are_those_of_the_summed_counts(experiment):
+    cases = tables(experiment)[0]
+    pooled = read(experiment, "pooled").set_index(["loss", "class"])
+    sums = cases.groupby(["loss", "class"])[["tp", "fp", "fn"]].sum()
+    for keys, row in sums.iterrows():
+        mine = pooled.loc[keys]
+        assert mine[["tp", "fp", "fn"]].tolist() == row.tolist()
+        assert mine["dice"] == pytest.approx(
+            2 * row["tp"] / (2 * row["tp"] + row["fp"] + row["fn"])
+        )
+        assert mine["n_cases"] == 16
+
+
+def test_collapses_are_counted_by_their_histories(experiment):
+    low = "loss == 'dice' and `class` == 'anterior' and seed == 1"
+    change(experiment, low, dice=0.05)
+    collapsed, recovered = (
+        next(experiment.parent.glob(f"*/*/fold{fold}/seed1/dice/history.csv")) for fold in (0, 1)
+    )
+    history = pd.read_csv(collapsed)
+    history["val/dice/anterior"] = 0.01
+    history.to_csv(collapsed, index=False)
+    tables(experiment)
+    table = read(experiment, "collapses").set_index(["loss", "class"])
+    assert table["n_collapsed"].sum() == 1, "the other run had begun, and fell back"
+    assert table.loc[("dice", "anterior"), "seeds"] == "fold 0 seed 1"
+    assert (table["n_runs"] == 4).all()
+    recovered.unlink()
+    with pytest.raises(UserError, match=r"fold1/seed1/dice/history\.csv: no such file"):
+        tables(experiment)
+
+
+def test_scale_control_says_what_scale_explains(tmp_path):
+    losses = ["dice", "ce", "ce_matched"]
+    experiment = write_experiment(tmp_path, losses=losses, folds=range(3))
+    reached = {"dice": 0.6, "ce": 0.75, "ce_matched": 0.65}
+    for file in experiment.parent.glob("*/*/*/*/cases.parquet"):
+        table = pd.read_parquet(file)
+        noise = np.random.default_rng(len(str(file))).normal(0, 0.001, len(table))
+        table["dice"] = table["loss"].map(reached) + noise
+        table.to_parquet(file)
+    tables(experiment)
+    scale = read(experiment, "scale")
+    assert scale["loss"].unique().tolist() == ["ce"]
+    found = scale[["difference", "matched", "explained"]].to_numpy()
+    assert found == pytest.approx(np.tile([0.15, 0.05, 0.10], (3, 1)), abs=0.005)
+    assert (scale["ci_low"] < scale["explained"]).all()
+    assert (scale["explained"] < scale["ci_high"]).all()
+
+
+def test_a_loss_that_left_the_matrix_is_no_damage(experiment):
+    settings = read_json(experiment)
+    settings["matrix"]["loss"].remove("dice_inverse_frequency")
+    write_json(experiment, settings)
+    cases, runs, _, comparisons = tables(experiment)
+    assert set(cases["loss"]) == set(runs["loss"]) == {"dice", "dice_no_background"}
+    assert set(comparisons["loss"]) == {"dice_no_background"}
+
+
+def test_a_run_that_diverged_counts(tmp_path):
+    experiment = write_experiment(tmp_path, diverged=["dice_no_background"])
+    _, runs, _, comparisons = tables(experiment)
+    assert (runs.loc[runs["loss"] == "dice_no_background", "status"] == "diverged").all()
+    assert (comparisons["n_blocks"] == 4).all()
+    assert (comparisons["n_missing"] == 0).all()
+
+
+def test_intervals_are_those_of_every_column_alone():
+    generator = np.random.default_rng(0)
+    values = generator.random((12, 2, 4))
+    values[generator.random(values.shape) < 0.3] = np.nan
+    values[:, 0, 0] = np.nan
+    values[1:, 0, 1] = np.nan
+    low, high = intervals(values, 0.9)
+    for at in np.ndindex(values.shape[1:]):
+        column = values[(slice(None), *at)]
+        alone = mean_interval(column[~np.isnan(column)], 0.9)
+        assert (low[at], high[at]) == pytest.approx(alone, nan_ok=True)

@@ -1,96 +1,238 @@
 """Statistics on arrays: against formulas, against simulated studies, and at the edges."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from lossbench.statistics import Difference, holm, mean_interval, needed, paired_difference, verdict
+from lossbench.statistics import (
+    Difference,
+    bootstrap_interval,
+    cases_test,
+    holm,
+    improvement,
+    mean_interval,
+    needed,
+    paired_difference,
+    planned,
+    ranks,
+    verdict,
+)
+from tests.benchmarks.error_rates import Design, rates, simulated, study
+
+FULL = Design(5, 3, 52, 0.003)
 
 
-def study(generator, folds=5, seeds=3, cases=52, effect=0.0, case=0.010, block=0.003, rest=0.0125):
-    """Differences of a simulated study: a matrix (seeds, cases) for each fold."""
-    return [
-        effect
-        + case * generator.standard_normal(cases)
-        + block * generator.standard_normal((seeds, 1))
-        + rest * generator.standard_normal((seeds, cases))
-        for _ in range(folds)
-    ]
+def folds_of(design=FULL, seed=0, effect=0.0):
+    return study(np.random.default_rng(seed), design, effect)
+
+
+# The estimate
 
 
 def test_the_mean_is_the_mean():
-    folds = study(np.random.default_rng(0), effect=0.02)
+    folds = folds_of(effect=0.02)
     assert paired_difference(folds).mean == pytest.approx(np.concatenate(folds, axis=1).mean())
 
 
 def test_components_are_recovered():
-    found = paired_difference(study(np.random.default_rng(0), folds=40, seeds=8, cases=60))
+    found = paired_difference(folds_of(Design(40, 8, 60, 0.003)))
     assert found.case == pytest.approx(0.010**2, rel=0.15)
     assert found.block == pytest.approx(0.003**2, rel=0.2)
     assert found.residual == pytest.approx(0.0125**2, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("folds", "seeds", "cases", "block"),
-    [(5, 3, 52, 0.003), (1, 3, 52, 0.003), (5, 2, 20, 0.003), (2, 2, 15, 0.005), (5, 1, 40, 0.003)],
-)
-def test_false_winners_and_coverage(folds, seeds, cases, block):
-    """No difference in truth: p < 0.05 in at most 5 % of 400 studies, up to Monte Carlo error."""
-    generator = np.random.default_rng(folds * 100 + seeds)
+@pytest.mark.parametrize(("folds", "seeds", "cases"), [(5, 3, 20), (1, 3, 30), (3, 2, 4)])
+def test_balanced_results_give_the_balanced_formula(folds, seeds, cases):
+    """Mean squares of a balanced table, written down in full."""
+    d = np.stack(folds_of(Design(folds, seeds, cases, 0.01)))
+    fold, block = d.mean((1, 2), keepdims=True), d.mean(2, keepdims=True)
+    case = d.mean(1, keepdims=True)
+    ms_case = seeds * ((case - fold) ** 2).sum() / (folds * (cases - 1))
+    ms_block = cases * ((block - fold) ** 2).sum() / (folds * (seeds - 1))
+    ms_rest = ((d - case - block + fold) ** 2).sum() / (folds * (cases - 1) * (seeds - 1))
+    within, a = ms_case + ms_block - ms_rest, folds * (seeds - 1) / (folds * seeds - 1)
+    between = 0.0
+    if folds > 1:
+        between = seeds * cases * ((fold - d.mean()) ** 2).sum() / (folds - 1)
+    found = paired_difference(list(d))
+    assert found.variance == pytest.approx((a * within + (1 - a) * between) / d.size)
+    assert found.case == pytest.approx((ms_case - ms_rest) / seeds)
+    assert found.residual == pytest.approx(ms_rest)
+    assert (found.df, found.df_case) == (folds * seeds - 1, folds * (cases - 1))
+
+
+def with_gaps(folds, seed=0, share=0.05):
+    """A run that diverged, and a share of the pairs missing."""
+    generator = np.random.default_rng(seed)
+    folds = [np.where(generator.random(f.shape) < share, np.nan, f) for f in folds]
+    folds[0][0] = np.nan
+    return folds
+
+
+def test_unbalanced_sums_of_squares_are_those_of_least_squares():
+    """The residual of the additive model, by a regression on indicators of cases and blocks."""
+    values = with_gaps(folds_of(Design(1, 4, 12, 0.02)))[0]
+    seeds, cases = np.nonzero(~np.isnan(values))
+    design = np.concatenate([np.eye(4)[seeds], np.eye(12)[cases]], axis=1)
+    y = values[seeds, cases]
+    residual = y - design @ np.linalg.lstsq(design, y)[0]
+    df = len(y) - np.linalg.matrix_rank(design)
+    assert paired_difference([values]).residual == pytest.approx((residual**2).sum() / df)
+
+
+def test_unbalanced_components_have_no_bias():
+    """Components, averaged over 200 studies that lack a third of their pairs."""
+    design = replace(FULL, folds=3, cases=20, block=0.008)
     found = [
-        paired_difference(study(generator, folds, seeds, cases, block=block)) for _ in range(400)
+        paired_difference(with_gaps(folds_of(design, seed), seed, share=0.3)) for seed in range(200)
     ]
-    false = np.mean([d.p() < 0.05 for d in found])
-    assert false <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
-    covered = np.mean([low <= 0 <= high for low, high in (d.interval(0.95) for d in found)])
-    assert covered == pytest.approx(1 - false)
+    assert np.mean([d.case for d in found]) == pytest.approx(0.010**2, rel=0.05)
+    assert np.mean([d.block for d in found]) == pytest.approx(0.008**2, rel=0.15)
+    assert np.mean([d.residual for d in found]) == pytest.approx(0.0125**2, rel=0.03)
+    assert np.var([d.mean for d in found]) == pytest.approx(
+        np.mean([d.variance for d in found]), rel=0.25
+    )
 
 
-def test_the_usual_test_over_cases_is_too_sure_here():
-    """What the block effect is for: the paired t-test on means over seeds calls false winners."""
-    generator = np.random.default_rng(1)
-    p = [
-        stats.ttest_1samp(np.concatenate([f.mean(axis=0) for f in study(generator)]), 0).pvalue
-        for _ in range(400)
-    ]
-    assert np.mean(np.array(p) < 0.05) > 0.12
+def test_all_pairs_count():
+    """A gap costs its pair, not its case; what is missing is counted."""
+    folds = folds_of()
+    folds[0][1, 3] = np.nan
+    folds[1][0] = np.nan
+    folds[2][:, 5] = np.nan  # a case without the class
+    found = paired_difference(folds)
+    assert (found.n_cases, found.n_blocks, found.n_missing) == (259, 14, 1 + 52)
+    gone = [np.full((3, 52), np.nan), *folds[1:]]
+    assert (paired_difference(gone).n_folds, paired_difference(gone).n_missing) == (4, 156 + 52)
+
+
+# Error rates: a small edition of tests/benchmarks/error_rates.py
+
+
+@pytest.mark.parametrize(
+    "design",
+    [
+        FULL,
+        Design(1, 3, 52, 0.003),
+        replace(FULL, diverged=True, cases=20),
+        Design(5, 1, 52, 0.003),
+    ],
+    ids=str,
+)
+def test_false_winners_and_coverage(design):
+    """At most 5 % false winners in 60 studies, and 95 % of 360 intervals, to 3 standard errors."""
+    differences = [[paired_difference(f) for f in row] for row in simulated(design, 60, seed=3)]
+    false = np.mean([(holm([d.p() for d in row]) < 0.05).any() for row in differences])
+    assert false <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
+    low, high = np.array([d.interval(0.95) for row in differences for d in row]).T
+    assert 0.915 <= np.mean((low <= 0) & (high >= 0)) <= 0.99
+
+
+def test_the_usual_test_over_cases_is_too_sure():
+    """What the block effect is for: Wilcoxon over cases calls many more false winners."""
+    row = rates(FULL, 60, seed=1)
+    assert row["wilcoxon"] > 0.15 > row["ours"]
+    assert row["bootstrap"] > 0.85
+    assert row["power"] > 0.8
+
+
+def test_p_and_interval_agree():
+    for seed in range(20):
+        found = paired_difference(folds_of(Design(2, 3, 20, 0.005), seed, effect=0.008))
+        low, high = found.interval(1 - found.p())
+        assert min(abs(low), abs(high)) == pytest.approx(0, abs=1e-9)
+
+
+# Where little or nothing can be said
 
 
 def test_one_block_says_nothing():
-    found = paired_difference(study(np.random.default_rng(0), folds=1, seeds=1, effect=0.5))
+    folds = folds_of(Design(1, 1, 52, 0.003), effect=0.5)
+    found = paired_difference(folds)
     assert found.mean == pytest.approx(0.5, abs=0.02)
     assert np.isnan(found.interval(0.95)).all()
+    assert np.isnan(bootstrap_interval(folds)).all()
+    assert verdict(found, np.nan, 0.01, 0.05) == "undecided"
+    assert np.isnan(needed(found, 0.01, 0.05)).all()
+    assert planned(found, 0.01) == []
+
+
+def test_a_loss_against_itself_is_equivalent():
+    folds = [np.zeros((3, 10))] * 2
+    found = paired_difference(folds)
+    assert found.p() == cases_test(folds) == 1
+    assert found.interval(0.95) == bootstrap_interval(folds) == (0, 0)
+    assert improvement(folds) == 0.5
+    assert verdict(found, 1.0, 0.01, 0.05) == "equivalent"
+
+
+def test_a_difference_without_any_noise_is_left_to_the_signs_of_the_blocks():
+    found = paired_difference([np.full((3, 10), 0.3)] * 2)
+    assert found.variance == 0
+    assert found.p() == 2 * 0.5**6
+    assert verdict(found, found.p(), 0.01, 0.05) == "better"
+    few = paired_difference([np.full((3, 10), 0.3)])
+    assert verdict(few, few.p(), 0.01, 0.05) == "undecided"
+    assert verdict(few, few.p(), 0.4, 0.05) == "equivalent"
+
+
+@pytest.mark.parametrize(
+    "folds",
+    [
+        [np.full((2, 3), np.nan)],
+        [np.zeros((2, 0))],
+        [np.array([[0.1], [0.2]])],  # one case
+        [np.array([[0.1, 0.2, np.nan], [np.nan, np.nan, 0.3]])],  # no case in two blocks
+    ],
+    ids=["all missing", "no case", "one case", "unconnected"],
+)
+def test_nothing_can_be_said(folds):
+    found = paired_difference(folds)
+    assert np.isnan([found.p(), *found.interval(0.95), *bootstrap_interval(folds)]).all()
     assert verdict(found, np.nan, 0.01, 0.05) == "undecided"
     assert np.isnan(needed(found, 0.01, 0.05)).all()
 
 
-def test_a_loss_against_itself_is_equivalent():
-    found = paired_difference([np.zeros((3, 10))] * 2)
-    assert found.p() == 1
-    assert found.interval(0.95) == (0, 0)
-    assert verdict(found, 1.0, 0.01, 0.05) == "equivalent"
+@pytest.mark.parametrize(
+    ("folds", "seeds", "cases"), [(1, 2, 2), (2, 1, 1), (5, 3, 1), (2, 1, 2), (1, 20, 2)]
+)
+def test_tiny_studies_get_an_answer(folds, seeds, cases):
+    values = folds_of(Design(folds, seeds, cases, 0.003), effect=0.005)
+    found = paired_difference(values)
+    low, high = found.interval(0.95)
+    assert low < found.mean < high
+    assert 0 < found.p() <= 1
+    assert 0 <= cases_test(values) <= 1
+    assert verdict(found, found.p(), 0.0001, 0.001) == "undecided"
+    assert all(n > 0 for n in needed(found, 0.001, 0.05))
 
 
-def test_nothing_to_compare():
-    found = paired_difference([np.full((2, 3), np.nan)])
-    assert found.n_cases == 0
-    assert np.isnan(found.p())
-    assert verdict(found, np.nan, 0.01, 0.05) == "undecided"
-    assert paired_difference([np.array([[0.1], [0.2]])]).n_cases == 1
+def test_an_interval_ends_where_the_metric_does():
+    few = paired_difference([np.array([[0.9, 0.8]]), np.array([[-0.5, 0.1]])])
+    low, high = few.interval(0.95)
+    assert low < -1 < 1 < high
+    assert few.interval(0.95, bound=1) == (-1, 1)
 
 
-def test_cases_with_a_missing_pair_are_left_out():
-    folds = study(np.random.default_rng(0))
-    folds[0][1, 3] = np.nan
-    kept = [np.delete(folds[0], 3, axis=1), *folds[1:]]
-    assert paired_difference(folds) == paired_difference(kept)
+# Verdicts
 
 
-def test_holm():
+@pytest.mark.parametrize("n", [1, 2, 50])
+def test_holm_is_that_of_statsmodels(n):
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.random.default_rng(n).random(n) ** 4
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+
+
+def test_holm_skips_what_was_not_tested():
     assert holm([0.01, np.nan, 0.04, 0.03]) == pytest.approx(
         [0.03, np.nan, 0.06, 0.06], nan_ok=True
     )
     assert np.isnan(holm([np.nan])).all()
+    assert len(holm([])) == 0
 
 
 def difference(mean, se, df=20):
@@ -115,21 +257,41 @@ def test_lower_may_be_better():
     assert verdict(difference(-0.05, 0.005), 1e-6, 0.01, 0.05, higher_is_better=False) == "better"
 
 
-def test_the_number_that_would_decide_does():
-    """At the promised number of blocks the power is about what was promised."""
-    generator = np.random.default_rng(0)
-    pilot = Difference(0.02, 2.5e-4, 3, 1e-4, 1e-3, 1e-4, n_cases=40, n_blocks=4)
-    cases, blocks = needed(pilot, 0.001, 0.05)
-    assert cases == np.inf  # training noise is left however many cases there are
-    seeds = int(blocks)
-    power = np.mean(
-        [
-            paired_difference(study(generator, 1, seeds, 40, 0.02, 0.01, 1e-3**0.5, 0.01)).p()
-            < 0.05
-            for _ in range(300)
-        ]
-    )
-    assert power == pytest.approx(0.8, abs=0.1)
+# What stands beside the verdict
+
+
+def test_improvement_counts_cases_and_trainings():
+    folds = [np.array([[1.0, -1.0, 0.0], [1.0, np.nan, 0.0]]), np.array([[1.0], [-1.0]])]
+    assert improvement(folds) == pytest.approx((1 + 0 + 0.5 + 0.5) / 4)
+    assert np.isnan(improvement([np.full((2, 2), np.nan)]))
+
+
+def test_cases_test_is_wilcoxon_on_means_over_seeds():
+    folds = with_gaps(folds_of(effect=0.002))
+    means = np.concatenate([np.nanmean(f, axis=0) for f in folds])
+    assert cases_test(folds) == stats.wilcoxon(means).pvalue
+    few = np.array([[0.3, -0.1, 0.2, 0.5, 0.4]])
+    assert cases_test([few]) == stats.wilcoxon(few[0], method="exact").pvalue
+    tied = np.array([[0.0, 0.2, 0.2, -0.1, 0.3, 0.3]])
+    assert cases_test([tied]) == stats.wilcoxon(tied[0, 1:], method="asymptotic").pvalue
+
+
+def test_bootstrap_interval_is_students_where_differences_are_normal():
+    folds = folds_of(Design(2, 3, 52, 0.006))  # few blocks, so Student's factor shows
+    d = paired_difference(folds)
+    width = np.ptp(d.interval(0.95))
+    assert bootstrap_interval(folds) == pytest.approx(d.interval(0.95), abs=0.1 * width)
+    assert bootstrap_interval(folds) == bootstrap_interval(folds)
+    assert bootstrap_interval(folds, seed=1) != bootstrap_interval(folds)
+
+
+def test_bootstrap_interval_leans_where_differences_are_skewed():
+    """Rare failures reach far to the left."""
+    folds = [f.copy() for f in folds_of(Design(2, 3, 40, 0.0005, residual=0.002))]
+    folds[0][:, 7] -= 1.0
+    low, high = bootstrap_interval(folds)
+    mean = paired_difference(folds).mean
+    assert mean - low > 1.3 * (high - mean)
 
 
 def test_bootstrap_interval_of_a_mean():
@@ -139,3 +301,49 @@ def test_bootstrap_interval_of_a_mean():
     assert [low, high] == pytest.approx([values.mean() - half, values.mean() + half], abs=0.003)
     assert (low, high) == mean_interval(values, 0.95)
     assert np.isnan(mean_interval(values[:1], 0.95)).all()
+
+
+def scores(means, seed=0, folds=3, seeds=3, cases=30):
+    """Values of losses, (losses, seeds, cases) for each fold: mean + hard cases + noise."""
+    generator = np.random.default_rng(seed)
+    return [
+        np.array(means)[:, None, None]
+        + 0.1 * generator.standard_normal(cases)
+        + 0.01 * generator.standard_normal((len(means), seeds, 1))
+        + 0.02 * generator.standard_normal((len(means), seeds, cases))
+        for _ in range(folds)
+    ]
+
+
+def test_ranks():
+    found = ranks(scores([0.6, 0.8, 0.8005, 0.7]))
+    assert found.rank[[0, 3]] == pytest.approx([4, 3])
+    assert found.p_first == pytest.approx([0, *found.p_first[1:3], 0])
+    assert found.p_first.sum() == pytest.approx(1)
+    assert (found.low[1:3] == 1).all()
+    assert (found.high[1:3] == 2).all()
+    assert found.low[3] == found.high[3] == 3
+
+
+def test_ranks_share_ties_and_keep_the_absent_apart():
+    values = scores([0.8, 0.7, 0.5])
+    same = [np.concatenate([v, v[:1], np.full_like(v[:1], np.nan)]) for v in values]
+    found = ranks(same)
+    assert found.rank == pytest.approx([1, 3, 4, 1, np.nan], nan_ok=True)
+    assert found.p_first[:4] == pytest.approx([0.5, 0, 0, 0.5])
+    assert np.isnan([found.low[4], found.high[4], found.p_first[4]]).all()
+
+
+def test_a_missing_block_moves_no_rank():
+    """The fold that one loss lacks is harder than the others; its plain mean would win."""
+    values = scores([0.80, 0.78])
+    values[0] -= 0.3
+    values[0][1] = np.nan
+    assert np.nanmean(values[1:], axis=(0, 2, 3))[1] > np.mean([v[0].mean() for v in values])
+    assert ranks(values).rank == pytest.approx([1, 2])
+
+
+def test_ranks_of_one_block_have_no_interval():
+    found = ranks(scores([0.8, 0.7], folds=1, seeds=1))
+    assert found.rank == pytest.approx([1, 2])
+    assert np.isnan([found.low, found.high, found.p_first]).all()

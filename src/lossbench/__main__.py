@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from lossbench.config import UserError
 
@@ -14,7 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
     stage = options.pop("stage")
     _log_to(options.pop("log"))
     try:
-        _function(stage)(**options)
+        run = _compare if stage == "compare" else _function(stage)
+        run(**options)
     except UserError as error:
         logging.getLogger("lossbench").error("error: %s", error)
         return 1
@@ -24,11 +26,27 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _function(stage: str):  # noqa: ANN202 (the stage's function)
-    """The function of a stage; only its own module is imported."""
+def _compare(experiment: Path | None, output: Path, **given: Any) -> None:
+    """The blocks of an experiment, or other people's results: these get their report as well."""
+    if experiment and given["cases"]:
+        raise UserError("wanted: --experiment or --cases, not both")
+    if experiment and (of_files := [name for name, value in given.items() if value]):
+        raise UserError(f"--{of_files[0]} goes with --cases: experiment.json says how to compare")
+    if experiment:
+        _function("compare")(experiment, output)
+    elif given["cases"] and given["reference"]:
+        compared = _function("compare", "compare_files")(output=output, **given)
+        _function("report")(compared, output)
+    else:
+        raise UserError("wanted: --experiment PATH, or --cases FILE... and --reference NAME")
+
+
+def _function(stage: str, name: str = ""):  # noqa: ANN202 (the stage's function)
+    """The function of a stage, or another of its module; only that module is imported."""
     from importlib import import_module
 
-    return getattr(import_module(f"lossbench.{stage}"), stage)
+    module = "track.ui" if stage == "ui" else stage
+    return getattr(import_module(f"lossbench.{module}"), name or stage)
 
 
 def _log_to(file: Path | None) -> None:
@@ -79,28 +97,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     for sub in (train, evaluate):
         sub.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (1)")
-    stage(
-        "compare",
-        "compare each loss with the reference, per class",
-        experiment="experiment.json, beside the blocks",
-        output="folder of the report",
-    )
+    _compare_parser(stages)
     stage(
         "report",
         "write the report page, its figures and tables",
         experiment="experiment.json, beside the blocks",
         output="folder of the report, with the tables of compare",
     )
-    stage(
-        "track",
-        "make MLflow equal to the results",
-        experiment="experiment.json, beside the blocks",
-        output="mlflow.json to write: store, runs, links",
-    )
+    _track_parser(stages)
+    _plan_parser(stages)
     ui = stages.add_parser("ui", help="the MLflow UI over the store that track writes")
-    ui.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (5000)")
+    ui.add_argument("--port", type=int, help="port on 127.0.0.1 (5000, or the next free one)")
     stages.add_parser("schema", help="print the JSON schema of an experiment, for editors")
     return parser
+
+
+def _track_parser(stages: argparse._SubParsersAction) -> None:
+    text = "make MLflow equal to the results"
+    sub = stages.add_parser("track", help=text, description=text)
+    files = {"experiment": "experiment.json, beside the blocks", "output": "report/mlflow.json"}
+    for name, meaning in files.items():
+        required = name == "experiment"
+        sub.add_argument(f"--{name}", type=Path, required=required, metavar="PATH", help=meaning)
+    flags = {
+        "follow": "again and again while the workflow runs, so that curves grow",
+        "restore": "bring back runs that somebody deleted in MLflow",
+        "models": "give each run its weights as an artifact",
+    }
+    for name, meaning in flags.items():
+        sub.add_argument(f"--{name}", action="store_true", help=meaning)
 
 
 def _check_parser(stages: argparse._SubParsersAction) -> None:
@@ -114,6 +139,54 @@ def _check_parser(stages: argparse._SubParsersAction) -> None:
     }
     for option, meaning in options.items():
         sub.add_argument(f"--{option}", type=Path, metavar="PATH", help=meaning)
+
+
+def _compare_parser(stages: argparse._SubParsersAction) -> None:
+    """An experiment, or the results of others."""
+    text = "compare each loss with the reference, per class"
+    sub = stages.add_parser(
+        "compare", help=text, description=f"{text}: of an experiment, or of --cases FILES"
+    )
+    sub.add_argument(
+        "--experiment", type=Path, metavar="PATH", help="experiment.json, beside the blocks"
+    )
+    sub.add_argument(
+        "--output", type=Path, metavar="PATH", required=True, help="folder of the report"
+    )
+    sub.add_argument(
+        "--cases",
+        nargs="+",
+        metavar="[NAME=]FILE",
+        help="instead of an experiment: CSV or Parquet files with columns loss, case and a metric "
+        "(and class, fold, seed, dataset, model), or summary.json files of nnU-Net; NAME: the loss",
+    )
+    sub.add_argument("--reference", metavar="NAME", help="the loss to compare with, for --cases")
+    sub.add_argument(
+        "--margin", type=float, metavar="X", help="differences within it are equivalent (0.01)"
+    )
+    sub.add_argument(
+        "--alpha", type=float, metavar="X", help="error rate over all comparisons (0.05)"
+    )
+    sub.add_argument("--metrics", nargs="+", default=(), metavar="NAME", help="to compare (dice)")
+
+
+def _plan_parser(stages: argparse._SubParsersAction) -> None:
+    text = "how many cases, seeds and hours would show a difference, from the results of a pilot"
+    sub = stages.add_parser("plan", help=text, description=text)
+    sub.add_argument(
+        "results", type=Path, metavar="RESULTS", help="folder of an experiment or of its report"
+    )
+    sub.add_argument(
+        "--difference",
+        type=float,
+        required=True,
+        metavar="X",
+        help="that is to be shown, e.g. 0.005",
+    )
+    sub.add_argument(
+        "--power", type=float, default=0.8, metavar="X", help="chance of showing it (0.8)"
+    )
+    sub.add_argument("--output", type=Path, metavar="PATH", help="CSV to write as well")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,17 @@ rule compare:
     input:
         experiment="results/{experiment}/experiment.json",
         cases=blocks("cases.parquet"),
+        # Cards, for claims about what a loss computes.
+        check=ancient("results/{experiment}/check.json"),
     output:
         cases="results/{experiment}/report/cases.parquet",
         runs="results/{experiment}/report/runs.csv",
         summary="results/{experiment}/report/summary.csv",
         comparisons="results/{experiment}/report/comparisons.csv",
+        pooled="results/{experiment}/report/pooled.csv",
+        conventions="results/{experiment}/report/conventions.csv",
+        ranks="results/{experiment}/report/ranks.csv",
+        collapses="results/{experiment}/report/collapses.csv",
     log:
         "results/{experiment}/report/compare.log",
     conda:

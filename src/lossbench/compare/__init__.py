@@ -1,26 +1,21 @@
-"""Compare each loss with the reference, per dataset, model, class and metric."""
+"""The stage `compare`: each loss with the reference, per dataset, model, class and metric."""
 
-import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow.dataset
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from lossbench.config import LOWER_IS_BETTER, METRICS, Experiment, UserError, load
-from lossbench.files import block_folder, read_json, whole, write_text
-from lossbench.statistics import (
-    Difference,
-    holm,
-    mean_interval,
-    needed,
-    paired_difference,
-    verdict,
-)
+from lossbench.compare import blocks, collapse, foreign, inference, summary
+from lossbench.compare.claims import claims
+from lossbench.config import Comparison, Experiment, load
+from lossbench.cubes import Cube
+from lossbench.files import whole, write_json, write_text
 
-BLOCK = ["dataset", "model", "fold", "seed"]
+log = logging.getLogger(__name__)
 
 
 def compare(experiment: Path, output: Path) -> None:
@@ -31,164 +26,123 @@ def compare(experiment: Path, output: Path) -> None:
     experiment
         experiment.json, beside the blocks.
     output
-        Folder for cases.parquet, runs.csv, summary.csv, comparisons.csv and verdict.txt.
+        Folder for the tables (DESIGN: files and columns) and verdict.txt.
+
+    Raises
+    ------
+    UserError
+        Where a file of a block is missing or damaged; nothing is written then.
     """
     settings = load(experiment)
-    folders = [block_folder(experiment.parent, **keys) for keys in settings.blocks()]
-    cases = _cases(folders, settings)
-    runs = _runs(folders, settings, cases)
-    comparisons = _comparisons(cases, runs, settings)
+    cases = blocks.read_cases(experiment, settings)
+    cubes = blocks.complete_cubes(experiment, settings, cases)
+    runs = blocks.read_runs(experiment, settings)
+    # Class 0 is the first that a case lists.
+    background = {cube.dataset: cube.classes[0] for cube in cubes}
+    tables = _tables(cubes, runs, settings.comparison, background, experiment)
+    if settings.claims:
+        tables["claims"] = claims(settings, experiment.parent, cases.to_pandas())
+    _write(output, cases, tables)
+    lines = f"report:  {output / 'report.html'}\nMLflow:  make ui   (python -m lossbench ui)\n"
+    write_text(output / "verdict.txt", _verdicts(settings, tables["comparisons"]) + lines)
+
+
+def compare_files(
+    cases: Sequence[str],
+    reference: str,
+    output: Path,
+    margin: float | None = None,
+    alpha: float | None = None,
+    metrics: Sequence[str] = (),
+) -> Path:
+    """Compare losses by results that other programs measured.
+
+    Parameters
+    ----------
+    cases
+        CSV or Parquet files, and summary.json files of nnU-Net: each a path, or NAME=path, which
+        says the loss.
+    reference
+        The loss that the others are compared with.
+    output
+        Folder for the tables, experiment.json and source.json.
+    margin, alpha
+        Of the comparison; None for the defaults of an experiment.
+    metrics
+        To compare; none for Dice, or the first of METRICS that the files have.
+
+    Returns
+    -------
+    Path
+        experiment.json, which `report` reads.
+
+    Raises
+    ------
+    UserError
+        For what cannot be read or compared; names the file.
+    """
+    given = foreign.read(cases)
+    numbers = {"margin": margin, "alpha": alpha}
+    settings = foreign.experiment(given, output.resolve().name, reference, metrics, numbers)
+    for line in given.notes:
+        log.info("%s", line)
+    cubes = given.cubes(settings.matrix.loss)
+    runs = foreign.runs(cubes)
+    tables = _tables(cubes, runs, settings.comparison, foreign.background(cubes), None)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "source.json", {"files": given.files, "notes": given.notes})
+    write_text(output / "experiment.json", settings.experiment_json())
+    _write(output, given.table, tables)
+    notes = "".join(f"{note}\n" for note in given.notes)
+    write_text(output / "verdict.txt", _verdicts(settings, tables["comparisons"]) + notes)
+    return output / "experiment.json"
+
+
+def _tables(
+    cubes: Sequence[Cube],
+    runs: pd.DataFrame,
+    how: Comparison,
+    background: dict[str, str],
+    experiment: Path | None,
+) -> dict[str, pd.DataFrame]:
+    """Every table but the cases, by the name of its file."""
+    dice = summary.dice_of_runs(cubes, background)
+    first = [*blocks.RUN, "digest", "status", "steps", "dice", "dice_with_background"]
+    runs = runs.merge(dice, on=list(blocks.RUN), how="left", validate="one_to_one")
+    return {
+        "runs": runs[[name for name in dict.fromkeys([*first, *runs]) if name in runs]],
+        "summary": summary.summary(cubes, how.alpha),
+        "comparisons": inference.comparisons(cubes, how, inference.pairing(runs, how.reference)),
+        "pooled": summary.pooled(cubes),
+        "conventions": summary.conventions(cubes),
+        "ranks": inference.rank_table(cubes, how.metrics),
+        "collapses": collapse.collapses(cubes, experiment),
+        "scale": inference.scale(cubes, how),
+    }
+
+
+def _write(output: Path, cases: pa.Table, tables: dict[str, pd.DataFrame]) -> None:
     with whole(output / "cases.parquet") as part:
-        cases.to_parquet(part, index=False, compression="zstd")
-    for name, table in {
-        "runs": runs,
-        "summary": _summary(cases, settings.comparison.alpha),
-        "comparisons": comparisons,
-    }.items():
+        # Without Arrow's own schema, codes are read back as the text that they stand for.
+        pq.write_table(cases, part, compression="zstd", store_schema=False)
+    for name in ("scale", "claims"):  # only where there is a scale control, or a claim
+        if name not in tables or tables[name].empty:
+            tables.pop(name, None)
+            (output / f"{name}.csv").unlink(missing_ok=True)
+    for name, table in tables.items():
         with whole(output / f"{name}.csv") as part:
             table.to_csv(part, index=False)
-    write_text(output / "verdict.txt", _verdict_text(settings, comparisons, output))
 
 
-def _cases(folders: list[Path], settings: Experiment) -> pd.DataFrame:
-    files = [folder / "cases.parquet" for folder in folders]
-    if missing := [str(file) for file in files if not file.exists()]:
-        raise UserError(
-            f"{missing[0]}: no such file ({len(missing)} missing); run the workflow again"
-        )
-    table = pyarrow.dataset.dataset(files).to_table().to_pandas()
-    return table[table["loss"].isin(settings.matrix.loss)].reset_index(drop=True)
-
-
-def _runs(folders: list[Path], settings: Experiment, cases: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for folder, keys in zip(folders, settings.blocks(), strict=True):
-        for loss in settings.matrix.loss:
-            status = read_json(folder / loss / "status.json")
-            status["versions"] = json.dumps(status["versions"], sort_keys=True)
-            rows.append({**keys, "loss": loss, **status})
-    runs = pd.DataFrame(rows)
-    keys = ["dataset", "model", "loss", "fold", "seed"]
-    foreground = cases[cases["class"] != _background(cases)]
-    for name, table in {"dice": foreground, "dice_with_background": cases}.items():
-        # As DiceMetric's reduction "mean": over the classes of a case, then over the cases.
-        per_case = table.groupby([*keys, "case"], sort=False)["dice"].mean()
-        runs = runs.merge(
-            per_case.groupby(keys).mean().rename(name).reset_index(), on=keys, how="left"
-        )
-    first = [*keys, "digest", "status", "steps", "dice", "dice_with_background"]
-    return runs[[*first, *runs.columns.difference(first, sort=False)]]
-
-
-def _background(cases: pd.DataFrame) -> pd.Series:
-    """Name of class 0 in each row's dataset: the first that its cases list."""
-    return cases.groupby("dataset", sort=False)["class"].transform("first")
-
-
-def _summary(cases: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    rows = []
-    keys = ["dataset", "model", "loss", "class"]
-    for group, table in cases.groupby(keys, sort=False):
-        empty = table.groupby("case")["dice"].apply(lambda dice: dice.isna().all())
-        for metric in METRICS:
-            per_case = table.groupby("case")[metric].mean().dropna().to_numpy()
-            low, high = mean_interval(per_case, 1 - alpha)
-            rows.append(
-                {
-                    **dict(zip(keys, group, strict=True)),
-                    "metric": metric,
-                    "n_cases": len(per_case),
-                    "n_seeds": table["seed"].nunique(),
-                    "n_empty": int(empty.sum()),
-                    "mean": per_case.mean() if len(per_case) else np.nan,
-                    "ci_low": low,
-                    "ci_high": high,
-                    "sd_case": per_case.std(ddof=1) if len(per_case) > 1 else np.nan,
-                    "sd_seed": table.groupby("seed")[metric].mean().std(ddof=1),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def _comparisons(cases: pd.DataFrame, runs: pd.DataFrame, settings: Experiment) -> pd.DataFrame:
-    how, paired = settings.comparison, _paired(runs, settings.comparison.reference)
-    found = list(_differences(cases, settings))
-    corrected = holm([d.p() for _, d in found])
-    rows = []
-    for (keys, d), p_holm in zip(found, corrected, strict=True):
-        low, high = d.interval(1 - how.alpha)
-        higher = keys["metric"] not in LOWER_IS_BETTER
-        said = verdict(d, p_holm, how.margin, how.alpha, higher)
-        decided = (np.nan, np.nan)
-        more = needed(d, how.margin, how.alpha, len(found)) if said == "undecided" else decided
-        rows.append(
-            {
-                **keys,
-                "n_cases": d.n_cases,
-                "n_blocks": d.n_blocks,
-                "difference": d.mean,
-                "ci_low": low,
-                "ci_high": high,
-                "p": d.p(),
-                "p_holm": p_holm,
-                "verdict": said,
-                "n_cases_needed": more[0],
-                "n_blocks_needed": more[1],
-                "paired": paired[keys["dataset"], keys["model"], keys["loss"]],
-            }
-        )
-    return pd.DataFrame(rows, columns=_COLUMNS)
-
-
-def _differences(
-    cases: pd.DataFrame, settings: Experiment
-) -> Iterator[tuple[dict[str, Any], Difference]]:
-    """Each loss minus the reference, per dataset, model, class and metric, with its keys."""
-    reference = settings.comparison.reference
-    for (dataset, model, name), table in cases.groupby(["dataset", "model", "class"], sort=False):
-        for metric in settings.comparison.metrics:
-            values = table.pivot(index=["fold", "seed", "case"], columns="loss", values=metric)
-            for loss in settings.matrix.loss:
-                if loss == reference:
-                    continue
-                keys = {"dataset": dataset, "model": model, "loss": loss, "reference": reference}
-                keys |= {"class": name, "metric": metric, "n_seeds": table["seed"].nunique()}
-                yield keys, paired_difference(_matrices(values[loss] - values[reference]))
-
-
-_COLUMNS = [
-    *("dataset", "model", "loss", "reference", "class", "metric", "n_cases", "n_seeds", "n_blocks"),
-    *("difference", "ci_low", "ci_high", "p", "p_holm", "verdict"),
-    *("n_cases_needed", "n_blocks_needed", "paired"),
-]
-
-
-def _matrices(difference: pd.Series) -> list[np.ndarray]:
-    """A matrix (seeds, cases) for each fold."""
-    return [
-        fold.droplevel("fold").unstack("case").to_numpy()
-        for _, fold in difference.groupby(level="fold", sort=True)
-    ]
-
-
-def _paired(runs: pd.DataFrame, reference: str) -> dict[tuple[str, str, str], bool]:
-    """Whether every block of a loss has the initial weights and batches of the reference's."""
-    digests = runs.set_index([*BLOCK, "loss"])[["init_digest", "batch_digest"]].agg(
-        ":".join, axis=1
-    )
-    table = digests.unstack("loss")
-    equal = table.eq(table[reference], axis=0).groupby(["dataset", "model"]).all()
-    return equal.stack().to_dict()
-
-
-def _verdict_text(settings: Experiment, comparisons: pd.DataFrame, output: Path) -> str:
+def _verdicts(settings: Experiment, comparisons: pd.DataFrame) -> str:
+    """The verdicts as text, for the terminal."""
     how = settings.comparison
     table = comparisons[
         ["dataset", "model", "class", "metric", "loss", "difference", "verdict"]
     ].copy()
     table["interval"] = [
-        "unknown: one block" if np.isnan(low) else f"{low:+.4f} to {high:+.4f}"
-        for low, high in zip(comparisons["ci_low"], comparisons["ci_high"], strict=True)
+        f"{row.ci_low:+.4f} to {row.ci_high:+.4f}" if row.ci_low == row.ci_low else _unknown(row)
+        for row in comparisons.itertuples()
     ]
     table["difference"] = table["difference"].map("{:+.4f}".format)
     columns = ["dataset", "model", "class", "metric", "loss", "difference", "interval", "verdict"]
@@ -196,6 +150,11 @@ def _verdict_text(settings: Experiment, comparisons: pd.DataFrame, output: Path)
         f"{settings.experiment}: each loss minus {how.reference}, paired by case within blocks; "
         f"{1 - how.alpha:.0%} intervals, margin {how.margin}\n\n"
         f"{table[columns].to_string(index=False)}\n\n"
-        f"report:  {output / 'report.html'}\n"
-        f"MLflow:  make ui   (python -m lossbench ui)\n"
     )
+
+
+def _unknown(row: Any) -> str:
+    """Why a comparison has no interval."""
+    if row.n_cases == 0:
+        return "unknown: no case has a value"
+    return "unknown: one block" if row.n_blocks < 2 else "unknown: too few cases"

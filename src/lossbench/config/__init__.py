@@ -193,9 +193,21 @@ def validate(raw: Mapping[str, Any], files: Mapping[str, str | Path] | None = No
     return experiment.with_scale_control()
 
 
-def load(text_or_path: str | Path) -> Experiment:
-    """Read an experiment.json, as written by the workflow."""
-    return Experiment.model_validate_json(Path(text_or_path).read_text())
+def load(path: str | Path) -> Experiment:
+    """Read an experiment.json, as written by the workflow or for results of other programs.
+
+    Raises
+    ------
+    UserError
+        Where it is missing or damaged.
+    """
+    try:
+        return Experiment.model_validate_json(Path(path).read_text(), context={"any_name": True})
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the workflow, which writes it") from None
+    except ValueError as error:
+        what = str(error).splitlines()[0]
+        raise UserError(f"{path}: damaged ({what}); delete it and run the workflow again") from None
 
 
 def _name_checks(raw: Mapping[str, Any]) -> Iterator[tuple[tuple, str]]:

@@ -68,8 +68,8 @@ def problem_text(problem: Mapping[str, Any], keys: Sequence[str]) -> str:
         return f"unknown key; {did_you_mean(str(problem['loc'][-1]), keys)}"
     if kind == "missing":
         return "is missing"
-    if kind == "string_pattern_mismatch":
-        return f"{found!r} is no name: a-z, 0-9 and _ only, since it becomes a folder"
+    if kind == "no_name":
+        return f"{found!r} is no name: {problem['msg']}"
     if kind == "value_error":  # ours, which say what was found
         return problem["msg"].removeprefix("Value error, ")
     if kind in SHAPES:

@@ -5,9 +5,31 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+
+def _is_name(value: str, info: ValidationInfo) -> str:
+    """Names become folders; those of results that other programs made do not."""
+    if not (info.context or {}).get("any_name") and not re.fullmatch(r"[a-z0-9_]+", value):
+        raise PydanticCustomError("no_name", "a-z, 0-9 and _ only, since it becomes a folder")
+    return value
+
+
+Name = Annotated[
+    str,
+    AfterValidator(_is_name),
+    WithJsonSchema({"type": "string", "pattern": "^[a-z0-9_]+$"}),
+]
 METRICS = ("dice", "iou", "precision", "recall", "hd95", "surface_dice")
 # YAML 1.1 reads 1e-5 (no dot) as a string.
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")

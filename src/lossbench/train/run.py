@@ -249,8 +249,8 @@ class Run:
         write_text(self.folder / "history.csv", _csv(self.history))
         sums = checksums(self.folder, [file for file in FILES if file != "status.json"])
         write_json(self.folder / "status.json", self._status() | {"sha256": sums})
-        for file in ("checkpoint.pt", "progress.csv"):
-            (self.folder / file).unlink(missing_ok=True)
+        for rest in {*self.folder.iterdir()} - {self.folder / file for file in FILES}:
+            rest.unlink()  # the checkpoint, and parts of files of a process that was killed
 
     def _status(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,310 @@
+"""Other people's results: tables with key columns and metrics, and nnU-Net's summary.json."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from lossbench.compare import nnunet
+from lossbench.compare.blocks import RUN, SCHEMA
+from lossbench.config import (
+    METRICS,
+    Comparison,
+    Component,
+    Dataset,
+    Experiment,
+    Loss,
+    Matrix,
+    UserError,
+    did_you_mean,
+)
+from lossbench.cubes import COUNTS, KEYS, TEXT, Cube, DuplicateRowError, cubes
+from lossbench.provenance import sha256
+
+# What a table says when it does not say so.
+DEFAULTS = {"dataset": "dataset", "model": "model", "class": "foreground", "fold": 0, "seed": 0}
+BACKGROUND = ("background", "0")
+FIGURES = (*COUNTS, *METRICS)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was read.
+
+    Attributes
+    ----------
+    table
+        A row per run x case x class: `KEYS` and those of the counts and metrics that are there.
+    files
+        Path and SHA-256 of each file.
+    notes
+        What a reader has to know of how they were read.
+    """
+
+    table: pa.Table
+    files: list[dict[str, str]]
+    notes: list[str]
+
+    def cubes(self, losses: Sequence[str]) -> list[Cube]:
+        """Arrange the rows; a row that stands twice is the user's to mend."""
+        try:
+            return cubes(self.table, losses)
+        except DuplicateRowError as error:
+            names = ", ".join(file["path"] for file in self.files)
+            raise UserError(
+                f"{names}: {error} stands in two rows; give each training its own fold or seed"
+            ) from None
+
+
+def read(cases: Sequence[str]) -> Given:
+    """Read files, each PATH or NAME=PATH, into one table.
+
+    Raises
+    ------
+    UserError
+        Names the file and column of what cannot be read.
+    """
+    frames, files, notes = [], [], []
+    places: dict[str, int] = {}
+    for text in cases:
+        name, path = _split(text)
+        places[name] = places.get(name, -1) + 1
+        content = _bytes(path)
+        if path.suffix.lower() == ".json":
+            frame = nnunet.read(path, content, name, places[name])
+        else:
+            frame = _keyed(_table(path), path, name)
+            notes += _assumed(frame, path)
+        frames.append(_checked(frame, path).assign(**_missing_keys(frame)))
+        files.append({"path": str(path), "sha256": sha256(content)})
+    table = pd.concat(frames, ignore_index=True)
+    table = _with_ratios(table[[c for c in (*KEYS, *FIGURES) if c in table]])
+    if not any(metric in table for metric in METRICS):
+        raise UserError(
+            f"{files[0]['path']}: no column of a metric; wanted: one of {', '.join(METRICS)}, "
+            f"or the counts {', '.join(COUNTS)}; there is: {', '.join(frames[0].columns)}"
+        )
+    _check_folds(table, files)
+    notes += _percent(table)
+    notes.append("Whether losses shared initial weights and batches is unknown: paired by case.")
+    return Given(_arrow(_ordered(table)), files, notes)
+
+
+def _split(text: str) -> tuple[str, Path]:
+    """NAME=PATH, or PATH alone; a path that exists is never taken apart."""
+    name, equals, path = text.partition("=")
+    return (name, Path(path)) if equals and not Path(text).exists() else ("", Path(text))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            table = pd.read_parquet(path)
+        else:
+            # Text first: a case may be called 007, a class NA.
+            separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:  # of pandas and pyarrow, both
+        raise UserError(f"{path}: is no CSV or Parquet file ({error})") from None
+    return table.rename(columns=lambda c: _column(str(c)))
+
+
+def _column(name: str) -> str:
+    """`Dice` is dice, `Surface Dice` is surface_dice."""
+    plain = re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
+    return plain if plain in (*KEYS, *FIGURES) else name
+
+
+def _keyed(table: pd.DataFrame, path: Path, name: str) -> pd.DataFrame:
+    """With the loss from the name of the file where the table does not say it."""
+    if twice := table.columns[table.columns.duplicated()].tolist():
+        raise UserError(f"{path}: two columns are called {twice[0]!r}")
+    if name and "loss" not in table:
+        table = table.assign(loss=name)
+    for key in ("loss", "case"):
+        if key not in table:
+            also = "; or name the file: NAME=PATH" if key == "loss" else ""
+            found = did_you_mean(key, list(table.columns))
+            raise UserError(f"{path}: no column {key!r}{also}; {found}")
+    return table
+
+
+def _missing_keys(frame: pd.DataFrame) -> dict[str, Any]:
+    return {key: value for key, value in DEFAULTS.items() if key not in frame}
+
+
+def _assumed(frame: pd.DataFrame, path: Path) -> list[str]:
+    assumed = [f"{key} {value!r}" for key, value in _missing_keys(frame).items()]
+    return [f"{path} does not say and is read as {', '.join(assumed)}."] if assumed else []
+
+
+def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Keys as text and whole numbers, figures as numbers; empty and infinite is NaN."""
+    if frame.empty:
+        raise UserError(f"{path}: has no rows")
+    frame = frame.copy()
+    for name in frame.columns:
+        if name in TEXT:
+            empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
+            _refuse(frame, empty, path, name, "is empty")
+            frame[name] = frame[name].astype(str).str.strip()
+        elif name in KEYS:
+            numbers = pd.to_numeric(frame[name], errors="coerce")
+            _refuse(frame, ~(numbers % 1 == 0), path, name, "is no whole number")
+            frame[name] = numbers.astype(np.int64)
+        elif name in FIGURES:
+            text = frame[name].astype(object)
+            empty = text.isna() | text.astype(str).str.strip().str.lower().isin(_NOTHING)
+            numbers = pd.to_numeric(text.where(~empty, np.nan), errors="coerce").astype(float)
+            _refuse(frame, numbers.isna() & ~empty, path, name, "is no number")
+            frame[name] = numbers.replace([np.inf, -np.inf], np.nan)
+    return frame
+
+
+_NOTHING = ("", "nan", "na", "n/a", "none", "null")
+
+
+def _refuse(frame: pd.DataFrame, wrong: pd.Series, path: Path, name: str, why: str) -> None:
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise UserError(f"{path}: row {row + 1}: {name} {why} (found {frame[name].iloc[row]!r})")
+
+
+def _with_ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """With what the counts give and no column says; Dice as MONAI's DiceMetric."""
+    if not set(COUNTS) <= set(table.columns):
+        return table
+    tp, fp, fn = (table[name] for name in COUNTS)
+    present = tp + fn > 0
+    ratios = {
+        "dice": (2 * tp / (2 * tp + fp + fn)).where(present),
+        "iou": (tp / (tp + fp + fn)).where(present),
+        "precision": tp / (tp + fp),
+        "recall": tp / (tp + fn),
+    }
+    return table.assign(**{name: v for name, v in ratios.items() if name not in table})
+
+
+def _check_folds(table: pd.DataFrame, files: list[dict[str, str]]) -> None:
+    """A case is in one fold for all losses, or in several for each (a test set)."""
+    keys = ["dataset", "model", "case"]
+    if table.groupby([*keys, "loss"])["fold"].nunique().max() > 1:
+        return
+    folds = table.groupby(keys)["fold"].nunique()
+    if (folds > 1).any():
+        case = folds[folds > 1].index[0][-1]
+        rows = table[table["case"] == case].drop_duplicates("loss")
+        found = ", ".join(f"{f} for {x}" for x, f in zip(rows["loss"], rows["fold"], strict=True))
+        raise UserError(
+            f"{files[0]['path']}: case {case} is in fold {found}; give the files of every loss in "
+            "the order of folds, or in folders that are called fold_0, fold_1, ..."
+        )
+
+
+def _percent(table: pd.DataFrame) -> list[str]:
+    """Dice above 1 is meant in percent, and then a margin is, too."""
+    names = [m for m in METRICS if m in table and m != "hd95" and table[m].max() > 1 + 1e-6]
+    return [
+        f"{name} reaches {table[name].max():g}: in percent? The margin is in the same unit."
+        for name in names
+    ]
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """Sorted by keys: names in order of appearance, but the background first, and cases by name."""
+    table = table.reset_index(drop=True)
+    place = table[list(KEYS)].copy()
+    for name in ("dataset", "model", "loss", "class"):
+        place[name] = pd.factorize(table[name])[0]
+    place.loc[table["class"].isin(BACKGROUND), "class"] = -1
+    return table.loc[place.sort_values(list(KEYS)).index]
+
+
+def _arrow(table: pd.DataFrame) -> pa.Table:
+    schema = pa.schema([SCHEMA.field(name) for name in table.columns if name not in COUNTS])
+    for name in (n for n in COUNTS if n in table):
+        schema = schema.append(pa.field(name, pa.float64()))
+    return pa.Table.from_pandas(table[schema.names], schema=schema, preserve_index=False)
+
+
+def experiment(
+    given: Given,
+    name: str,
+    reference: str,
+    metrics: Sequence[str],
+    numbers: dict[str, float | None],
+) -> Experiment:
+    """The experiment that these results would be of; `numbers` are its margin and alpha.
+
+    Raises
+    ------
+    UserError
+        For a reference or a metric that they do not have.
+    """
+    labels = {key: given.table[key].unique().to_pylist() for key in KEYS}
+    files = ", ".join(file["path"] for file in given.files)
+    if reference not in labels["loss"]:
+        raise UserError(
+            f"{files}: no loss {reference!r}; {did_you_mean(reference, labels['loss'])}"
+        )
+    if len(labels["loss"]) < 2:
+        raise UserError(f"{files}: has the loss {reference!r} alone; wanted: one more to compare")
+    there = [metric for metric in METRICS if metric in given.table.column_names]
+    for metric in metrics:
+        if metric not in there:
+            raise UserError(f"{files}: no metric {metric!r}; {did_you_mean(metric, there)}")
+    for key, value in numbers.items():
+        if value is not None and not (0 < value < (1 if key == "alpha" else math.inf)):
+            wanted = "above 0" + (" and below 1" if key == "alpha" else "")
+            raise UserError(f"--{key} {value:g}: wanted: a number {wanted}")
+    how = Comparison(
+        reference="reference",
+        metrics=list(metrics) or there[:1],
+        **{key: value for key, value in numbers.items() if value is not None},
+    )
+    entries = {key: {x: _entry(key) for x in labels[key]} for key in ("dataset", "model", "loss")}
+    # Built without a check of the names: those of others become no folders.
+    return Experiment.model_construct(
+        experiment=re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "results",
+        matrix=Matrix.model_construct(**{key: labels[key] for key in RUN}),
+        comparison=how.model_copy(update={"reference": reference}),
+        datasets=entries["dataset"],
+        models=entries["model"],
+        losses=entries["loss"],
+    )
+
+
+def _entry(kind: str) -> Component:
+    """An entry of a catalogue for something of which only the name is known."""
+    sections = {"dataset": Dataset, "model": Component, "loss": Loss}
+    return sections[kind](_target_="results.of.others")
+
+
+def runs(cubes: Sequence[Cube]) -> pd.DataFrame:
+    """The keys of every training: nothing else is known of it."""
+    rows = [
+        {**cube.keys, "loss": loss, "fold": fold, "seed": seed}
+        for cube in cubes
+        for fold, seed, s, of_fold in cube.blocks()
+        for i, loss in enumerate(cube.losses)
+        if cube.rows[i, s, of_fold].any()
+    ]
+    return pd.DataFrame(rows, columns=RUN)
+
+
+def background(cubes: Sequence[Cube]) -> dict[str, str]:
+    """Name of class 0 of each dataset, where a class is called so."""
+    return {cube.dataset: name for cube in cubes for name in cube.classes if name in BACKGROUND}

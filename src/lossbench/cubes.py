@@ -1,0 +1,217 @@
+"""Measured values as arrays: one cube (loss, seed, case, class) per dataset and model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+KEYS = ("dataset", "model", "loss", "fold", "seed", "case", "class")
+TEXT = ("dataset", "model", "loss", "case", "class")
+COUNTS = ("tp", "fp", "fn")
+
+
+class DuplicateRowError(Exception):
+    """Two rows with the same keys; `keys` names them."""
+
+    def __init__(self, keys: dict[str, Any]) -> None:
+        self.keys = keys
+        super().__init__(", ".join(f"{name} {value}" for name, value in keys.items()))
+
+
+@dataclass(frozen=True)
+class Cube:
+    """What was measured for one dataset and model.
+
+    Attributes
+    ----------
+    dataset, model
+        Its keys.
+    losses, cases, classes
+        Labels of axes 0, 2 and 3 of every array.
+    trainings
+        Labels of axis 1: (fold, seed), fold None where the fold is that of the case.
+    folds
+        Their numbers, in order; [None] where cases are shared by the folds.
+    fold
+        int (C,): position in `folds` of each case.
+    rows
+        bool (L, S, C, K): whether there is a row.
+    values
+        A float (L, S, C, K) for each column; NaN where it has no value.
+
+    Notes
+    -----
+    In a cross-validation a case belongs to one fold. Where the networks of several folds predict
+    the same cases (a test set), the folds are further trainings of one set of cases, and stand on
+    the axis of the seeds: the effect of a case is shared by them all.
+    """
+
+    dataset: str
+    model: str
+    losses: list[str]
+    trainings: list[tuple[int | None, int]]
+    cases: list[str]
+    classes: list[str]
+    folds: list[int | None]
+    fold: np.ndarray
+    rows: np.ndarray
+    values: dict[str, np.ndarray]
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Dataset and model."""
+        return {"dataset": self.dataset, "model": self.model}
+
+    @cached_property
+    def n_seeds(self) -> int:
+        """How many seeds there are."""
+        return len({seed for _, seed in self.trainings})
+
+    def of_folds(self, values: np.ndarray) -> list[np.ndarray]:
+        """(..., C) -> the part of each fold, in the order of `folds`."""
+        return [values[..., self.fold == f] for f in range(len(self.folds))]
+
+    def blocks(self) -> Iterator[tuple[int, int, int, np.ndarray]]:
+        """Fold, seed, position on axis 1, and mask (C,) of its cases, for every block."""
+        for f, of_case in enumerate(self.folds):
+            for s, (of_training, seed) in enumerate(self.trainings):
+                yield of_case if of_training is None else of_training, seed, s, self.fold == f
+
+    def pairs(self, metric: str, loss: str, reference: str, class_: int) -> list[np.ndarray]:
+        """Loss minus reference: a matrix (seeds, cases) for each fold, NaN where a pair is missing.
+
+        A case for which neither loss has a value in any training (the class is not in its label)
+        is no missing pair; it is left out.
+        """
+        mine, other = (
+            self.values[metric][self.losses.index(name), ..., class_] for name in (loss, reference)
+        )
+        measured = ~(np.isnan(mine) & np.isnan(other)).all(axis=0)
+        differences, kept = self.of_folds(mine - other), self.of_folds(measured)
+        return [d[:, keep] for d, keep in zip(differences, kept, strict=True)]
+
+
+def mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """Mean of what is not NaN; NaN, without a warning, where nothing is."""
+    finite = ~np.isnan(values)
+    n = finite.sum(axis=axis)
+    return np.where(n > 0, np.where(finite, values, 0).sum(axis=axis) / np.maximum(n, 1), np.nan)
+
+
+def deviation(values: np.ndarray, axis: int) -> np.ndarray:
+    """Standard deviation (n - 1) of what is not NaN; NaN for fewer than two."""
+    n = (~np.isnan(values)).sum(axis=axis)
+    off = values - np.expand_dims(mean(values, axis), axis)
+    square = np.where(np.isnan(off), 0, off**2).sum(axis=axis)
+    return np.where(n > 1, np.sqrt(square / np.maximum(n - 1, 1)), np.nan)
+
+
+def cubes(table: pa.Table, losses: Sequence[str]) -> list[Cube]:
+    """Arrange the rows of cases.parquet: a cube for each dataset and model.
+
+    Parameters
+    ----------
+    table
+        The columns `KEYS`, and further ones with numbers.
+    losses
+        The losses to take, in their order.
+
+    Raises
+    ------
+    DuplicateRowError
+        Where two rows have the same keys.
+    """
+    columns, labels = {}, {}
+    for name in KEYS:
+        columns[name], labels[name] = encode(table[name])
+    # By name, so that what is drawn at random does not depend on the order of rows.
+    columns["case"], labels["case"] = _sorted(columns["case"], labels["case"])
+    order = {name: position for position, name in enumerate(losses)}
+    columns["loss"] = np.array([order.get(x, -1) for x in labels["loss"]])[columns["loss"]]
+    labels["loss"] = list(losses)
+    group = columns["dataset"] * len(labels["model"]) + columns["model"]
+    group[columns["loss"] < 0] = -1
+    groups = _groups(group)
+    found, places = [], []
+    for rows in groups:
+        cube, at = _empty_cube({name: codes[rows] for name, codes in columns.items()}, labels)
+        found.append(cube)
+        places.append(at)
+    del columns, group
+    for name in table.column_names:
+        if name not in KEYS:  # a column at a time: a large study fits into little memory
+            numbers = table[name].to_numpy().astype(float, copy=False)
+            for cube, at, rows in zip(found, places, groups, strict=True):
+                values = np.full(cube.rows.size, np.nan)
+                values[at] = numbers[rows]
+                cube.values[name] = values.reshape(cube.rows.shape)
+    return found
+
+
+def _empty_cube(codes: dict[str, np.ndarray], labels: dict[str, list]) -> tuple[Cube, np.ndarray]:
+    """A cube without values, and the place of each row in its flat arrays."""
+    cases, case = np.unique(codes["case"], return_inverse=True)
+    class_, classes = pd.factorize(codes["class"])
+    folds, fold = np.unique(codes["fold"], return_inverse=True)
+    fold_of_case = np.zeros(len(cases), dtype=np.int64)
+    fold_of_case[case] = fold
+    shared = bool((fold_of_case[case] != fold).any())
+    training_code = codes["seed"] + (fold * len(labels["seed"]) if shared else 0)
+    trainings, training = np.unique(training_code, return_inverse=True)
+    fold_labels = [labels["fold"][f] for f in folds]
+    axes = (len(labels["loss"]), len(trainings), len(cases), len(classes))
+    at = np.ravel_multi_index((codes["loss"], training, case, class_), axes)
+    present = np.bincount(at, minlength=np.prod(axes))
+    if present.max(initial=0) > 1:
+        row = np.flatnonzero(present[at] > 1)[0]
+        raise DuplicateRowError({name: labels[name][codes[name][row]] for name in KEYS})
+
+    cube = Cube(
+        dataset=labels["dataset"][codes["dataset"][0]],
+        model=labels["model"][codes["model"][0]],
+        losses=labels["loss"],
+        trainings=[
+            (
+                fold_labels[code // len(labels["seed"])] if shared else None,
+                labels["seed"][code % len(labels["seed"])],
+            )
+            for code in trainings
+        ],
+        cases=[labels["case"][c] for c in cases],
+        classes=[labels["class"][c] for c in classes],
+        folds=[None] if shared else fold_labels,
+        fold=np.zeros_like(fold_of_case) if shared else fold_of_case,
+        rows=(present > 0).reshape(axes),
+        values={},
+    )
+    return cube, at
+
+
+def encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list]:
+    """Codes of the values, and their labels; numbers in ascending order."""
+    if pa.types.is_integer(column.type):
+        labels, codes = np.unique(column.to_numpy(), return_inverse=True)
+        return codes, labels.tolist()
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    array = column.unify_dictionaries().combine_chunks()
+    return array.indices.to_numpy().astype(np.int64), array.dictionary.to_pylist()
+
+
+def _sorted(codes: np.ndarray, labels: list[str]) -> tuple[np.ndarray, list[str]]:
+    order = sorted(range(len(labels)), key=labels.__getitem__)
+    place = np.empty(len(labels), dtype=np.int64)
+    place[order] = np.arange(len(labels))
+    return place[codes], [labels[i] for i in order]
+
+
+def _groups(group: np.ndarray) -> list[np.ndarray]:
+    """Positions of each group's rows, in order of appearance; -1 is none."""
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    parts = [part for part in np.split(order, starts)[1:] if len(part)]
+    return sorted(parts, key=lambda rows: rows[0])

@@ -1,0 +1,191 @@
+"""Plan a study from a pilot: the cases, seeds and hours that would show a difference."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lossbench.config import Experiment, UserError, load
+from lossbench.cubes import KEYS, TEXT, Cube, cubes
+from lossbench.files import whole
+from lossbench.statistics import Plan, paired_difference, pairing_gain, planned
+
+COLUMNS = (
+    *("dataset", "model", "loss", "class", "metric", "pilot_cases", "pilot_seeds", "pilot_blocks"),
+    *("sd_case", "sd_block", "sd_residual", "pairing_gain"),
+    *("n_seeds", "n_blocks", "n_cases", "power", "hours"),
+)
+_COMPARISON = ["dataset", "model", "loss", "class", "metric"]
+
+
+def plan(results: Path, difference: float, power: float = 0.8, output: Path | None = None) -> None:
+    """Print what a study needs to show a true difference, for every loss and class of a pilot.
+
+    Parameters
+    ----------
+    results
+        Folder of an experiment, or of its report.
+    difference
+        To be shown, in the unit of the metric.
+    power
+        Probability of showing it.
+    output
+        CSV with a row per comparison and number of seeds (`COLUMNS`): the cases that each takes.
+
+    Raises
+    ------
+    UserError
+        Where there are no results, or the numbers make no sense.
+    """
+    if not 0 < difference < np.inf:
+        raise UserError(f"--difference {difference:g}: wanted: a number above 0")
+    if not 0 < power < 1:
+        raise UserError(f"--power {power:g}: wanted: a number above 0 and below 1")
+    settings, found, hours = _pilot(results)
+    table = pd.DataFrame(list(_rows(settings, found, hours, difference, power)), columns=COLUMNS)
+    if table.empty:
+        raise UserError(f"{results}: one loss alone; a plan wants two or more to compare")
+    if output:
+        with whole(output) as part:
+            table.to_csv(part, index=False)
+    print(_text(settings, table, difference, power))
+
+
+def _pilot(results: Path) -> tuple[Experiment, list[Cube], dict[tuple[str, str, str], float]]:
+    """The experiment, its cubes, and hours of a training by dataset, model and loss."""
+    report = results if (results / "cases.parquet").exists() else results / "report"
+    experiment = next(
+        (
+            f / "experiment.json"
+            for f in (results, results.parent)
+            if (f / "experiment.json").exists()
+        ),
+        results / "experiment.json",
+    )
+    for file in (experiment, report / "cases.parquet", report / "runs.csv"):
+        if not file.exists():
+            raise UserError(f"{file}: no such file; wanted: the folder of an experiment, compared")
+    settings = load(experiment)
+    wanted = [*KEYS, *settings.comparison.metrics]
+    try:
+        cases = pq.read_table(report / "cases.parquet", columns=wanted, read_dictionary=TEXT)
+        runs = pd.read_csv(report / "runs.csv")
+        found = cubes(cases.select(wanted), settings.matrix.loss)
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise UserError(f"{report}: damaged ({error}); run compare again") from None
+    seconds = runs["train_seconds"] if "train_seconds" in runs else pd.Series(np.nan, runs.index)
+    by_loss = seconds.groupby([runs["dataset"], runs["model"], runs["loss"]]).mean() / 3600
+    return settings, found, by_loss.to_dict()
+
+
+def _rows(
+    settings: Experiment,
+    found: list[Cube],
+    hours: dict[tuple[str, str, str], float],
+    goal: float,
+    power: float,
+) -> Iterator[dict[str, Any]]:
+    how = settings.comparison
+    others = [loss for loss in settings.matrix.loss if loss != how.reference]
+    tests = len(others) * len(how.metrics) * sum(len(cube.classes) for cube in found)
+    for cube in found:
+        of_training = {x: hours.get((cube.dataset, cube.model, x), np.nan) for x in cube.losses}
+        for k, name in enumerate(cube.classes):
+            for metric in how.metrics:
+                for loss in others:
+                    d = paired_difference(cube.pairs(metric, loss, how.reference, k))
+                    row = {**cube.keys, "loss": loss, "class": name, "metric": metric}
+                    row |= {"pilot_cases": d.n_cases, "pilot_seeds": cube.n_seeds}
+                    row |= {"pilot_blocks": d.n_blocks}
+                    for part in ("case", "block", "residual"):
+                        row[f"sd_{part}"] = np.sqrt(getattr(d, part))
+                    sides = [
+                        cube.of_folds(cube.values[metric][cube.losses.index(x), ..., k])
+                        for x in (loss, how.reference)
+                    ]
+                    row["pairing_gain"] = pairing_gain(*sides)
+                    per_block = of_training[loss] + of_training[how.reference]
+                    for study in planned(d, goal, power, how.alpha, tests) or [None]:
+                        yield row | _study(study, per_block)
+
+
+def _study(study: Plan | None, hours: float) -> dict[str, Any]:
+    if study is None:  # one block: training noise cannot be told from the loss
+        return dict.fromkeys(("n_seeds", "n_blocks", "n_cases", "power", "hours"), np.nan)
+    return {
+        "n_seeds": study.n_seeds,
+        "n_blocks": study.n_blocks,
+        "n_cases": study.n_cases,
+        "power": study.power,
+        "hours": study.n_blocks * hours,
+    }
+
+
+def _text(settings: Experiment, table: pd.DataFrame, goal: float, power: float) -> str:
+    """What people read: a line per comparison, and what all of them together need."""
+    lines, chosen = [], []
+    for _, studies in table.groupby(_COMPARISON, sort=False):
+        line, study = _line(studies)
+        lines.append(line)
+        chosen.append(study)
+    shown = pd.DataFrame(lines)
+    shown = shown.drop(
+        columns=[c for c in ("dataset", "model", "metric") if shown[c].nunique() == 1]
+    )
+    how = settings.comparison
+    return (
+        f"To show a true difference of {goal:g} to {how.reference} with probability {power:g}, "
+        f"all {len(lines)} comparisons at {how.alpha:g} together:\n\n"
+        f"{shown.to_string(index=False)}\n\n{_together(table, chosen)}\n"
+    )
+
+
+def _line(studies: pd.DataFrame) -> tuple[dict[str, str], pd.Series | None]:
+    """The line of a comparison, and the smallest study with the cases that the pilot has."""
+    first = studies.iloc[0]
+    line = {key: first[key] for key in _COMPARISON}
+    line["pilot"] = f"{first['pilot_seeds']} seeds, {first['pilot_cases']} cases"
+    gain = first["pairing_gain"]
+    line["pairing saves"] = "unknown" if np.isnan(gain) else f"{gain:.1f} x"
+    if studies["n_seeds"].isna().all():
+        line["seeds (blocks), same cases"] = f"unknown: {_unknown(first)}"
+        return line | {"hours": "", "cases, same seeds": ""}, None
+    enough = studies[studies["n_cases"] <= first["pilot_cases"]]
+    study = enough.iloc[0] if len(enough) else None
+    column = "seeds (blocks), same cases"
+    line[column] = "none: more cases" if study is None else _count(study["n_seeds"], study)
+    line["hours"] = "" if study is None or np.isnan(study["hours"]) else f"{study['hours']:.2f}"
+    same = studies[studies["n_seeds"] <= first["pilot_seeds"]]
+    cases = same["n_cases"].iloc[-1] if len(same) else np.inf
+    line["cases, same seeds"] = f"{cases:.0f}" if np.isfinite(cases) else "none: more seeds"
+    return line, study
+
+
+def _count(seeds: float, study: pd.Series) -> str:
+    return f"{seeds:.0f} ({study['n_blocks']:.0f})"
+
+
+def _unknown(pilot: pd.Series) -> str:
+    if pilot["pilot_cases"] == 0:
+        return "no case has a value"
+    if pilot["pilot_blocks"] < 2:
+        return "one block, where training noise cannot be told from the loss (train another seed)"
+    return "too few cases"
+
+
+def _together(table: pd.DataFrame, chosen: list[pd.Series | None]) -> str:
+    """What decides all comparisons at once, in words."""
+    if (unknown := table[table["n_seeds"].isna()]).size:
+        why = " or ".join(sorted({_unknown(row) for _, row in unknown.iterrows()}))
+        return f"Of {len(unknown)} comparisons nothing can be said: {why}."
+    if without := sum(study is None for study in chosen):
+        return (
+            f"{without} of {len(chosen)} comparisons: no number of seeds is enough with the cases "
+            "that there are. More cases, or a larger difference; --output writes every choice."
+        )
+    seeds = max(study["n_seeds"] for study in chosen)
+    return f"All of them, with the cases that there are: {seeds:.0f} seeds in every fold."

@@ -1,0 +1,16 @@
+"""Pure functions on arrays: differences, verdicts, plans, resampling. No files, no pandas."""
+
+from lossbench.statistics.differences import Difference as Difference
+from lossbench.statistics.differences import cases_test as cases_test
+from lossbench.statistics.differences import holm as holm
+from lossbench.statistics.differences import improvement as improvement
+from lossbench.statistics.differences import paired_difference as paired_difference
+from lossbench.statistics.differences import verdict as verdict
+from lossbench.statistics.planning import Plan as Plan
+from lossbench.statistics.planning import needed as needed
+from lossbench.statistics.planning import pairing_gain as pairing_gain
+from lossbench.statistics.planning import planned as planned
+from lossbench.statistics.resampling import Ranks as Ranks
+from lossbench.statistics.resampling import bootstrap_interval as bootstrap_interval
+from lossbench.statistics.resampling import mean_interval as mean_interval
+from lossbench.statistics.resampling import ranks as ranks

@@ -1,0 +1,229 @@
+"""The paired difference of two losses: its mean, interval and p, and what may be said of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, special, stats
+
+from lossbench.statistics.components import Fold, combine, fold
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean paired difference, and where its uncertainty comes from.
+
+    Attributes
+    ----------
+    mean
+        Mean over the cases of each case's mean over the seeds that it has.
+    variance, df
+        Of the mean, and the degrees of freedom of its training noise; NaN where training noise
+        cannot be told from the loss.
+    case, block, residual
+        Variance components of a single difference.
+    n_cases, n_blocks, n_folds
+        What it rests on.
+    n_missing
+        Pairs that a full design of these folds, seeds and cases would have had beside. A case
+        without any pair in a fold that has others (a class that it does not show) is none.
+    df_case, weight
+        The reference of the mean over its standard error: Student with `df` in this weight, with
+        `df_case` in the rest (`components.Components`).
+    """
+
+    mean: float
+    variance: float
+    df: float
+    case: float
+    block: float
+    residual: float
+    n_cases: int
+    n_blocks: int
+    n_folds: int = 1
+    n_missing: int = 0
+    df_case: float = np.inf
+    weight: float = 1.0
+
+    def interval(self, confidence: float, bound: float = np.inf) -> tuple[float, float]:
+        """Student interval of the mean difference.
+
+        Parameters
+        ----------
+        confidence
+            For example 0.95.
+        bound
+            Largest difference that the metric allows, 1 for Dice. The interval is cut there,
+            which costs no coverage: the truth cannot lie beyond.
+        """
+        if not np.isfinite(self.variance):
+            return np.nan, np.nan
+        half = quantile((1 - confidence) / 2, self) * np.sqrt(self.variance)
+        return float(max(self.mean - half, -bound)), float(min(self.mean + half, bound))
+
+    def p(self) -> float:
+        """Two-sided p of no difference.
+
+        Where all pairs agree exactly there is no noise to measure the mean by: 1 if every
+        difference is 0, else the sign test over blocks.
+        """
+        if self.variance == 0:
+            return 1.0 if self.mean == 0 else 0.5 ** (self.n_blocks - 1)
+        return float(2 * tail(abs(self.mean) / np.sqrt(self.variance), self))
+
+
+def tail(x: float, d: Difference) -> float:
+    """Probability that the mean over its standard error lies above x, without a difference."""
+    return d.weight * special.stdtr(d.df, -x) + (1 - d.weight) * special.stdtr(d.df_case, -x)
+
+
+def quantile(p: float, d: Difference) -> float:
+    """Where `tail` is p, for p < 0.5."""
+    low, high = np.sort(-special.stdtrit([d.df, d.df_case], p)) * [1 - 1e-9, 1 + 1e-9]
+    return optimize.brentq(lambda x: tail(x, d) - p, low, high)
+
+
+def paired_difference(folds: Sequence[np.ndarray]) -> Difference:
+    """Mean difference over blocks and cases, by the method of moments.
+
+    Parameters
+    ----------
+    folds
+        A matrix (seeds, cases) of differences, loss minus reference, for each fold, the same
+        seeds in each; the cases of two folds are different cases. NaN or infinite (a distance to
+        nothing) where a pair is missing; all pairs that are there count. Where every fold
+        evaluates the same cases (a fixed test set), stack its blocks to one matrix
+        (folds x seeds, cases).
+
+    Returns
+    -------
+    Difference
+        NaN variance where there is a single block, or a single case in a single fold.
+
+    Notes
+    -----
+    Blocks are taken as independent draws of training noise. What all seeds of a fold share (its
+    training cases suit one loss) is seen only in the spread of the folds' means, which is pooled
+    with that of the seeds: if it is as large as the block effect, 5 folds x 3 seeds call false
+    winners in 23 % of studies, and in 36 % by the seeds alone.
+    """
+    return estimate(folds, summaries(folds))
+
+
+def summaries(folds: Sequence[np.ndarray]) -> list[Fold]:
+    """What each fold says that has any pair."""
+    return [s for s in map(fold, folds) if s is not None]
+
+
+def estimate(folds: Sequence[np.ndarray], parts: Sequence[Fold]) -> Difference:
+    """`paired_difference` from the summaries of the folds."""
+    n_missing = sum(_missing(f) for f in folds)
+    if not parts:
+        return Difference(*[np.nan] * 6, 0, 0, 0, n_missing)
+    n_cases = sum(s.cases for s in parts)
+    mean = sum(s.mean * s.cases for s in parts) / n_cases
+    c = combine(parts)
+    if c.variance < (1e-12 * max(s.largest for s in parts)) ** 2:  # rounding
+        c = c._replace(variance=0.0, case=0.0, block=0.0, residual=0.0)
+    return Difference(
+        *(mean, c.variance, c.df, c.case, c.block, c.residual),
+        n_cases=n_cases,
+        n_blocks=sum(s.seeds for s in parts),
+        n_folds=len(parts),
+        n_missing=n_missing,
+        df_case=c.df_case,
+        weight=c.weight,
+    )
+
+
+def _missing(values: np.ndarray) -> int:
+    """Pairs that are missing of the cases of a fold."""
+    missing = ~np.isfinite(values)
+    nowhere = missing.all(axis=0)
+    return int(missing.sum() if nowhere.all() else missing[:, ~nowhere].sum())
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Holm's correction; NaN stays NaN and counts as no test.
+
+    Own lines: statsmodels takes a second to import and collects garbage at each call.
+    """
+    values = np.asarray(p, dtype=float)
+    corrected, tested = np.full(len(values), np.nan), np.flatnonzero(~np.isnan(values))
+    order = tested[np.argsort(values[tested])]
+    scaled = values[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return corrected
+
+
+def verdict(
+    difference: Difference,
+    p_holm: float,
+    margin: float,
+    alpha: float,
+    higher_is_better: bool = True,
+) -> str:
+    """better, worse, equivalent or undecided.
+
+    Equivalent: both one-sided tests against the margin at `alpha`, that is, the interval of
+    confidence 1 - 2 alpha lies within it. Better and worse: Holm's p under `alpha`.
+    """
+    low, high = difference.interval(1 - 2 * alpha)
+    if -margin < low and high < margin:
+        return "equivalent"
+    if p_holm < alpha:
+        return "better" if (difference.mean > 0) == higher_is_better else "worse"
+    return "undecided"
+
+
+def improvement(folds: Sequence[np.ndarray]) -> float:
+    """Probability that the loss lies above the reference on a case and a training at random.
+
+    Parameters
+    ----------
+    folds
+        As for `paired_difference`. For a metric of which less is better the probability that the
+        loss is better is 1 minus this.
+
+    Returns
+    -------
+    float
+        Mean over cases of the share of their trainings with a difference above 0, ties counting
+        a half; NaN without any pair.
+    """
+    wins = [np.where(np.isfinite(f), (np.sign(f) + 1) / 2, np.nan) for f in folds]
+    per_case = _case_means(wins)
+    return float(per_case.mean()) if len(per_case) else np.nan
+
+
+def cases_test(folds: Sequence[np.ndarray]) -> float:
+    """P of the usual test, Wilcoxon's signed ranks over cases, which leaves training noise out.
+
+    Parameters
+    ----------
+    folds
+        As for `paired_difference`; the seeds of a case are averaged.
+
+    Returns
+    -------
+    float
+        Two-sided p; 1 where all cases tie, NaN without any case.
+    """
+    per_case = _case_means(folds)
+    if not len(per_case):
+        return np.nan
+    per_case = per_case[per_case != 0]
+    if not len(per_case):
+        return 1.0
+    # scipy's own choice for few cases with ties is a permutation test, which takes seconds.
+    tied = len(np.unique(np.abs(per_case))) < len(per_case)
+    method = "asymptotic" if tied or len(per_case) > 50 else "exact"
+    return float(stats.wilcoxon(per_case, method=method).pvalue)
+
+
+def _case_means(folds: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean over the seeds of each case that has any, all folds in one."""
+    values = np.concatenate([np.asarray(f, dtype=float) for f in folds], axis=1)
+    there = np.isfinite(values)
+    count = there.sum(axis=0)
+    return np.where(there, values, 0).sum(axis=0)[count > 0] / count[count > 0]

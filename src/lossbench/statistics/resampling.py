@@ -1,0 +1,133 @@
+"""Bootstrap: intervals without normality, and the stability of ranks."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special, stats
+
+from lossbench.statistics.differences import estimate, quantile, summaries
+
+RESAMPLES = 1000
+
+
+class Ranks(NamedTuple):
+    """Ranks of losses, arrays (losses,); NaN for a loss without any value.
+
+    Attributes
+    ----------
+    rank
+        1 is the best; ties share the better rank.
+    low, high
+        Interval of the rank; NaN where training noise cannot be told (one block).
+    p_first
+        Share of resamples in which the loss is first; ties share it.
+    """
+
+    rank: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    p_first: np.ndarray
+
+
+def mean_interval(values: np.ndarray, confidence: float, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of (n,) without NaN; NaN for fewer than 2."""
+    if len(values) < 2:
+        return np.nan, np.nan
+    means = _draws(len(values), seed) @ values / len(values)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_interval(
+    folds: Sequence[np.ndarray], confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of the mean difference by resampling blocks, and cases within folds.
+
+    A check of the Student interval for skewed differences: block and case effects are drawn with
+    replacement, scaled to the variances that are estimated for them (Carpenter, Goldstein and
+    Rasbash 2003, Applied Statistics 52), and the percentiles are widened by the factor by which
+    the quantile of few blocks exceeds that of the normal distribution.
+
+    Parameters
+    ----------
+    folds
+        As for `paired_difference`.
+    confidence
+        For example 0.95.
+    seed
+        Of the resampling; the same seed draws the same cases for every loss.
+
+    Returns
+    -------
+    tuple of float
+        NaN where training noise cannot be told from the loss.
+    """
+    parts = summaries(folds)
+    d = estimate(folds, parts)
+    if not np.isfinite(d.variance):
+        return np.nan, np.nan
+    moved = np.zeros(RESAMPLES)
+    noise = max(0.0, d.variance - d.case / d.n_cases)
+    for i, s in enumerate(parts):
+        moved += _draws(s.cases, (seed, i, 0)) @ s.case_effects / d.n_cases
+    moved *= np.sqrt(d.case / d.n_cases) / (moved.std() or 1.0)
+    effects = np.concatenate([s.block_effects + (s.mean - d.mean) for s in parts])
+    blocks = _draws(len(effects), (seed, 0, 1)) @ (effects - effects.mean())
+    moved += blocks * (np.sqrt(noise) / (blocks.std() or 1.0))
+    p = (1 - confidence) / 2
+    wider = quantile(p, d) / -special.ndtri(p)
+    low, high = np.quantile(moved, [p, 1 - p]) * wider
+    return float(d.mean + low), float(d.mean + high)
+
+
+def ranks(values: Sequence[np.ndarray], confidence: float = 0.95, seed: int = 0) -> Ranks:
+    """Ranks of losses by their mean, and how stable they are over seeds and cases.
+
+    Parameters
+    ----------
+    values
+        An array (losses, seeds, cases) of a metric for each fold, NaN where missing. Higher is
+        better: give the negative of a metric of which less is better.
+    confidence, seed
+        Of the interval of the rank, and of the resampling: seeds and cases, within folds, the
+        same for all losses.
+
+    Returns
+    -------
+    Ranks
+    """
+    n = len(values[0])
+    sums, counts = np.zeros((RESAMPLES + 1, n)), np.zeros((RESAMPLES + 1, n))
+    for i, v in enumerate(values):
+        there = np.isfinite(v)
+        # Less what the losses share on a pair: one that is missing for a loss must not move it.
+        shared = np.where(there, v, 0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+        centred = np.where(there, v - shared, 0.0)
+        seeds = np.vstack([np.ones(v.shape[1]), _draws(v.shape[1], (seed, i, 2))])
+        cases = np.vstack([np.ones(v.shape[2]), _draws(v.shape[2], (seed, i, 3))])
+        for s in range(v.shape[1]):
+            sums += seeds[:, [s]] * (cases @ centred[:, s].T)
+            counts += seeds[:, [s]] * (cases @ there[:, s].T.astype(float))
+    empty = counts[0] == 0
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), -np.inf)
+    order = stats.rankdata(-np.round(means, 12), method="min", axis=1)
+    first = order == 1
+    rank = np.where(empty, np.nan, order[0])
+    blocks = sum(int(np.isfinite(v).any(axis=(0, 2)).sum()) for v in values)
+    if blocks < 2:
+        return Ranks(rank, *[np.full(n, np.nan)] * 3)
+    p = (1 - confidence) / 2
+    low, high = np.quantile(order[1:], [p, 1 - p], axis=0, method="inverted_cdf")
+    p_first = (first / first.sum(axis=1, keepdims=True))[1:].mean(axis=0)
+    return Ranks(rank, *(np.where(empty, np.nan, x) for x in (low, high, p_first)))
+
+
+@lru_cache(maxsize=64)
+def _draws(n: int, seed: int | tuple[int, ...]) -> np.ndarray:
+    """How often each of n is drawn with replacement, (RESAMPLES, n); the same for the same seed."""
+    drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+    counts = np.zeros((RESAMPLES, n))
+    np.add.at(counts, (np.arange(RESAMPLES)[:, None], drawn), 1)
+    return counts

@@ -1,0 +1,159 @@
+"""How long `compare` takes for 10,000 runs of 52 cases and 3 classes, and how it grows.
+
+    python tests/benchmarks/ten_thousand_runs.py [RUNS ...] [--losses 10] [--folder PATH]
+
+writes a study of each size (10,000, 3,000 and 1,000 runs unless RUNS says otherwise) as block
+files, and prints a row for each: seconds to read it, seconds of the whole of `compare` in a process
+of its own, and the peak memory of that process. Aims at 10,000 runs: 2 s, 10 s, 1 GB.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lossbench import config
+from lossbench.compare import blocks
+from lossbench.files import block_folder, write_json, write_text
+from lossbench.provenance import sha256
+
+CASES, CLASSES = 52, ("background", "anterior", "posterior")
+FOLDS, SEEDS, DATASETS = 5, 5, 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=int, nargs="*", default=[1_000, 3_000, 10_000])
+    parser.add_argument("--losses", type=int, default=10, help="in a block (10)")
+    parser.add_argument("--folder", type=Path, help="to keep the studies in; else a temporary one")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = [
+            measure(write_study(options.folder or Path(temporary), runs, options.losses))
+            for runs in options.runs
+        ]
+    table = pd.DataFrame(rows)
+    table["compare_ms_per_run"] = 1000 * table["compare_s"] / table["runs"]
+    print(table.round(2).to_markdown(index=False))
+    print(f"CPUs {os.cpu_count()}, load {os.getloadavg()[0]:.1f}")
+
+
+def write_study(root: Path, runs: int, losses: int) -> Path:
+    """Write the files that `compare` reads of a study of so many runs; experiment.json."""
+    per_model = losses * FOLDS * SEEDS * DATASETS
+    models = max(1, round(runs / per_model))
+    settings = experiment(f"runs{models * per_model}", losses, models)
+    path = root / settings.experiment / "experiment.json"
+    if not path.exists():
+        for keys in settings.blocks():
+            write_block(path, settings, keys)
+        write_text(path, settings.experiment_json())
+    return path
+
+
+def experiment(name: str, losses: int, models: int) -> config.Experiment:
+    names = {
+        "dataset": [f"dataset_{i}" for i in range(DATASETS)],
+        "model": [f"model_{i}" for i in range(models)],
+        "loss": [f"loss_{i}" for i in range(losses)],
+    }
+    entry = {"_target_": "never.made"}
+    return config.validate(
+        {
+            "experiment": name,
+            "matrix": {**names, "fold": list(range(FOLDS)), "seed": list(range(SEEDS))},
+            "comparison": {"reference": "loss_0"},
+            "datasets": dict.fromkeys(names["dataset"], entry),
+            "models": dict.fromkeys(names["model"], entry),
+            "losses": dict.fromkeys(names["loss"], entry),
+        }
+    )
+
+
+def write_block(path: Path, settings: config.Experiment, keys: dict) -> None:
+    """Case effects that all losses share, a small advantage of each, noise of the training."""
+    folder, losses = block_folder(path.parent, **keys), settings.matrix.loss
+    rng = np.random.default_rng(int(sha256(str(keys))[:8], 16))
+    shape = (len(losses), CASES, len(CLASSES))
+    hard = np.random.default_rng(keys["fold"]).normal(0, 0.03, shape[1:])
+    recall = 0.9 + hard + 0.002 * np.arange(len(losses))[:, None, None]
+    recall = np.clip(
+        recall + rng.normal(0, 0.003, (shape[0], 1, 1)) + rng.normal(0, 0.01, shape), 0, 1
+    )
+    tp = (10_000 * recall).astype(int).ravel()
+    fn, fp = 10_000 - tp, rng.integers(200, 1_000, tp.size)
+    table = pd.DataFrame(
+        {
+            **keys,
+            "loss": np.repeat(losses, CASES * len(CLASSES)),
+            "case": np.tile(
+                np.repeat([f"case_{keys['fold'] * CASES + i:03d}" for i in range(CASES)], 3),
+                len(losses),
+            ),
+            "class": list(CLASSES) * (CASES * len(losses)),
+            "tp": tp,
+            "fp": fp,
+            "fn": fn,
+            "dice": 2 * tp / (2 * tp + fp + fn),
+            "iou": tp / (tp + fp + fn),
+            "precision": tp / (tp + fp),
+            "recall": tp / 10_000,
+            "hd95": rng.gamma(2, 1, tp.size),
+            "surface_dice": rng.beta(9, 1, tp.size),
+        }
+    )
+    folder.mkdir(parents=True)
+    table.to_parquet(folder / "cases.parquet", index=False, compression="zstd")
+    for loss in losses:
+        write_json(folder / loss / "status.json", status(keys, loss))
+
+
+def status(keys: dict, loss: str) -> dict:
+    start = "2026-01-02T03:04:05.000+00:00"
+    return {
+        "digest": sha256(str(keys), loss),
+        "status": "finished",
+        "steps": 300,
+        "train_seconds": 12.5,
+        "images_per_second": 192.0,
+        "peak_memory_bytes": 123_456_789,
+        "init_digest": sha256(keys["model"], str(keys["seed"])),
+        "batch_digest": sha256(str(keys["fold"]), str(keys["seed"]))[:16],
+        "commit": "0123456789abcdef0123456789abcdef01234567",
+        "versions": {"python": "3.11.7", "torch": "2.15.0", "monai": "1.6.1", "numpy": "2.4.0"},
+        "device": "cpu",
+        "started": start,
+        "finished": start,
+    }
+
+
+def measure(path: Path) -> dict:
+    settings = config.load(path)
+    start = time.perf_counter()
+    cases = blocks.read_cases(path, settings)
+    runs = blocks.read_runs(path, settings)
+    read = time.perf_counter() - start
+    command = [sys.executable, "-m", "lossbench", "compare", "--experiment", str(path)]
+    start = time.perf_counter()
+    process = subprocess.Popen([*command, "--output", str(path.parent / "report")])
+    _, code, usage = os.wait4(process.pid, 0)
+    assert code == 0
+    return {
+        "runs": len(runs),
+        "rows": cases.num_rows,
+        "files": len(list(settings.blocks())) + len(runs),
+        "read_s": read,
+        "compare_s": time.perf_counter() - start,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "peak_mb": usage.ru_maxrss / 1024,  # KiB on Linux
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""compare: files cut out of a finished experiment give a message that names them, and no table."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lossbench.compare import compare
+from lossbench.config import UserError
+from tests.fake_results import write_experiment
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    return write_experiment(tmp_path, n_cases=8)
+
+
+def truncated(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def rewritten(edit):
+    def damage(file):
+        edit(pd.read_parquet(file)).to_parquet(file, index=False)
+
+    return damage
+
+
+DAMAGE = {
+    "no cases": ("cases.parquet", Path.unlink, "no such file"),
+    "cut cases": ("cases.parquet", truncated, "damaged"),
+    "empty cases": ("cases.parquet", lambda f: f.write_bytes(b""), "damaged"),
+    "no column": ("cases.parquet", rewritten(lambda t: t.drop(columns="fp")), "lacks the column 'fp'"),
+    "text": ("cases.parquet", rewritten(lambda t: t.assign(dice="high")), "damaged"),
+    "no loss": ("cases.parquet", rewritten(lambda t: t[t["loss"] != "dice"]), "no row of dice, case"),
+    "no case": ("cases.parquet", rewritten(lambda t: t[t["case"] != "case_001"]), "case case_001"),
+    "one row": ("cases.parquet", rewritten(lambda t: t.drop(index=5)), "1 missing"),
+    "twice": ("cases.parquet", rewritten(lambda t: pd.concat([t, t.iloc[:1]])), "in two rows"),
+    "no rows": ("cases.parquet", rewritten(lambda t: t.iloc[:0]), "has no rows"),
+    "another seed": ("cases.parquet", rewritten(lambda t: t.assign(seed=7)), "seed is 7, not 0"),
+    "no name": ("cases.parquet", rewritten(lambda t: t.assign(case=None)), "damaged"),
+    "one name": ("cases.parquet", rewritten(lambda t: t.assign(case=t["case"].where(t.index > 3))), "case is None"),
+    "another model": ("cases.parquet", rewritten(lambda t: t.assign(model="other")), "model is 'other', not 'unet'"),
+    "no status": ("dice/status.json", Path.unlink, "no such file"),
+    "cut status": ("dice/status.json", truncated, "damaged"),
+    "other status": ("dice/status.json", lambda f: f.write_text("[1, 2]"), "lacks 'digest'"),
+    "unfinished": ("dice/status.json", lambda f: f.write_text(f.read_text().replace("finished", "training", 1)), "status"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_file_is_named_and_no_table_is_written(experiment, name):
+    file, damage, said = DAMAGE[name]
+    report = experiment.parent / "report"
+    for table in report.iterdir():
+        if table.is_file():
+            table.unlink()
+    damage(next(experiment.parent.glob(f"*/*/fold1/seed0/{file}")))
+    with pytest.raises(UserError, match="fold1/seed0") as error:
+        compare(experiment, report)
+    assert file.rpartition("/")[2] in str(error.value)
+    assert said in str(error.value)
+    assert not [table for table in report.iterdir() if table.is_file()]

@@ -1,0 +1,284 @@
+"""compare --cases: other people's tables and nnU-Net's summaries give the same comparisons."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import wilcoxon
+
+from lossbench.compare import compare, compare_files
+from lossbench.config import UserError
+from tests.fake_results import write_experiment
+
+FIGURES = ["tp", "fp", "fn", "dice", "iou", "precision", "recall", "hd95", "surface_dice"]
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A finished experiment, its comparisons, and its cases as one table."""
+    experiment = write_experiment(tmp_path, losses=["dice", "other"], n_cases=7)
+    compare(experiment, experiment.parent / "report")
+    return experiment, pd.read_parquet(experiment.parent / "report/cases.parquet")
+
+
+def comparisons(output):
+    return pd.read_csv(output / "comparisons.csv", dtype={"class": str, "loss": str})
+
+
+def csv(tmp_path, text, name="results.csv"):
+    (tmp_path / name).write_text(text)
+    return str(tmp_path / name)
+
+
+def summary_json(path, cases):
+    """As nnunetv2.evaluation writes it; cases: name -> label -> (tp, fp, fn)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    per_case = []
+    for name, labels in cases.items():
+        metrics = {}
+        for label, (tp, fp, fn) in labels.items():
+            there = tp + fp + fn > 0
+            metrics[label] = {
+                "Dice": 2 * tp / (2 * tp + fp + fn) if there else float("nan"),
+                "IoU": tp / (tp + fp + fn) if there else float("nan"),
+                "TP": tp, "FP": fp, "FN": fn, "TN": 10_000 - tp - fp - fn,
+                "n_pred": tp + fp, "n_ref": tp + fn,
+            }  # fmt: skip
+        files = {"prediction_file": f"/pred/{name}.nii.gz", "reference_file": f"/ref/{name}.nii.gz"}
+        per_case.append({"metrics": metrics, **files})
+    path.write_text(json.dumps({"foreground_mean": {}, "mean": {}, "metric_per_case": per_case}))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "a file per loss"])
+def test_the_same_cases_give_the_same_tables(study, tmp_path, output, kind):
+    experiment, cases = study
+    if kind == "csv":
+        cases.to_csv(tmp_path / "all.csv", index=False)
+        files = [str(tmp_path / "all.csv")]
+    elif kind == "parquet":
+        cases.sample(frac=1, random_state=0).to_parquet(tmp_path / "all.parquet")
+        files = [str(tmp_path / "all.parquet")]
+    else:
+        files = []
+        for loss, table in cases.groupby("loss"):
+            table.drop(columns="loss").to_csv(tmp_path / f"{loss}.csv", index=False)
+            files.append(f"{loss}={tmp_path / f'{loss}.csv'}")
+    compare_files(files, "dice", output)
+    for name in ("summary", "comparisons", "pooled", "conventions", "ranks", "collapses"):
+        keys = ["loss", "class"] + (["metric"] if name in ("summary", "comparisons") else [])
+        keys += ["convention"] if name == "conventions" else []
+        ours, theirs = (
+            pd.read_csv(f / f"{name}.csv").sort_values(keys).reset_index(drop=True)
+            for f in (experiment.parent / "report", output)
+        )
+        if name == "comparisons":
+            assert not theirs.pop("paired").any(), "nothing is known of weights and batches"
+            ours = ours.drop(columns="paired")
+        pd.testing.assert_frame_equal(ours, theirs, check_dtype=False)
+    runs = pd.read_csv(output / "runs.csv")
+    assert runs.columns.tolist() == [
+        "dataset",
+        "model",
+        "loss",
+        "fold",
+        "seed",
+        "dice",
+        "dice_with_background",
+        "n_missing",
+    ]
+    expected = pd.read_csv(experiment.parent / "report/runs.csv")
+    assert sorted(runs["dice"]) == pytest.approx(sorted(expected["dice"]))
+
+
+def test_a_table_with_the_least_columns(tmp_path, output):
+    """Two networks, a training each: no interval, and the usual test beside it."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"Case": [f"{i:03d}" for i in range(30)] * 2, "Loss": ["2D"] * 30 + ["3D"] * 30}
+    )
+    table["Dice"] = rng.normal(0.88, 0.03, 60) + 0.02 * (table["Loss"] == "3D")
+    table.to_csv(tmp_path / "nets.csv", index=False)
+    compare_files([str(tmp_path / "nets.csv")], "2D", output)
+    (row,) = comparisons(output).to_dict("records")
+    wide = table.pivot(index="Case", columns="Loss", values="Dice")
+    assert (row["loss"], row["class"], row["n_cases"]) == ("3D", "foreground", 30)
+    assert row["difference"] == pytest.approx((wide["3D"] - wide["2D"]).mean())
+    assert row["verdict"] == "undecided"
+    assert np.isnan(row["ci_low"])
+    assert row["p_cases"] == pytest.approx(wilcoxon(wide["3D"], wide["2D"]).pvalue)
+    notes = json.loads((output / "source.json").read_text())["notes"]
+    assert "fold 0, seed 0" in notes[0]
+    assert pd.read_parquet(output / "cases.parquet")["case"].iloc[0] == "000"
+    assert "unknown: one block" in (output / "verdict.txt").read_text()
+
+
+def test_experiment_json_says_what_was_compared(study, tmp_path, output):
+    from lossbench.config import load
+
+    study[1].to_csv(tmp_path / "all.csv", index=False)
+    path = compare_files(
+        [str(tmp_path / "all.csv")],
+        "other",
+        output,
+        margin=0.02,
+        alpha=0.1,
+        metrics=["iou", "dice"],
+    )
+    e = load(path)
+    how = e.comparison
+    assert (how.reference, how.margin, how.alpha, how.metrics) == (
+        "other",
+        0.02,
+        0.1,
+        ["iou", "dice"],
+    )
+    assert (e.matrix.loss, e.matrix.fold, e.matrix.seed) == (["dice", "other"], [0, 1], [0, 1])
+
+
+def test_summaries_of_nnunet_with_folds(tmp_path, output):
+    rng = np.random.default_rng(0)
+    files, expected = [], []
+    for loss, gain in {"dice": 0, "dice_ce": 30}.items():
+        for fold in range(3):
+            cases = {
+                f"hippocampus_{10 * fold + i:03d}": {
+                    label: (tp := int(rng.integers(800, 900)) + gain, 80, 1000 - tp)
+                    for label in ("1", "(1, 2)")
+                }
+                for i in range(6)
+            }
+            path = summary_json(tmp_path / loss / f"fold_{fold}/validation/summary.json", cases)
+            files.append(f"{loss}={path}")
+            expected += [
+                (loss, fold, c, k, *n) for c, labels in cases.items() for k, n in labels.items()
+            ]
+    compare_files(files[::-1], "dice", output)
+    cases = pd.read_parquet(output / "cases.parquet").sort_values(["loss", "case", "class"])
+    found = (
+        cases[["loss", "fold", "case", "class", "tp", "fp", "fn"]].to_records(index=False).tolist()
+    )
+    assert found == sorted(expected, key=lambda row: (row[0], row[2], row[3]))
+    table = comparisons(output).set_index("class")
+    assert set(table.index) == {"1", "(1, 2)"}
+    assert (table["n_blocks"] == 3).all()
+    assert (table["n_cases"] == 18).all()
+    dice = cases.set_index(["loss", "case", "class"])["dice"].unstack("class")
+    assert table.loc["1", "difference"] == pytest.approx(
+        (dice.loc["dice_ce"] - dice.loc["dice"])["1"].mean()
+    )
+    assert cases["recall"].to_numpy() == pytest.approx((cases["tp"] / 1000).to_numpy())
+
+
+def test_summaries_without_folders_of_folds_are_folds_in_their_order(tmp_path, output):
+    def files(loss, order):
+        return [
+            f"{loss}={summary_json(tmp_path / f'{loss}_{part}.json', {f'case_{part}': {'1': (90, 10, 10)}})}"
+            for part in order
+        ]
+
+    compare_files(files("a", "xy") + files("b", "xy"), "a", output)
+    assert comparisons(output)["n_blocks"].tolist() == [2]
+    with pytest.raises(UserError, match="is in fold 0 for a, 1 for b"):
+        compare_files(files("a", "xy") + files("b", "yx"), "a", output)
+
+
+def test_a_test_set_predicted_by_every_fold_is_one_set_of_cases(tmp_path, output):
+    rows = ["loss,fold,case,dice"]
+    rows += [
+        f"{x},{f},case_{i},{0.8 + 0.01 * f + 0.02 * (x == 'b') + 0.001 * i}"
+        for x in "ab"
+        for f in range(3)
+        for i in range(5)
+    ]
+    compare_files([csv(tmp_path, "\n".join(rows))], "a", output)
+    (row,) = comparisons(output).to_dict("records")
+    assert (row["n_cases"], row["n_blocks"], row["n_seeds"]) == (5, 3, 1)
+    assert row["difference"] == pytest.approx(0.02)
+    assert len(pd.read_csv(output / "runs.csv")) == 6
+
+
+def test_missing_pairs_are_shown(study, tmp_path, output):
+    cases = study[1]
+    gone = (cases["loss"] == "other") & (cases["seed"] == 1) & (cases["fold"] == 0)
+    lost = (
+        (cases["loss"] == "dice") & (cases["case"] == cases["case"].iloc[-1]) & (cases["seed"] == 0)
+    )
+    cases[~gone & ~lost].to_csv(tmp_path / "some.csv", index=False)
+    compare_files([str(tmp_path / "some.csv")], "dice", output)
+    table = comparisons(output).set_index("class")
+    assert table["n_missing"].to_dict() == {"background": 8, "anterior": 8, "posterior": 7}
+    assert table["n_cases"].to_dict() == {"background": 14, "anterior": 14, "posterior": 12}
+    runs = pd.read_csv(output / "runs.csv")
+    assert len(runs) == 7
+    assert runs.loc[
+        runs["n_missing"] > 0, ["loss", "fold", "seed", "n_missing"]
+    ].values.tolist() == [["dice", 1, 0, 1]]
+
+
+def test_counts_alone_give_dice_of_monai(tmp_path, output):
+    text = "loss,case,tp,fp,fn\na,1,4,1,1\na,2,0,3,0\nb,1,4,0,0\nb,2,0,0,0\n"
+    compare_files([csv(tmp_path, text)], "a", output)
+    cases = pd.read_parquet(output / "cases.parquet")
+    assert cases["dice"].to_numpy() == pytest.approx([0.8, np.nan, 1, np.nan], nan_ok=True)
+    assert len(pd.read_csv(output / "conventions.csv")) == 10
+
+
+WRONG = {
+    "no loss": ("case,dice\n1,0.5\n", "no column 'loss'; or name the file: NAME=PATH"),
+    "no case": ("loss,image,dice\na,1,0.5\n", "no column 'case'"),
+    "no metric": ("loss,case,score\na,1,0.5\nb,1,0.5\n", "no column of a metric"),
+    "text": ("loss,case,dice\na,1,0.5\nb,1,good\n", "row 2: dice is no number (found 'good')"),
+    "fold": ("loss,case,fold,dice\na,1,x,0.5\n", "row 1: fold is no whole number (found 'x')"),
+    "empty key": ("loss,case,dice\na,,0.5\n", "row 1: case is empty"),
+    "twice": ("loss,case,dice\na,1,0.5\na,1,0.6\nb,1,0.5\n", "loss a, fold 0, seed 0, case 1, class foreground stands in two rows"),
+    "one loss": ("loss,case,dice\na,1,0.5\n", "has the loss 'a' alone"),
+    "another": ("loss,case,dice\naa,1,0.5\nb,1,0.6\n", "no loss 'a'; did you mean 'aa'?"),
+    "no rows": ("loss,case,dice\n", "has no rows"),
+    "no table": ("", "is no CSV"),
+    "ragged": ('loss,case,dice\na,1,0.5,3,"\n', "is no CSV"),
+    "column twice": ("loss,case,Dice,dice\na,1,0.5,0.5\n", "two columns are called 'dice'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_compared_is_said_and_nothing_is_written(tmp_path, output, name):
+    text, said = WRONG[name]
+    file = csv(tmp_path, text)
+    with pytest.raises(UserError) as error:
+        compare_files([file], "a", output)
+    assert file in str(error.value)
+    assert said in str(error.value)
+    assert not output.exists()
+
+
+def test_other_mistakes(tmp_path, output):
+    good = csv(tmp_path, "loss,case,dice\na,1,0.5\nb,1,0.6\n")
+    for arguments, said in {
+        ("metrics", ("iou",)): "no metric 'iou'; there is: dice",
+        ("margin", -1.0): "--margin -1: wanted: a number above 0",
+        ("alpha", 1.5): "--alpha 1.5: wanted: a number above 0 and below 1",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            compare_files([good], "a", output, **dict([arguments]))
+    for file, said in {
+        str(tmp_path / "none.csv"): "none.csv: cannot be read",
+        csv(tmp_path, "not parquet", "a.parquet"): "a.parquet: is no CSV or Parquet file",
+        csv(tmp_path, "{}", "summary.json"): "Wanted: NAME=",
+        f"a={csv(tmp_path, '{}', 'summary.json')}": "is no summary.json of nnU-Net v2",
+        f"a={csv(tmp_path, '{cut', 'cut.json')}": "is no summary.json of nnU-Net v2",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            compare_files([file, good], "a", output)
+    assert not output.exists()
+
+
+def test_percent_is_noticed(tmp_path, output):
+    compare_files([csv(tmp_path, "loss,case,dice\na,1,88\nb,1,89\n")], "a", output)
+    assert "dice reaches 89: in percent?" in (output / "verdict.txt").read_text()
