@@ -430,6 +430,22 @@ def test_a_job_that_is_told_to_end_goes_on_from_that_very_step(
         assert ours["batch_digest"] == theirs["batch_digest"]
 
 
+def test_checkpoints_come_by_time_as_well(tmp_path, phantom, monkeypatch):
+    steps, checkpoint = [], lossbench.train.run.Run.checkpoint
+
+    def counted(self):
+        steps.append(self.step)
+        checkpoint(self)
+
+    monkeypatch.setattr(lossbench.train.run.Run, "checkpoint", counted)
+    run(block(tmp_path / "a", phantom, {"dice": DICE}), phantom)
+    assert steps == [10, 20]
+    steps.clear()
+    monkeypatch.setattr(lossbench.train.run, "CHECKPOINT_SECONDS", 0.0)
+    run(block(tmp_path / "b", phantom, {"dice": DICE}), phantom)
+    assert steps == [5, 10, 15, 20]
+
+
 class Failing(nn.Module):
     """A user's loss with a mistake that shows late."""
 

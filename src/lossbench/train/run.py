@@ -29,6 +29,9 @@ from lossbench.train.store import FILES
 
 log = logging.getLogger(__name__)
 PROGRESS_SECONDS = 2.0  # between two writings of progress.csv
+# Between two checkpoints, at most, where rows of the history come often enough: what a job loses
+# that is killed without a word.
+CHECKPOINT_SECONDS = 60.0
 # What a checkpoint holds besides the network and its optimiser.
 STATE = ("step", "seconds", "started", "history", "batch_digest", "sums", "since")
 
@@ -58,7 +61,8 @@ class Run:
         self.sums, self.since = torch.zeros(2), 0
         self.history: list[dict[str, float]] = []
         self.batch_digest = torch.zeros((), dtype=torch.int64)
-        self.started, self.shown = _now(), time.monotonic()
+        self.started = _now()
+        self.shown = self.saved = time.monotonic()
 
     def start(self, streams: dict[str, Batches]) -> None:
         """Make or resume the network; take the stream of batches that others have, or a new one."""
@@ -187,6 +191,8 @@ class Run:
         if self.step % self.training["validate_every"] == 0 or self.step == self.steps:
             row |= self._validate()
             self.checkpoint()
+        elif time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+            self.checkpoint()
         self._show()
 
     def _show(self) -> None:
@@ -218,6 +224,7 @@ class Run:
         state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         with whole(self.folder / "checkpoint.pt") as part:
             torch.save(state, part)
+        self.saved = time.monotonic()
 
     def _resume(self) -> None:
         path = self.folder / "checkpoint.pt"
