@@ -8,7 +8,7 @@ import yaml
 
 from lossbench.__main__ import _parser
 from lossbench.config import validate
-from tests.test_config import default
+from tests.test_config import default, merged
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -20,8 +20,7 @@ def blocks(language: str) -> list[str]:
 def test_the_yaml_of_a_study_is_valid():
     raw = default()
     for block in blocks("yaml"):
-        for key, value in yaml.safe_load(block).items():
-            raw[key] = raw[key] | value if isinstance(value, dict) else value
+        raw = merged(raw, yaml.safe_load(block))
     assert validate(raw).matrix.dataset == ["cells"]
 
 
@@ -45,6 +44,6 @@ def test_files_and_targets_that_it_names_exist():
         assert f"\n{target}:" in makefile
 
 
-@pytest.mark.parametrize("line", re.findall(r"python -m lossbench (check .*?)(?:  |\n)", README))
+@pytest.mark.parametrize("line", re.findall(r"bin/python -m lossbench (.*?)(?:  |\n)", README))
 def test_its_commands_parse(line):
-    assert _parser().parse_args(line.split()).stage == "check"
+    assert _parser().parse_args(line.split()).stage == line.split()[0]

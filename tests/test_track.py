@@ -4,20 +4,19 @@ import sqlite3
 import time
 from pathlib import Path
 
-import mlflow
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from lossbench import ui
 from lossbench.config import UserError, load
-from lossbench.files import write_json
-from lossbench.track import track
+from lossbench.files import read_json, write_json
+from lossbench.track import track, ui
 from lossbench.track.records import read
 from lossbench.track.view import verdict_table
 
 from .fake_results import write_block, write_experiment, write_report
+from .stores import client, content, runs, sync
 
 KEYS = ["dataset", "model", "loss", "fold", "seed"]
 CLASSES = ("background", "anterior", "posterior")
@@ -53,49 +52,10 @@ def unsynced(finished):
     return finished
 
 
-def sync(experiment: Path) -> dict:
-    track(experiment, experiment.parent / "track.json")
-    return json.loads((experiment.parent / "track.json").read_text())
-
-
-def client(experiment: Path) -> MlflowClient:
-    return MlflowClient(ui.embedded(experiment.parents[1]))
-
-
-def runs(experiment: Path, kind: str) -> pd.DataFrame:
-    ours = f"tags.`lossbench.kind` = '{kind}'"
-    with pytest.MonkeyPatch.context() as patch:  # mlflow.set_tracking_uri would set it for good
-        patch.setenv("MLFLOW_TRACKING_URI", ui.embedded(experiment.parents[1]))
-        found = mlflow.search_runs(experiment_names=["fake"], filter_string=ours)
-    assert isinstance(found, pd.DataFrame)
-    return found
-
-
 def rows(experiment: Path) -> dict[str, int]:
     with sqlite3.connect(experiment.parents[1] / "mlflow.db") as db:
         tables = ("runs", "metrics", "params", "tags", "latest_metrics", "experiment_tags")
         return {t: db.execute(f"select count(*) from {t}").fetchone()[0] for t in tables}
-
-
-def content(experiment: Path, experiment_id: str) -> list[str]:
-    """Every row of the active runs, with the names of runs in place of ids that MLflow draws."""
-    ours = "from runs r {} where r.lifecycle_stage = 'active' and r.experiment_id = ?"
-    queries = {
-        "select r.name, r.status, r.start_time, r.end_time": "",
-        "select r.name, t.key, t.value, t.timestamp, t.step": "join metrics t using (run_uuid)",
-        "select r.name, t.key, t.value, t.step": "join latest_metrics t using (run_uuid)",
-        "select r.name, t.key, t.value": "join params t using (run_uuid)",
-        "select r.name, t.key, coalesce(p.name, t.value)": (
-            "join tags t using (run_uuid) left join runs p on p.run_uuid = t.value"
-        ),
-    }
-    with sqlite3.connect(experiment.parents[1] / "mlflow.db") as db:
-        found = [
-            str((select, *row))
-            for select, join in queries.items()
-            for row in db.execute(f"{select} {ours.format(join)}", experiment_id)
-        ]
-    return sorted(found)
 
 
 def killed(monkeypatch, method: str, calls: int, experiment: Path) -> None:
@@ -118,22 +78,49 @@ def csv(experiment: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(experiment.parent / "report" / f"{name}.csv")
 
 
-def test_a_child_run_holds_the_figures_of_runs_csv(finished):
+def test_runs_csv_comes_back_from_mlflow_exactly(finished):
     children, table = runs(finished, "run"), csv(finished, "runs")
     assert len(children) == len(table) == 6
     children = children.set_index("tags.lossbench.digest").loc[table["digest"]]
-    for key in KEYS:
-        assert list(children[f"params.{key}"]) == list(table[key].astype(str))
-    for column in ("dice", "dice_with_background"):
-        assert list(children[f"metrics.test/{column}"]) == list(table[column])
-    for column in ("train_seconds", "images_per_second", "peak_memory_bytes"):
-        assert list(children[f"metrics.system/{column}"]) == list(table[column])
+    for column in table.columns.drop("digest"):
+        if column in KEYS:
+            assert list(children[f"params.{column}"]) == list(table[column].astype(str))
+        elif column in ("started", "finished"):
+            time = children[{"started": "start_time", "finished": "end_time"}[column]]
+            assert list(time) == list(pd.to_datetime(table[column]))
+        elif pd.api.types.is_any_real_numeric_dtype(table[column]):
+            section = "test" if column.startswith("dice") else "system"
+            assert list(children[f"metrics.{section}/{column}"]) == list(table[column])
+        else:
+            words = children[f"tags.lossbench.{column}"]
+            assert list(words) == list(table[column].fillna("").astype(str))
     assert (children["status"] == "FINISHED").all()
-    assert list(children["start_time"]) == list(pd.to_datetime(table["started"]))
-    assert list(children["end_time"]) == list(pd.to_datetime(table["finished"]))
-    parameters = json.loads(children["params.loss_params"].iloc[0])
-    assert parameters["_target_"] == "monai.losses.DiceLoss"
-    assert children["params.batch_size"].iloc[0] == "8"
+
+
+def test_a_child_run_has_the_settings_of_its_training(finished):
+    child = runs(finished, "run").set_index("params.loss").loc["dice"].iloc[0]
+    assert json.loads(child["params.loss_params"])["_target_"] == "monai.losses.DiceLoss"
+    assert child["params.batch_size"] == "8"
+
+
+def test_a_run_names_its_prepared_dataset(finished):
+    digest = read_json(finished.parents[1] / "datasets/hippocampus/classes.json")["digest"]
+    for kind in ("run", "loss"):
+        run = client(finished).get_run(runs(finished, kind)["run_id"].iloc[0])
+        (used,) = run.inputs.dataset_inputs
+        assert (used.dataset.name, used.dataset.digest) == ("hippocampus", digest[:12])
+        assert json.loads(used.dataset.source) == {"sha256": digest}
+        assert json.loads(used.dataset.profile) == {"num_rows": 12}
+
+
+def test_weights_become_artifacts_where_they_are_wanted(finished):
+    child = runs(finished, "run").iloc[0]["run_id"]
+    assert not client(finished).list_artifacts(child)
+    assert sync(finished, models=True)["runs"]["written"] == 6
+    files = client(finished).list_artifacts(child, "model")  # the run is the same, added to
+    names = ["classes.json", "model.safetensors", "run.json"]
+    assert [file.path for file in files] == [f"model/{name}" for name in names]
+    assert sync(finished, models=True)["runs"]["unchanged"] == 10
 
 
 def test_a_child_run_holds_the_mean_over_cases_per_class(finished):
@@ -167,13 +154,18 @@ def test_a_parent_holds_the_figures_of_summary_csv_and_the_verdicts(finished):
     summary = csv(finished, "summary")
     assert len(parents) == 3
     assert len(summary) == 54
-    for row in summary.itertuples():
-        name = f"metrics.test/{row.metric}/{row[4]}"
-        assert parents.loc[row.loss, name] == row.mean
-        assert parents.loc[row.loss, f"{name}/ci_low"] == row.ci_low
-        assert parents.loc[row.loss, f"{name}/ci_high"] == row.ci_high
-    for row in csv(finished, "comparisons").itertuples():
-        assert parents.loc[row.loss, f"tags.dice/{row[5]}"] == row.verdict
+    spread = summary.columns.drop(["dataset", "model", "loss", "class", "metric", "mean"])
+    for row in summary.to_dict("records"):
+        name = f"{row['metric']}/{row['class']}"
+        parent = parents.loc[row["loss"]]
+        assert parent[f"metrics.test/{name}"] == row["mean"]
+        assert [parent[f"metrics.summary/{name}/{k}"] for k in spread] == [row[k] for k in spread]
+    for row in csv(finished, "comparisons").to_dict("records"):
+        name = f"{row['metric']}/{row['class']}"
+        parent = parents.loc[row["loss"]]
+        assert parent[f"tags.{name}"] == row["verdict"]
+        for column in ("difference", "ci_low", "ci_high", "p_holm"):
+            assert parent[f"metrics.versus/{name}/{column}"] == row[column]
     assert parents.loc["dice", "tags.dice/anterior"] == "reference"
     children = runs(finished, "run")
     parent_of = children.set_index("params.loss")["tags.mlflow.parentRunId"]
@@ -189,7 +181,8 @@ def test_the_comparison_carries_the_verdict_table_and_the_report(finished):
     experiment = client(finished).get_experiment("1")
     assert experiment.tags["mlflow.note.content"] == note
     names = [f.path for f in client(finished).list_artifacts(run["run_id"])]
-    tables = {"runs.csv", "summary.csv", "comparisons.csv"}
+    tables = {path.name for path in (finished.parent / "report").glob("*.csv")}
+    assert {"runs.csv", "summary.csv", "comparisons.csv"} < tables
     assert set(names) == {*tables, "experiment.json", "report.html", "figures", "tables"}
 
 
@@ -283,9 +276,20 @@ def test_what_a_person_deleted_stays_deleted(finished):
     assert len(runs(finished, "loss")) == 2
 
 
+def test_what_a_person_deleted_comes_back_on_demand(finished):
+    expected = content(finished)
+    for kind in ("run", "loss", "comparison"):
+        client(finished).delete_run(runs(finished, kind)["run_id"].iloc[0])
+    assert sync(finished, restore=True)["runs"]["left deleted"] == 0
+    assert content(finished) == expected
+    client(finished).delete_experiment("1")
+    sync(finished, restore=True)
+    assert content(finished) == expected
+
+
 def test_a_deleted_experiment_is_an_error_that_says_how_to_restore_it(finished):
     client(finished).delete_experiment("1")
-    with pytest.raises(UserError, match="restore --experiment-id 1"):
+    with pytest.raises(UserError, match="to have it back, add --restore"):
         sync(finished)
 
 

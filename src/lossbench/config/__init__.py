@@ -217,10 +217,8 @@ def _name_checks(raw: Mapping[str, Any]) -> Iterator[tuple[tuple, str]]:
         catalogue = raw.get(section) if isinstance(raw.get(section), Mapping) else {}
         names = matrix.get(kind) if isinstance(matrix.get(kind), list) else []
         for name in names if catalogue else []:
-            if name not in catalogue:
-                text = (
-                    f"no {kind} {name!r} in {section}; {did_you_mean(str(name), list(catalogue))}"
-                )
+            if str(name) not in catalogue:
+                text = f"no {kind} {name!r} in {section}; {did_you_mean(str(name), [*map(str, catalogue)])}"
                 yield ("matrix", kind), text
 
 

@@ -1,11 +1,14 @@
-"""What MLflow should hold, read from results. Reads files alone and knows no MLflow."""
+"""What MLflow should hold of finished results. Reads files alone and knows no MLflow."""
 
+import csv
+import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,28 @@ import pandas as pd
 from lossbench.config import METRICS, Experiment, UserError, canonical
 from lossbench.files import block_folder, read_json
 from lossbench.provenance import sha256
-from lossbench.track.view import clean, verdict_table
+from lossbench.track.view import clean, verdict_table, verdicts_in_words
 
 GROUP = ["dataset", "model", "loss"]
+BLOCK = ["dataset", "model", "fold", "seed"]
 KEYS = [*GROUP, "fold", "seed"]
-SYSTEM = ["train_seconds", "images_per_second", "peak_memory_bytes"]
+TIMES = ["started", "finished"]
+OF_TRAINING = ["steps", "train_seconds", "images_per_second", "peak_memory_bytes"]
+OF_TEST = ["dice", "dice_with_background"]
+OF_COMPARISON = ["difference", "ci_low", "ci_high", "p_holm"]
 NOTE_LENGTH = 8000  # of a tag of a run
-Point = tuple[str, float, int, int]  # metric, value, ms since 1970, step
+# Something that MLflow never forgets: ("param", key, value), ("metric", key, value, ms, step), ...
+Fact = tuple[str | float, ...]
 Params = Callable[[str, str, str], dict[str, str]]  # of a dataset, model and loss
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset, as an input of a run."""
+
+    name: str
+    digest: str
+    cases: int
 
 
 @dataclass(frozen=True)
@@ -35,35 +52,66 @@ class Record:
     kind
         run (one training), loss (dataset x model x loss), or comparison.
     start, end
-        ms since 1970.
+        ms since 1970; without an end, the run goes on.
     parent
         Key of the parent's record, if any.
+    history
+        history.csv, or as much of it as there is.
+    figures
+        Single values, known at the end.
     files
         Artifacts: name within the run -> file.
+    provisional
+        Whether figures are still to come: then a finished run of an earlier sync stays.
     """
 
     key: str
     kind: str
     name: str
     start: int
-    end: int
+    end: int | None
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    metrics: list[Point] = field(default_factory=list)
-    files: dict[str, Path] = field(default_factory=dict)
     parent: str | None = None
+    dataset: Dataset | None = None
+    history: bytes = b""
+    figures: dict[str, float] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    provisional: bool = False
 
     @cached_property
     def content(self) -> str:
-        """Digest of everything that is written."""
+        """Digest of what the record is made of; cheap, as most records are unchanged."""
         own = [self.key, self.kind, self.name, self.start, self.end, self.params, self.tags]
-        text = json.dumps([*own, self.metrics], sort_keys=True)
-        files = [part for name, path in self.files.items() for part in (name, path.read_bytes())]
-        return sha256(text, *files)
+        text = json.dumps([*own, self.figures], sort_keys=True)
+        files = (part for name, path in self.files.items() for part in (name, self._mark(path)))
+        return sha256(text, repr(self.dataset), self.history, *files)
+
+    @cached_property
+    def facts(self) -> list[Fact]:
+        """Everything that cannot be taken back, in an order in which a growing run only adds."""
+        end = self.start if self.end is None else self.end
+        return [
+            ("start", self.name, self.start),
+            *(("param", key, value) for key, value in self.params.items()),
+            *([("dataset", self.dataset.name, self.dataset.digest)] if self.dataset else []),
+            *_curves(self.history, self.start),
+            # At step 0 they are bars in the UI; at a later step, lines.
+            *(
+                ("metric", clean(name), float(value), end, 0)
+                for name, value in self.figures.items()
+                if math.isfinite(value)  # NaN: the class is absent from every case
+            ),
+            *(("file", name, self._mark(path)) for name, path in self.files.items()),
+        ]
+
+    def _mark(self, path: Path) -> str:
+        """Digest of a file. Weights are large, and others only where their run ended anew."""
+        return str(self.end) if path.suffix == ".safetensors" else sha256(path.read_bytes())
 
 
-def read(e: Experiment, folder: Path) -> tuple[list[Record], list[str]]:
-    """Read the records of an experiment, parents before their children; and its classes in order.
+def read(e: Experiment, folder: Path, models: bool = False) -> tuple[list[Record], list[str]]:
+    """Read the records of a finished experiment, parents first; and its classes in order.
 
     Parameters
     ----------
@@ -71,6 +119,8 @@ def read(e: Experiment, folder: Path) -> tuple[list[Record], list[str]]:
         The experiment.
     folder
         That of experiment.json.
+    models
+        Whether a run gets its weights as an artifact.
 
     Raises
     ------
@@ -79,158 +129,213 @@ def read(e: Experiment, folder: Path) -> tuple[list[Record], list[str]]:
     """
     report = folder / "report"
     names = ("runs", "summary", "comparisons")
-    runs, summary, comparisons = (_csv(report / f"{name}.csv") for name in names)
-    runs["start"], runs["end"] = runs["started"].map(_ms), runs["finished"].map(_ms)
+    runs, summary, comparisons = (read_csv(report / f"{name}.csv") for name in names)
     cases = pd.read_parquet(report / "cases.parquet")
     classes = list(cases["class"].unique())
     means = cases.groupby([*KEYS, "class"], sort=False)[list(METRICS)].mean()
     scores = {keys: table.droplevel(KEYS) for keys, table in means.groupby(level=KEYS)}
-
-    summaries = dict(list(summary.groupby(GROUP)))
-    verdicts = dict(list(comparisons.groupby(GROUP)))
-    none = comparisons.iloc[:0]
-    params = partial(_params, e, _cards(folder / "check.json"))
+    summaries, verdicts = (dict(list(table.groupby(GROUP))) for table in (summary, comparisons))
+    params, data = partial(params_of, e, cards(folder)), datasets(e, folder)
     losses = [
-        _loss(e, params, keys, rows, summaries[keys], verdicts.get(keys, none))
+        _loss(e, keys, params, data, rows, summaries[keys], verdicts.get(keys, comparisons[:0]))
         for keys, rows in runs.groupby(GROUP, sort=False)
     ]
-    children = [
-        _run(params, row, scores[tuple(row[k] for k in KEYS)], folder) for _, row in runs.iterrows()
-    ]
-    return [_comparison(e, folder, runs, comparisons, classes), *losses, *children], classes
+    children = []
+    for row in runs.to_dict("records"):
+        run = block_folder(folder, *(row[key] for key in BLOCK)) / row["loss"]
+        scored = row | _per_class(scores[tuple(row[key] for key in KEYS)])
+        files = _model(run, prepared(folder, row["dataset"])) if models else {}
+        children.append(run_record(scored, params, data, _bytes(run / "history.csv"), files))
+    note = verdict_table(comparisons, classes, e.comparison.reference)
+    span = _ms(runs["started"].min()), _ms(runs["finished"].max())
+    return [
+        comparison_record(e, "finished", *span, note, _artifacts(folder)),
+        *losses,
+        *children,
+    ], classes
 
 
-def _run(params: Params, row: pd.Series, scores: pd.DataFrame, folder: Path) -> Record:
-    """One training: its settings, its curves, its test metrics per class."""
+def run_record(
+    row: Mapping[str, Any],
+    params: Params,
+    data: Mapping[str, Dataset],
+    history: bytes,
+    files: dict[str, Path] | None = None,
+) -> Record:
+    """One training: its settings, its curves and, once they are known, its figures.
+
+    Parameters
+    ----------
+    row
+        A row of runs.csv and means under test/; or a status.json and KEYS, before there are tables.
+    """
     dataset, model, loss, fold, seed = (row[key] for key in KEYS)
-    block = block_folder(folder, dataset, model, fold, seed)
-    figures = {"test/dice": row["dice"], "test/dice_with_background": row["dice_with_background"]}
-    for metric, per_class in scores.to_dict().items():
-        figures |= {f"test/{metric}/{name}": value for name, value in per_class.items()}
-    figures |= {f"system/{name}": row[name] for name in SYSTEM}
+    numbers = {k: v for k, v in row.items() if isinstance(v, Real) and not isinstance(v, bool)}
+    words = {k: str(v) for k, v in row.items() if k not in numbers and v is not None}
+    figures = {f"system/{name}": row[name] for name in OF_TRAINING if name in row}
+    has_test = OF_TEST[0] in row
+    if has_test:
+        figures |= {f"test/{name}": row[name] for name in OF_TEST}
+        figures |= {name: value for name, value in row.items() if name.startswith("test/")}
+        rest = numbers.keys() - {*KEYS, *OF_TRAINING, *OF_TEST} - figures.keys()
+        figures |= {f"system/{name}": numbers[name] for name in sorted(rest)}
     return Record(
         key=row["digest"],
         kind="run",
         name=f"{loss} · fold {fold} · seed {seed}",
-        start=row["start"],
-        end=row["end"],
-        parent=_loss_key(dataset, model, loss),
+        start=_ms(row["started"]),
+        end=_ms(row["finished"]) if "finished" in row else None,
+        parent=loss_key(dataset, model, loss),
         params={**params(dataset, model, loss), "fold": str(fold), "seed": str(seed)},
         tags={
-            "lossbench.digest": row["digest"],
             "lossbench.block": f"{dataset}/{model}/fold{fold}/seed{seed}",
-            "lossbench.status": row["status"],
-            "lossbench.commit": _text(row["commit"]),
-            "lossbench.device": _text(row["device"]),
-            "lossbench.versions": row["versions"],
+            **{f"lossbench.{k}": v for k, v in words.items() if k not in {*KEYS, *TIMES}},
         },
-        metrics=[
-            *_curves(_csv(block / loss / "history.csv"), row["start"]),
-            *_points(figures, row["end"]),
-        ],
+        dataset=data[dataset],
+        history=history,
+        figures=figures,
+        files=files or {},
+        provisional=not has_test,
     )
 
 
 def _loss(
     e: Experiment,
+    keys: tuple[str, str, str],
     params: Params,
-    keys: tuple,
+    data: Mapping[str, Dataset],
     runs: pd.DataFrame,
     summary: pd.DataFrame,
     verdicts: pd.DataFrame,
 ) -> Record:
     """All runs of a dataset x model x loss: means with intervals, and the verdict per class."""
-    dataset, model, loss = keys
-    figures: dict[str, float] = {"test/dice": runs["dice"].mean()}
-    figures["test/dice_with_background"] = runs["dice_with_background"].mean()
-    for row in summary.to_dict("records"):
-        name = f"test/{row['metric']}/{row['class']}"
-        figures |= {
-            name: row["mean"],
-            f"{name}/ci_low": row["ci_low"],
-            f"{name}/ci_high": row["ci_high"],
-        }
+    figures = {f"test/{name}": runs[name].mean() for name in OF_TEST}
     tags = {"lossbench.status": "diverged" if (runs["status"] == "diverged").any() else "finished"}
-    for row in summary[summary["metric"].isin(e.comparison.metrics)].to_dict("records"):
-        if loss == e.comparison.reference:
-            tags[clean(f"{row['metric']}/{row['class']}")] = "reference"
+    is_reference = keys[2] == e.comparison.reference
+    for row in summary.to_dict("records"):
+        name = f"{row['metric']}/{row['class']}"
+        figures[f"test/{name}"] = row["mean"]
+        spread = {k: v for k, v in row.items() if isinstance(v, Real) and k != "mean"}
+        figures |= {f"summary/{name}/{k}": float(v) for k, v in spread.items()}
+        if is_reference and row["metric"] in e.comparison.metrics:
+            tags[clean(name)] = "reference"
     for row in verdicts.to_dict("records"):
-        tags[clean(f"{row['metric']}/{row['class']}")] = row["verdict"]
+        name = f"{row['metric']}/{row['class']}"
+        figures |= {f"versus/{name}/{k}": row[k] for k in OF_COMPARISON}
+        tags[clean(name)] = row["verdict"]
+    words = "the reference" if is_reference else verdicts_in_words(verdicts)
     return Record(
-        key=_loss_key(*keys),
+        key=loss_key(*keys),
         kind="loss",
-        name=f"{loss} · {dataset} · {model}",
-        start=int(runs["start"].min()),
-        end=int(runs["end"].max()),
-        params={**params(dataset, model, loss), "runs": str(len(runs))},
-        tags=tags,
-        metrics=list(_points(figures, int(runs["end"].max()))),
+        name=loss_name(*keys),
+        start=_ms(runs["started"].min()),
+        end=_ms(runs["finished"].max()),
+        params=params(*keys),
+        tags={**tags, "lossbench.verdict": words, "mlflow.note.content": words},
+        dataset=data[keys[0]],
+        figures=figures,
     )
 
 
-def _comparison(
-    e: Experiment, folder: Path, runs: pd.DataFrame, comparisons: pd.DataFrame, classes: list[str]
+def comparison_record(
+    e: Experiment, status: str, start: int, end: int | None, note: str, files: dict[str, Path]
 ) -> Record:
     """Describe the experiment as a whole: verdicts as a note, the report as artifacts."""
-    report = folder / "report"
-    note = verdict_table(comparisons, classes, e.comparison.reference)
-    names = ["comparisons.csv", "summary.csv", "runs.csv", "report.html"]
-    paths = [report / name for name in names]
-    for sub in ("figures", "tables"):
-        paths += sorted(p for p in (report / sub).rglob("*") if p.is_file())
-    files = {str(path.relative_to(report)): path for path in paths}
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path}: no such file; run the workflow, which writes it")
     return Record(
         key="comparison",
         kind="comparison",
         name=f"comparison of {e.experiment}",
-        start=int(runs["start"].min()),
-        end=int(runs["end"].max()),
-        tags={"mlflow.note.content": _within(note, NOTE_LENGTH)},
-        files={"experiment.json": folder / "experiment.json", **files},
+        start=start,
+        end=end,
+        tags={"mlflow.note.content": _within(note, NOTE_LENGTH), "lossbench.status": status},
+        files=files,
+        provisional=end is None,
     )
 
 
-def _params(e: Experiment, cards: dict, dataset: str, model: str, loss: str) -> dict[str, str]:
+def params_of(e: Experiment, known: Mapping, dataset: str, model: str, loss: str) -> dict[str, str]:
     """Settings, and what the loss computes: so that runs can be filtered by either."""
     run = e.run(dataset=dataset, model=model, loss=loss, fold=0, seed=0)
     training = {k: v if isinstance(v, str) else canonical(v) for k, v in run["training"].items()}
     # One param for all keywords: a param that only some losses have spoils MLflow's charts.
     keywords = canonical({k: v for k, v in run["loss"].items() if k != "name"})
-    card = {f"card/{k}": str(v) for k, v in cards.get(dataset, {}).get(loss, {}).items()}
+    card = {f"card/{k}": str(v) for k, v in known.get(dataset, {}).get(loss, {}).items()}
     names = {"dataset": dataset, "model": model, "loss": loss, "loss_params": keywords}
     return {**names, **card, **training}
 
 
-def _cards(path: Path) -> dict:
+def cards(folder: Path) -> dict:
     """What each loss computes, by dataset and loss; empty for an experiment never checked."""
+    path = folder / "check.json"
     return read_json(path).get("cards", {}) if path.exists() else {}
 
 
-def _curves(history: pd.DataFrame, start: int) -> Iterator[Point]:
-    stamps = [start + round(1000 * seconds) for seconds in history["seconds"]]
-    steps = history["step"].tolist()
-    for column in history.columns.drop(["step", "seconds"]):
-        name = clean(column)
-        for value, stamp, step in zip(history[column].tolist(), stamps, steps, strict=True):
-            if math.isfinite(value):  # blank where the step was not validated
-                yield name, float(value), stamp, step
+def prepared(folder: Path, dataset: str) -> Path:
+    """Where a dataset of an experiment lies."""
+    return folder.parent / "datasets" / dataset
 
 
-def _points(figures: dict[str, float], stamp: int) -> Iterator[Point]:
-    for name, value in figures.items():
-        if math.isfinite(value):  # NaN: the class is absent from every case
-            yield clean(name), float(value), stamp, 0  # bars in the UI; a later step, a line
+def datasets(e: Experiment, folder: Path) -> dict[str, Dataset]:
+    """Datasets of an experiment that are prepared, by name."""
+    ready = [d for d in e.matrix.dataset if (prepared(folder, d) / "classes.json").exists()]
+    digests = {name: read_json(prepared(folder, name) / "classes.json")["digest"] for name in ready}
+    sizes = {name: len(read_csv(prepared(folder, name) / "cases.csv")) for name in ready}
+    return {name: Dataset(name, digests[name], sizes[name]) for name in ready}
 
 
-def _loss_key(dataset: str, model: str, loss: str) -> str:
+def loss_key(dataset: str, model: str, loss: str) -> str:
+    """Key of the record of a dataset x model x loss."""
     return f"loss/{dataset}/{model}/{loss}"
 
 
-def _text(value: Any) -> str:
-    return "" if pd.isna(value) else str(value)
+def loss_name(dataset: str, model: str, loss: str) -> str:
+    """Name of the run of a dataset x model x loss, the loss first: names are cut at the right."""
+    return f"{loss} · {dataset} · {model}"
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a table of the results, every figure as it was written."""
+    try:
+        types = {"class": str, "commit": str}
+        table = pd.read_csv(path, dtype=types)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the workflow, which writes it") from None
+    return table.fillna({"commit": ""})
+
+
+def _per_class(scores: pd.DataFrame) -> dict[str, float]:
+    """Means over the cases of a run, by metric and class."""
+    table = scores.to_dict()
+    return {f"test/{m}/{name}": v for m in table for name, v in table[m].items()}
+
+
+def _model(run: Path, data: Path) -> dict[str, Path]:
+    """What it takes to build the network again: weights, specification, classes."""
+    paths = (run / "model.safetensors", run / "run.json", data / "classes.json")
+    return {f"model/{path.name}": path for path in paths}
+
+
+def _artifacts(folder: Path) -> dict[str, Path]:
+    """Page, figures and tables of the report, and the experiment."""
+    report = folder / "report"
+    paths = [report / "report.html", *sorted(report.glob("*.csv"))]
+    for sub in ("figures", "tables"):
+        paths += sorted(path for path in (report / sub).rglob("*") if path.is_file())
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: no such file; run the workflow, which writes it")
+    names = {str(path.relative_to(report)): path for path in paths}
+    return {"experiment.json": folder / "experiment.json", **names}
+
+
+def _curves(history: bytes, start: int) -> Iterator[Fact]:
+    """Points of the curves, row by row."""
+    for row in csv.DictReader(io.StringIO(history.decode())):
+        row.pop("started", None)  # a growing history says when it began
+        stamp, step = start + round(1000 * float(row.pop("seconds"))), int(row.pop("step"))
+        for name, text in row.items():
+            if text and math.isfinite(float(text)):  # blank where the step was not validated
+                yield "metric", clean(name), float(text), stamp, step
 
 
 def _within(text: str, length: int) -> str:
@@ -241,12 +346,12 @@ def _within(text: str, length: int) -> str:
     return text[: length - len(rest)].rpartition("\n")[0] + rest
 
 
-def _ms(timestamp: str) -> int:
-    return round(1000 * datetime.fromisoformat(timestamp).timestamp())
-
-
-def _csv(path: Path) -> pd.DataFrame:
+def _bytes(path: Path) -> bytes:
     try:
-        return pd.read_csv(path, dtype={"class": str, "commit": str})
+        return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the workflow, which writes it") from None
+
+
+def _ms(timestamp: str) -> int:
+    return round(1000 * datetime.fromisoformat(timestamp).timestamp())

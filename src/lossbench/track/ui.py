@@ -4,11 +4,14 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lossbench.config import UserError
+from lossbench.files import read_json
 
 HOST, PORT = "127.0.0.1", 5000
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 CREDENTIALS = re.compile(r"://[^@/\s]*@")
 # The server starts job runners and reports usage unless told otherwise.
 QUIET = {
@@ -34,9 +37,9 @@ def is_server(uri: str) -> bool:
 
 
 def address(uri: str) -> str:
-    """Address of the UI over a store."""
+    """Address of the UI over a store; empty where it depends on the port that `ui` finds."""
     # Without the password that a server's URI may carry: links are printed and written down.
-    return CREDENTIALS.sub("://", uri).rstrip("/") if is_server(uri) else f"http://{HOST}:{PORT}"
+    return CREDENTIALS.sub("://", uri).rstrip("/") if is_server(uri) else ""
 
 
 def redacted(text: str) -> str:
@@ -44,13 +47,49 @@ def redacted(text: str) -> str:
     return CREDENTIALS.sub("://***@", text)
 
 
-def ui(results: Path = Path("results"), port: int = PORT) -> None:
-    """Become the MLflow UI on 127.0.0.1 over the store that `track` writes.
+def refuse_other_schema(uri: str) -> None:
+    """Refuse a database that another version of MLflow made; this one would migrate it unasked.
 
     Raises
     ------
     UserError
-        Where the store is missing or a server already, or the port is taken.
+        With what to do.
+    """
+    if is_server(uri) or not uri.startswith(DATABASES):
+        return
+    from mlflow.store.db.utils import _get_latest_schema_revision
+    from sqlalchemy import create_engine, inspect, text
+    from sqlalchemy.pool import NullPool
+
+    with create_engine(uri, poolclass=NullPool).connect() as connection:
+        if not inspect(connection).get_table_names():
+            return  # new
+        versioned = inspect(connection).has_table("alembic_version")
+        query = text("select version_num from alembic_version")
+        found = connection.execute(query).scalar() if versioned else "none"
+    wanted = _get_latest_schema_revision()
+    if found != wanted:
+        raise UserError(
+            f"{redacted(uri)}: made by another version of MLflow (schema {found}, this one has "
+            f"{wanted}); nothing was changed. If it is older, keep a copy and migrate it: "
+            f"mlflow db upgrade {redacted(uri)}; if it is newer, install that MLflow."
+        )
+
+
+def ui(results: Path = Path("results"), port: int | None = None) -> None:
+    """Become the MLflow UI on 127.0.0.1 over the store that `track` writes.
+
+    Parameters
+    ----------
+    results
+        Folder of results.
+    port
+        None: 5000, or the next that is free.
+
+    Raises
+    ------
+    UserError
+        Where the store is missing, a server already or of another MLflow, or the port is taken.
     """
     uri = store(results)
     if is_server(uri):
@@ -60,10 +99,23 @@ def ui(results: Path = Path("results"), port: int = PORT) -> None:
             f"{results / 'mlflow.db'}: no such file; run the workflow, which writes it, "
             "or start this beside the folder of results"
         )
-    with socket.socket() as probe:
-        if probe.connect_ex((HOST, port)) == 0:
-            raise UserError(f"port {port} of {HOST} is taken; stop what runs there or use --port")
     os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
-    print(f"MLflow UI: http://{HOST}:{port}   (Ctrl-C ends it)", flush=True)
+    refuse_other_schema(uri)
+    port = _free(range(PORT, PORT + 100)) if port is None else _free([port])
+    print(f"MLflow UI: http://{HOST}:{port}   (Ctrl-C ends it)")
+    for path in sorted(results.glob("*/report/mlflow.json")):
+        print(f"{path.parents[1].name}:")
+        for name, link in read_json(path)["links"].items():
+            print(f"  {name:<8}http://{HOST}:{port}{link}")
+    sys.stdout.flush()
     options = ["--backend-store-uri", uri, "--host", HOST, "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *options])
+
+
+def _free(ports: Sequence[int]) -> int:
+    """First of the ports that nobody listens on."""
+    for port in ports:
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)):
+                return port
+    raise UserError(f"port {ports[0]} of {HOST} is taken; stop what runs there or use --port")

@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from lossbench.config import Experiment
+
 if TYPE_CHECKING:
     from lossbench.track.records import Record
 
@@ -56,27 +58,31 @@ def _cell(verdict: str, difference: float, low: float, high: float) -> str:
 
 def _sentence(table: pd.DataFrame) -> str:
     """Say each loss's verdicts in words: the UI folds a note to its first line."""
-    losses = []
-    for loss, rows in table.groupby("loss", sort=False):
-        names = rows.groupby("verdict", sort=False)["class"]
-        parts = [f"{verdict} on {', '.join(group)}" for verdict, group in names]
-        losses.append(f"**{loss}** {'; '.join(parts)}")
-    return ". ".join(losses)
+    losses = table.groupby("loss", sort=False)
+    return ". ".join(f"**{loss}** {verdicts_in_words(rows)}" for loss, rows in losses)
 
 
-def experiment_tags(note: str, classes: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
+def verdicts_in_words(comparisons: pd.DataFrame) -> str:
+    """Say the verdicts of one loss: better on anterior; undecided on posterior."""
+    groups = comparisons.groupby("verdict", sort=False)["class"]
+    return "; ".join(f"{verdict} on {', '.join(dict.fromkeys(names))}" for verdict, names in groups)
+
+
+def experiment_tags(e: Experiment, note: str, classes: Sequence[str]) -> dict[str, str]:
     """Give the tags of the MLflow experiment: its note, and the views behind the links.
 
     A shared view is a tag that the UI of MLflow 3 writes and reads (undocumented). It
-    sorts columns by name, metrics before tags, and shows some 14 letters of a name.
+    sorts columns by name, metrics before params before tags, and shows some 14 letters of a name.
     """
-    names = [clean(f"{metric}/{name}") for metric in metrics for name in classes]
-    means = [f"test/{name}" for name in names]
-    verdicts = [f"tags.`{name}`" for name in names]
-    loss, dice = "params.`loss`", ("test/dice", "test/dice_with_background")
+    names = [clean(f"{metric}/{name}") for metric in e.comparison.metrics for name in classes]
+    means, verdicts = [f"test/{name}" for name in names], [f"tags.`{name}`" for name in names]
+    # What a loss is compared within; a column and a level of grouping only where there are several.
+    within = [key for key in ("dataset", "model") if len(getattr(e.matrix, key)) > 1]
+    columns = [*_metrics("test/dice", *means), *(f"params.`{key}`" for key in within)]
+    background, status = _metrics("test/dice_with_background"), "tags.`lossbench.status`"
     views = {
-        "losses": _view("loss", [*verdicts, *_metrics(dice[0], *means)], None),
-        "runs": _view("run", [loss, *_metrics(dice[0], *means, dice[1])], "loss"),
+        "losses": _view("loss", [*columns, *verdicts], []),
+        "runs": _view("run", [*columns, *background, status], [*within, "loss"]),
     }
     return {
         # Else the UI opens for language models.
@@ -91,24 +97,31 @@ def links(
 ) -> dict[str, str]:
     """Say where to look: a row per loss, all runs by loss, their charts, losses side by side."""
     page = f"{address}/#/experiments/{experiment_id}/runs"
-    losses = [ids[r.key] for r in records if r.kind == "loss" and r.key in ids]
-    arguments = f"runs={quote(json.dumps(losses))}&experiments={quote(json.dumps([experiment_id]))}"
+    losses = [record for record in records if record.kind == "loss" and record.key in ids]
+    within = [tuple(record.params[key] for key in ("dataset", "model")) for record in losses]
+    first = [ids[r.key] for r, place in zip(losses, within, strict=True) if place == within[0]]
+    # The runs come first: the compare page loses its first argument otherwise.
+    arguments = f"runs={_quoted(first)}&experiments={_quoted([experiment_id])}&{MODE}"
     return {
         "losses": f"{page}?{MODE}&viewStateShareKey={VIEWS['losses']}",
         "runs": f"{page}?{MODE}&viewStateShareKey={VIEWS['runs']}",
         "charts": f"{page}?{MODE}&viewStateShareKey={VIEWS['runs']}&compareRunsMode=CHART",
-        "compare": f"{address}/#/compare-runs?{MODE}&{arguments}",
+        "compare": f"{address}/#/compare-runs?{arguments}",
     }
+
+
+def _quoted(values: list[str]) -> str:
+    return quote(json.dumps(values, separators=(",", ":")))
 
 
 def _metrics(*names: str) -> list[str]:
     return [f"metrics.`{name}`" for name in names]
 
 
-def _view(kind: str, columns: list[str], group: str | None) -> dict:
+def _view(kind: str, columns: list[str], groups: list[str]) -> dict:
     grouping = {
         "aggregateFunction": "average",
-        "groupByKeys": [{"mode": "param", "groupByData": group}],
+        "groupByKeys": [{"mode": "param", "groupByData": name} for name in groups],
         "aggregateAttempts": False,
     }
     return {
@@ -120,7 +133,7 @@ def _view(kind: str, columns: list[str], group: str | None) -> dict:
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
-        "groupBy": grouping if group else None,
+        "groupBy": grouping if groups else None,
         "runsExpanded": {},
         "groupsExpanded": {},
         "runsPinned": [],

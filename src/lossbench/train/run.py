@@ -198,7 +198,9 @@ class Run:
     def _show(self) -> None:
         """Leave the history so far for those who follow the training."""
         if time.monotonic() - self.shown > PROGRESS_SECONDS:
-            write_text(self.folder / "progress.csv", _csv(self.history))
+            # With the time of the start, since a follower has no status.json yet.
+            rows = [{"started": self.started, **row} for row in self.history]
+            write_text(self.folder / "progress.csv", _csv(rows))
             self.shown = time.monotonic()
 
     def _validate(self) -> dict[str, float]:
