@@ -13,7 +13,7 @@ from PIL import Image
 
 from lossbench.config import UserError
 from lossbench.files import write_json
-from lossbench.report import examples, figures, report, words
+from lossbench.report import drawing, examples, figures, lines, report, words
 from lossbench.report.results import Results
 
 from . import fake_results
@@ -42,7 +42,8 @@ class Page(HTMLParser):
                 self.alts.append(value)
 
     def handle_data(self, data):
-        self.text += data
+        if self.cdata_elem is None:  # neither style nor script
+            self.text += data
 
 
 def make(root, **options):
@@ -67,15 +68,15 @@ def verdict_rows(markdown):
 @pytest.fixture
 def without_figures(monkeypatch):
     """For tests of the page's text: figures cost most of a report's time."""
-    for kind in ("differences", "distributions", "curves"):
-        monkeypatch.setattr(figures, kind, lambda results, folder: [])
+    monkeypatch.setattr(drawing, "per_class", lambda results, folder, kind, draw: [])
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     experiment, output = make(tmp_path_factory.mktemp("finished"))
     verdicts = ["better", "worse", "equivalent", "undecided", "undecided", "better"]
-    edit(output / "comparisons.csv", lambda t: t.assign(verdict=verdicts))
+    needed = {"n_cases_needed": 30, "n_blocks_needed": 8}
+    edit(output / "comparisons.csv", lambda t: t.assign(verdict=verdicts, **needed))
     report(experiment, output)
     return output
 
@@ -106,7 +107,8 @@ def test_cells_agree_with_comparisons(finished):
 def test_page_fetches_nothing(finished):
     page = Page(finished / "report.html")
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1
+    assert "default-src 'none'" in page.source
     assert not re.search(r"url\(|@import|https?://", page.source)
 
 
@@ -119,7 +121,7 @@ def test_every_link_has_its_target(finished):
 
 def test_figures_are_svg_and_png(finished):
     files = {path.name for path in (finished / "figures").iterdir()}
-    for kind in ("differences", "cases", "curves"):
+    for kind in ("differences", "cases", "pairs", "curves"):
         for name in CLASSES:
             assert any(f.startswith(kind) and name in f and f.endswith("svg") for f in files)
     assert {f[:-4] for f in files if f.endswith("svg")} == {
@@ -135,17 +137,17 @@ def test_figures_are_svg_and_png(finished):
 
 def test_every_figure_is_in_the_page(finished):
     pages = Page(finished / "report.html")
-    assert len(pages.alts) == len(list((finished / "figures").glob("*.svg"))) == 9
+    assert len(pages.alts) == len(list((finished / "figures").glob("*.svg"))) == 12
 
 
 def test_tables_parse(finished):
-    lengths = {"verdict": 3, "summary": 3 * 3 * 6, "comparisons": 6}
+    lengths = {"verdict": 3, "means": 3 * 6, "comparisons": 6, "scores": 2, "cost": 3}
     for name, length in lengths.items():
         assert len(verdict_rows((finished / f"tables/{name}.md").read_text())) == length
         latex = (finished / f"tables/{name}.tex").read_text()
         assert latex.count(r"\\") == length + 1
         assert r"dice\_no\_background" in latex
-        assert latex.isascii() or name != "verdict"
+        assert latex.isascii()
 
 
 def test_the_same_results_give_the_same_page(finished):
@@ -157,14 +159,14 @@ def test_the_same_results_give_the_same_page(finished):
 def test_hostile_text_is_only_text(tmp_path):
     experiment, output = make(tmp_path, folds=(0,), seeds=(0,))
     hostile = "</td><script>alert('$x_$|\\')</script>"
-    for name in ("cases.parquet", "summary.csv", "comparisons.csv"):
-        edit(output / name, lambda t: t.replace({"class": {"anterior": hostile}}))
+    for path in (output / "cases.parquet", *output.glob("*.csv")):
+        edit(path, lambda t: t.replace({"class": {"anterior": hostile}} if "class" in t else {}))
     settings = json.loads(experiment.read_text())
     settings["losses"]["dice"]["note"] = "</pre><script>alert(2)</script>"
     experiment.write_text(json.dumps(settings))
     report(experiment, output)
     page = Page(output / "report.html")
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1
     assert hostile in page.text
     assert "</pre><script>alert(2)</script>" in page.text
     assert len(verdict_rows((output / "tables/verdict.md").read_text().replace("\\|", ""))) == 3
@@ -208,10 +210,10 @@ def test_a_failure_leaves_the_old_page(tmp_path, monkeypatch):
     experiment, output = make(tmp_path, folds=(0,), seeds=(0,))
     (output / "report.html").write_text("old")
 
-    def fails(results, folder):
+    def fails(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr(figures, "curves", fails)
+    monkeypatch.setattr(drawing, "per_class", fails)
     with pytest.raises(OSError, match="disk full"):
         report(experiment, output)
     assert (output / "report.html").read_text() == "old"
@@ -281,11 +283,11 @@ def test_only_the_reference(tmp_path):
     columns += ["n_cases_needed", "n_blocks_needed", "paired"]
     pd.DataFrame(columns=columns).to_csv(output / "comparisons.csv", index=False)
     report(experiment, output)
-    assert "there is nothing to compare it with" in Page(output / "report.html").text
+    assert "There is only dice: nothing to compare it with" in Page(output / "report.html").text
 
 
 def test_several_datasets_and_models_are_kept_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "save", lambda figure, path: "data:,")  # drawn, but not rendered
+    monkeypatch.setattr(drawing, "save", lambda figure, path: "data:,")  # drawn, but not rendered
     experiment, output = make(
         tmp_path, losses=LOSSES[:2], folds=(0,), seeds=(0,), datasets=("brain", "heart"),
         models=("unet", "segresnet"),
@@ -294,7 +296,7 @@ def test_several_datasets_and_models_are_kept_apart(tmp_path, monkeypatch):
     page = Page(output / "report.html")
     for dataset in ("brain", "heart"):
         for model in ("unet", "segresnet"):
-            assert sum(f": {dataset}, {model}, " in alt for alt in page.alts) == 9
+            assert sum(f": {dataset}, {model}, " in alt for alt in page.alts) == 12
             assert f"{dataset}, {model}." in page.text
 
 
@@ -309,6 +311,11 @@ def test_twenty_losses_and_thirty_classes(tmp_path, monkeypatch):
     rows = verdict_rows((output / "tables/verdict.md").read_text())
     assert [row["class"] for row in rows] == [*classes[1:], "background"]
     assert set(rows[0]) == {"dataset", "model", "class", *losses[1:]}
+    scores = verdict_rows((output / "tables/scores.md").read_text())
+    assert len(scores) == 19
+    gains = [(int(row["better"]), -int(row["worse"])) for row in scores]
+    assert gains == sorted(gains, reverse=True)
+    assert sum(int(row[verdict]) for row in scores for verdict in words.SYMBOLS) == 30 * 19
     for name in [*losses, *classes]:
         assert name in page.text
     assert page.tags.count("td") > 30 * 19
@@ -321,18 +328,19 @@ def test_twenty_losses_are_told_apart(tmp_path):
     )
     results = Results.read(experiment, output)
     for group in (losses[1:8], losses[8:15], losses[15:]):
-        colours = {figures.colour(results, loss) for loss in [losses[0], *group]}
+        colours = {drawing.colour(results, loss) for loss in [losses[0], *group]}
         assert len(colours) == len(group) + 1
-    with figures.style():
-        drawn = figures.curves(results, tmp_path / "figures")
-        drawn += figures.distributions(results, tmp_path / "figures")
-    assert len(drawn) == 2 * 3 + 2
+    kinds = {"curves": lines.curves, "cases": figures.distributions, "pairs": figures.pairs}
+    with drawing.style():
+        drawn = [drawing.per_class(results, tmp_path / "figures", *kind) for kind in kinds.items()]
+    assert [len(pictures) for pictures in drawn] == [2 * 3, 2, 2]
     height = {}
-    for kind in ("cases", "curves"):
+    for kind in kinds:
         file = next((tmp_path / "figures").glob(f"{kind}_*_1_anterior*.png"))
         with Image.open(file) as image:
             height[kind] = image.height / image.width
     assert height["cases"] > 2  # a row for each loss
+    assert height["pairs"] > 2  # seven rows of three
     assert height["curves"] < 1.2
 
 
@@ -443,8 +451,14 @@ def test_sentences_about_many_losses_count():
     ("verdicts", "said"),
     [
         ({"b": ("better", "undecided"), "c": ("worse", "better")}, "Train with b: better on x"),
-        ({"b": ("better", "better"), "c": ("better", "equivalent")}, "Train with one of b (better"),
-        ({"b": ("better", "worse"), "c": ("worse", "worse")}, "It depends on the class: b is"),
+        (
+            {"b": ("better", "equivalent"), "c": ("better", "better")},
+            "Train with c (better on all 2 classes) or b (better on x): none",
+        ),
+        (
+            {"b": ("better", "worse"), "c": ("worse", "worse")},
+            "It depends on the class. Than a, b is",
+        ),
         ({"b": ("worse", "undecided"), "c": ("worse", "worse")}, "Keep a for now: no other loss"),
         (
             {"b": ("worse", "equivalent"), "c": ("worse", "worse")},
@@ -455,6 +469,8 @@ def test_sentences_about_many_losses_count():
 def test_answers(tmp_path, verdicts, said):
     experiment, output = make(tmp_path, losses=["a", "b", "c"], folds=(0,), seeds=(0,))
     rows = [row(v, x, n) for x, both in verdicts.items() for n, v in zip("xy", both, strict=True)]
+    names = {"background": "z", "anterior": "x", "posterior": "y"}
+    edit(output / "cases.parquet", lambda t: t.replace({"class": names}))
     keys = {"dataset": "hippocampus", "model": "unet", "metric": "dice", "paired": True}
     pd.DataFrame(rows).assign(**keys).to_csv(output / "comparisons.csv", index=False)
     results = Results.read(experiment, output)
@@ -477,7 +493,7 @@ def test_numbers(value, width, sign, said):
 
 def test_long_names_are_wrapped_without_loss():
     name = "generalized_wasserstein_dice_focal_loss"
-    lines = figures.wrapped(name).split("\n")
+    lines = drawing.wrapped(name).split("\n")
     assert "".join(lines) == name
     assert all(len(a) + len(b) > 16 for a, b in pairwise(lines))
 

@@ -8,8 +8,20 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lossbench.files import write_text
-from lossbench.report import checks, examples, facts, figures, tables, words
+from lossbench.report import (
+    checks,
+    doubts,
+    drawing,
+    examples,
+    facts,
+    figures,
+    lines,
+    tables,
+    words,
+)
 from lossbench.report.results import Results
+
+FEW, SHORT = 4, 8  # columns and rows of a verdict table whose cells say everything
 
 
 def report(experiment: Path, output: Path) -> None:
@@ -20,7 +32,8 @@ def report(experiment: Path, output: Path) -> None:
     experiment
         experiment.json of a finished experiment.
     output
-        The folder with cases.parquet, runs.csv, summary.csv and comparisons.csv.
+        The folder with the tables of `compare`: cases.parquet, runs.csv, summary.csv,
+        comparisons.csv, and any of those that only some experiments have.
 
     Raises
     ------
@@ -30,20 +43,13 @@ def report(experiment: Path, output: Path) -> None:
     results = Results.read(Path(experiment), Path(output))
     for folder in ("figures", "tables"):  # those of classes or losses that are gone
         shutil.rmtree(Path(output) / folder, ignore_errors=True)
-    tables.write(results, Path(output) / "tables")
-    page = _page(results, Path(output) / "figures")
+    frames = tables.all_tables(results)
+    tables.write(frames, Path(output) / "tables")
+    page = _page(results, frames, Path(output) / "figures")
     write_text(Path(output) / "report.html", page)
 
 
-def _page(results: Results, folder: Path) -> str:
-    with figures.style():
-        pictures, absent = examples.examples(results, folder)
-        drawn: dict[str, Any] = {
-            "differences": figures.differences(results, folder),
-            "distributions": figures.distributions(results, folder),
-            "curves": figures.curves(results, folder),
-            "examples": pictures,
-        }
+def _page(results: Results, frames: dict[str, pd.DataFrame], folder: Path) -> str:
     environment = Environment(
         loader=PackageLoader("lossbench", "report"),
         autoescape=True,
@@ -51,36 +57,106 @@ def _page(results: Results, folder: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    drawn, cards, pairing = _drawn(results, folder), checks.cards(results), facts.pairing(results)
+    sections = {
+        "claims": "claims" in frames,
+        "learning curves": drawn["curves"],
+        "ranks": "ranks" in frames,
+        "empty classes": results.extra("conventions") is not None,
+        "collapses": results.extra("collapses") is not None,
+        "pooled figures": "pooled" in frames,
+        "what each loss computes": cards,
+        "gradient ledger": drawn["gradients"],
+        "scale": "scale" in frames,
+        "size of a class": drawn["fractions"],
+        "cost": "cost" in frames,
+        "pairing and provenance": pairing,
+    }
     return environment.get_template("report.html.jinja").render(
-        **drawn,
-        no_examples=absent,
+        drawn=drawn,
         results=results,
+        frames={name: _lean(results, frame) for name, frame in frames.items()},
+        has=sections,
+        left_out=facts.left_out(results, sections),
         metric_name=words.metric_name,
         comparison=results.experiment.comparison,
         symbols=words.SYMBOLS,
         percent=words.percent,
         answers=[(d, m, words.answer(results, d, m)) for d, m in results.groups],
-        verdicts=tables.verdicts(results),
-        means={x: _lean(results, tables.means(results, x)) for x in _metrics(results)},
-        comparisons=_lean(results, tables.comparisons(results)),
-        cost=_lean(results, tables.cost(results)),
-        cards=checks.cards(results),
+        verdicts=[_verdicts(results, d, m) for d, m in results.groups],
+        usual=doubts.usual_test(results),
+        bootstrap=doubts.bootstrap(results),
+        flips=doubts.flips(results),
+        missing_pairs=doubts.missing_pairs(results),
+        lean=lambda frame: _lean(results, frame),
+        cards=cards,
         preflights=checks.preflights(results),
-        pairing=facts.pairing(results),
+        pairing=pairing,
         overrides=facts.overrides(results),
         diverged=facts.diverged(results),
         missing=facts.missing(results),
         demonstrations=facts.demonstrations(results),
         provenance=facts.provenance(results),
+        source=facts.source(results),
         settings=facts.settings(results),
     )
 
 
-def _metrics(results: Results) -> list[str]:
-    """The metrics of summary.csv, the one of the verdicts first."""
-    return list(dict.fromkeys([results.metric, *results.summary["metric"]]))
+def _drawn(results: Results, folder: Path) -> dict[str, Any]:
+    """All figures, and why there are no examples for some datasets and models."""
+    of_classes = {
+        "differences": figures.differences,
+        "cases": figures.distributions,
+        "pairs": figures.pairs,
+        "curves": lines.curves,
+        "shares": lines.shares,
+    }
+    with drawing.style():
+        found: dict[str, Any] = {
+            kind: drawing.per_class(results, folder, kind, draw)
+            for kind, draw in of_classes.items()
+        }
+        found["gradients"] = lines.gradients(results, folder)
+        found["fractions"] = lines.fractions(results, folder)
+        found["examples"], found["no_examples"] = examples.examples(results, folder)
+    return found
+
+
+def _verdicts(results: Results, dataset: str, model: str) -> dict[str, Any]:
+    """The verdict table of the first screen, the longer of losses and classes downwards.
+
+    Returns
+    -------
+    dict
+        title, corner (what a row is), few (whether cells say everything), columns and heads
+        (names of columns and rows), rows (of cells, None where nothing was compared), sentences
+        (class to text), background (its name or None) and levels (the reference's mean by class).
+    """
+    found = tables.cells(results, dataset, model)
+    table = results.of(results.comparisons, dataset, model, metric=results.metric)
+    table = table[table["loss"].isin(results.compared)]
+    classes = results.classes(dataset)
+    losses = results.compared if len(results.compared) <= FEW else words.by_gains(table)
+    upright = len(classes) >= len(losses)
+    heads, columns = (classes, losses) if upright else (losses, classes)
+    rows = [[found.get((h, c) if upright else (c, h)) for c in columns] for h in heads]
+    margin = results.experiment.comparison.margin
+    said = {name: words.sentence(table[table["class"] == name], margin) for name in classes}
+    return {
+        "title": drawing.heading(dataset, model),
+        "corner": "class" if upright else "loss",
+        "few": len(columns) <= FEW and len(heads) <= SHORT,
+        "columns": columns,
+        "heads": heads,
+        "rows": rows,
+        "sentences": said,
+        "background": results.background(dataset),
+        "levels": tables.levels(results, dataset, model),
+    }
 
 
 def _lean(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     """Without the columns that would say the same in every row of the page."""
-    return table if len(results.groups) > 1 else table.drop(columns=tables.GROUP)
+    if len(results.groups) > 1 or "dataset" not in table:
+        return table
+    return table.drop(columns=tables.GROUP)

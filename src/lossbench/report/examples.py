@@ -14,7 +14,7 @@ from lossbench.config import UserError
 from lossbench.files import read_json
 from lossbench.prepared import IGNORE, Prepared
 from lossbench.report import words
-from lossbench.report.figures import WIDTH, Picture, save, stem, wrapped
+from lossbench.report.drawing import WIDTH, Picture, heading, save, stem, wrapped
 from lossbench.report.results import Results
 
 COLUMNS = 3
@@ -62,7 +62,7 @@ def chosen(results: Results, dataset: str, model: str) -> dict[str, str]:
 
 
 def _of_group(results: Results, dataset: str, model: str, folder: Path) -> list[Picture]:
-    prepared = results.folder.parent / "datasets" / dataset
+    prepared = results.prepared(dataset)
     if not (prepared / "classes.json").exists():
         raise UserError(f"the prepared dataset ({prepared}) is not there")
     data = Prepared(prepared)
@@ -79,7 +79,7 @@ def _of_group(results: Results, dataset: str, model: str, folder: Path) -> list[
     for number, (label, case, row, scores, predictions) in enumerate(drawn, 1):
         figure = _draw(data, row, predictions, scores, f"{label}: {case}")
         uri = save(figure, folder / stem("examples", dataset, model, number, case), embed="png")
-        pictures.append(Picture(dataset, model, f"{label}: {case}", uri))
+        pictures.append(Picture(heading(dataset, model), f"{label}: {case}", uri))
     return pictures
 
 

@@ -1,24 +1,29 @@
 """What stands behind the numbers: pairing, what is missing or diverged, provenance, settings."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from lossbench.files import read_json
 from lossbench.report.results import KEYS, Results
 
 BLOCK = ["dataset", "model", "fold", "seed"]
 
 
-def pairing(results: Results) -> dict[str, Any]:
+def pairing(results: Results) -> dict[str, Any] | None:
     """How many blocks trained their losses from the same weights on the same batches.
 
     Returns
     -------
-    dict
+    dict or None
         blocks and paired (counts), broken (a text for each other block) and apart (losses that
-        do not share the batches, by their own settings, which the count leaves out).
+        do not share the batches, by their own settings, which the count leaves out); None for
+        results from elsewhere.
     """
+    if not results.trained_here:
+        return None
     runs, broken = results.runs, []
     apart = [loss for loss in results.losses if not results.experiment.shares_batches(loss)]
     blocks = runs.groupby(BLOCK, sort=False)
@@ -55,7 +60,9 @@ def overrides(results: Results) -> list[dict[str, str]]:
 
 def diverged(results: Results) -> list[str]:
     """The runs that did not reach their last step with finite weights."""
-    runs = results.runs[results.runs["status"] != "finished"]
+    if "status" not in results.runs:
+        return []
+    runs = results.runs[results.runs["status"].fillna("finished") != "finished"]
     return [
         f"{run.loss} on {_name((run.dataset, run.model, run.fold, run.seed))}: {run.status}"
         + (f" after {run.steps:g} steps" if "steps" in runs else "")
@@ -74,20 +81,42 @@ def missing(results: Results) -> list[str]:
     return [f"{k[2]} on {_name((k[0], k[1], k[3], k[4]))}" for k in wanted if k not in have]
 
 
+def left_out(results: Results, sections: Mapping[str, Any]) -> str:
+    """The sections that are empty, each with the file that they are made from."""
+    sources = {
+        "learning curves": "history.csv of the runs",
+        "gradient ledger": "training.ledger",
+        "what each loss computes": "check.json",
+        "cost": "times in runs.csv",
+        "claims": "claims.csv",
+        "ranks": "ranks.csv",
+        "pooled figures": "pooled.csv",
+        "empty classes": "conventions.csv",
+        "collapses": "collapses.csv",
+        "scale": "comparison.scale_control",
+        "size of a class": "three datasets with the same classes",
+        "pairing and provenance": "runs that lossbench trained",
+    }
+    return "; ".join(f"{x} (from {sources[x]})" for x, found in sections.items() if not found)
+
+
 def demonstrations(results: Results) -> list[str]:
     """The datasets that are one averaged brain."""
     datasets = results.experiment.datasets
     return [n for n in results.experiment.matrix.dataset if datasets[n].target.endswith("MNI152")]
 
 
-def provenance(results: Results) -> dict[str, Any]:
+def provenance(results: Results) -> dict[str, Any] | None:
     """Commits, versions, devices and times, with a warning for each that is mixed.
 
     Returns
     -------
-    dict
-        facts (name to text), warnings (texts) and mixed (whether runs differ in any of them).
+    dict or None
+        facts (name to text), warnings (texts) and mixed (whether runs differ in any of them);
+        None for results from elsewhere.
     """
+    if not results.trained_here:
+        return None
     runs = results.runs
     versions = [json.loads(text) for text in runs["versions"].dropna().unique()]
     packages = {
@@ -114,6 +143,12 @@ def provenance(results: Results) -> dict[str, Any]:
         **{name: ", ".join(found) for name, found in packages.items()},
     }
     return {"facts": facts, "warnings": warnings, "mixed": mixed_up}
+
+
+def source(results: Results) -> dict[str, Any] | None:
+    """The files that results from elsewhere were read from, and how; None where they are ours."""
+    path = results.folder / "source.json"
+    return None if results.trained_here or not path.exists() else read_json(path)
 
 
 def settings(results: Results) -> dict[str, Any]:

@@ -1,182 +1,36 @@
-"""Figures: a small one for each dataset, model and class, so that many classes stay readable."""
+"""Figures of cases and differences, a small one for each class so that many stay readable."""
 
-import base64
-import io
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
-import seaborn
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lossbench.config import LOWER_IS_BETTER
-from lossbench.files import whole
 from lossbench.report import words
+from lossbench.report.drawing import (
+    MANY_POINTS,
+    VERDICTS,
+    WIDTH,
+    colour,
+    losses_on_y,
+    small,
+    wrapped,
+)
 from lossbench.report.results import Results
 
-WIDTH = 4.4  # inches: a third of a wide page, the whole of a narrow one
-GROUP = 7  # losses in one plot of curves; more cannot be told apart
-# Seaborn's for the colour-blind, without those that are too pale on white or taken for grey.
-COLOURS = [seaborn.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9)]
-REFERENCE_COLOUR = (0.15, 0.15, 0.15)
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)))
-# Colour and marker of each verdict; the page's style sheet has the same colours.
-VERDICTS = {
-    "better": ("#0173b2", "^"),
-    "worse": ("#c04a00", "v"),
-    "equivalent": ("#00755a", "s"),
-    "undecided": ("#5f5f5f", "o"),
-}
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "savefig.dpi": 150,
-    "svg.hashsalt": "lossbench",  # the same figure gives the same file
-    "text.parse_math": False,  # names are names, also with a $ in them
-}
+COLUMNS = 3  # of the squares of `pairs`
+WIDE, HIGH = 1.2, 1.65  # from one square to the next, in sides of a square
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure as the page shows it: what it is of, and its image as a data URI."""
-
-    dataset: str
-    model: str
-    name: str
-    uri: str
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The look of all figures."""
-    with matplotlib.rc_context({**seaborn.axes_style("whitegrid"), **_STYLE}):
-        yield
-
-
-def save(figure: Figure, path: Path, embed: str = "svg") -> str:
-    """Write a figure as SVG and PNG; `path` has no suffix.
-
-    Returns
-    -------
-    str
-        A data URI of the SVG, or of the PNG where `embed` says so.
-    """
-    kinds = {"svg": "image/svg+xml", "png": "image/png"}
-    found = {}
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once, not again for each file
-    for kind in kinds:
-        buffer = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(buffer, format=kind, metadata=metadata)
-        found[kind] = buffer.getvalue()
-        with whole(path.with_name(f"{path.name}.{kind}")) as part:
-            part.write_bytes(found[kind])
-    return f"data:{kinds[embed]};base64,{base64.b64encode(found[embed]).decode()}"
-
-
-def stem(kind: str, *parts: object) -> str:
-    """A file name of lower-case letters, digits and _."""
-    return re.sub(r"[^a-z0-9]+", "_", "_".join(str(p) for p in (kind, *parts)).lower()).strip("_")
-
-
-def differences(results: Results, folder: Path) -> list[Picture]:
-    """Forest plots: each loss's difference to the reference with its interval, per class."""
-    pictures = []
-    for dataset, model, number, name in _panels(results):
-        rows = results.of(results.comparisons, dataset, model, class_=name, metric=results.metric)
-        rows = rows.set_index("loss")
-        rows = rows.loc[[x for x in results.losses if x in rows.index]]
-        if rows["difference"].notna().any():
-            figure, axes = _figure(0.36 * len(rows) + 1.3)
-            _forest(axes, rows, results)
-            axes.set_title(_title(results, dataset, name), loc="left")
-            path = folder / stem("differences", dataset, model, number, name)
-            pictures.append(Picture(dataset, model, name, save(figure, path)))
-    return pictures
-
-
-def distributions(results: Results, folder: Path) -> list[Picture]:
-    """Box and strip per loss; a point for every case of every seed, per class."""
-    pictures = []
-    for dataset, model, number, name in _panels(results):
-        rows = results.of(results.cases, dataset, model, class_=name).dropna(subset=results.metric)
-        if len(rows):
-            figure, axes = _figure(0.45 * len(results.losses) + 1.0)
-            _strips(axes, rows, results)
-            axes.set_title(_title(results, dataset, name), loc="left")
-            path = folder / stem("cases", dataset, model, number, name)
-            pictures.append(Picture(dataset, model, name, save(figure, path)))
-    return pictures
-
-
-def curves(results: Results, folder: Path) -> list[Picture]:
-    """Validation Dice against the step, per class; more losses than can be told apart are split."""
-    pictures = []
-    others = results.losses[1:]
-    groups = [others[i : i + GROUP] for i in range(0, len(others), GROUP)] or [[]]
-    for dataset, model, number, name in _panels(results):
-        rows = results.of(results.curves, dataset, model, class_=name)
-        for part, group in enumerate(groups, 1):
-            mine = rows[rows["loss"].isin([results.reference, *group])]
-            if len(mine):
-                figure, axes = _figure(2.9 + 0.16 * len(group))
-                _lines(axes, mine, results)
-                axes.set_title(_title(results, dataset, name), loc="left")
-                path = folder / stem("curves", dataset, model, number, name, part)
-                pictures.append(Picture(dataset, model, name, save(figure, path)))
-    return pictures
-
-
-def colour(results: Results, loss: str) -> tuple[float, float, float]:
-    """The colour of a loss, the same in all figures; distinct within a group of curves."""
-    position = results.losses.index(loss)
-    return REFERENCE_COLOUR if position == 0 else COLOURS[(position - 1) % GROUP]
-
-
-def wrapped(name: str, width: int = 16) -> str:
-    """A long name on several lines, broken at _ where it can be."""
-    lines = [""]
-    for piece in re.findall(r"[^_]*_?", name):
-        if lines[-1] and len(lines[-1]) + len(piece) > width:
-            lines.append("")
-        lines[-1] += piece
-    return "\n".join(lines)
-
-
-def _panels(results: Results) -> Iterator[tuple[str, str, int, str]]:
-    for dataset, model in results.groups:
-        for number, name in enumerate(results.classes(dataset), 1):
-            yield dataset, model, number, name
-
-
-def _figure(height: float) -> tuple[Figure, Axes]:
-    # Not through pyplot: nothing to close, and no display is looked for.
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _title(results: Results, dataset: str, name: str) -> str:
-    return f"{name} (background)" if name == results.background(dataset) != "background" else name
-
-
-def _losses_on_y(axes: Axes, names: list[str]) -> None:
-    axes.set_yticks(range(len(names)), [wrapped(name) for name in names])
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
-    axes.set_ylabel("")
-
-
-def _forest(axes: Axes, rows: pd.DataFrame, results: Results) -> None:
+def differences(results: Results, dataset: str, model: str, name: str) -> Iterator[Figure]:
+    """Forest plot: each loss's difference to the reference with its interval."""
+    rows = results.of(results.comparisons, dataset, model, class_=name, metric=results.metric)
+    rows = rows.set_index("loss")
+    rows = rows.loc[[x for x in results.losses if x in rows.index]]
+    if rows["difference"].isna().all():
+        return
+    figure, axes = small(0.36 * len(rows) + 1.3)
     margin = results.experiment.comparison.margin
     axes.axvspan(-margin, margin, color="0.92", zorder=0)
     axes.axvline(0, color="0.3", linewidth=1, zorder=1)
@@ -190,14 +44,18 @@ def _forest(axes: Axes, rows: pd.DataFrame, results: Results) -> None:
             text, (1, y), xycoords=("axes fraction", "data"), color=shade, fontsize=8, va="center",
             xytext=(5, 0), textcoords="offset points", annotation_clip=False,
         )  # fmt: skip
-    _losses_on_y(axes, list(rows.index))
+    losses_on_y(axes, list(rows.index))
     axes.locator_params(axis="x", nbins=5)
-    metric = words.metric_name(results.metric)
-    better = "lower" if results.metric in LOWER_IS_BETTER else "higher"
-    axes.set_xlabel(f"{metric}, difference to the reference\n({better} is better)")
+    axes.set_xlabel(f"{_metric(results)}, difference to the reference\n({_better(results)})")
+    yield figure
 
 
-def _strips(axes: Axes, rows: pd.DataFrame, results: Results) -> None:
+def distributions(results: Results, dataset: str, model: str, name: str) -> Iterator[Figure]:
+    """Box and strip per loss; a point for every case of every seed."""
+    rows = results.of(results.cases, dataset, model, class_=name).dropna(subset=results.metric)
+    if rows.empty:
+        return
+    figure, axes = small(0.45 * len(results.losses) + 1.0)
     present = [x for x in results.losses if x in set(rows["loss"])]
     values = [rows.loc[rows["loss"] == x, results.metric] for x in present]
     boxes = axes.boxplot(
@@ -208,33 +66,74 @@ def _strips(axes: Axes, rows: pd.DataFrame, results: Results) -> None:
     for y, (loss, box, points) in enumerate(zip(present, boxes["boxes"], values, strict=True)):
         shade = colour(results, loss)
         box.set(facecolor=(*shade, 0.3), edgecolor=shade)
-        alpha = float(np.clip(30 / len(points), 0.15, 0.8))
         heights = y + jitter.uniform(-0.22, 0.22, len(points))
+        alpha = float(np.clip(30 / len(points), 0.15, 0.8))
         axes.scatter(
             points, heights, s=9, color=[shade], alpha=alpha, linewidth=0, zorder=3,
-            rasterized=len(points) > 300,
+            rasterized=len(rows) > MANY_POINTS,
         )  # fmt: skip
-    _losses_on_y(axes, present)
-    axes.set_xlabel(f"{words.metric_name(results.metric)}, a point per case and seed")
+    losses_on_y(axes, present)
+    axes.set_xlabel(f"{_metric(results)}, a point per case and seed")
+    yield figure
 
 
-def _lines(axes: Axes, rows: pd.DataFrame, results: Results) -> None:
-    # A seed's curve is its mean over folds; the band goes from the lowest seed to the highest.
-    seeds = rows.groupby(["loss", "step", "seed"])["dice"].mean()
-    band = seeds.groupby(["loss", "step"]).agg(["mean", "min", "max"]).reset_index()
-    present = [x for x in results.losses if x in set(band["loss"])]
-    for loss in present:
-        mine, shade = band[band["loss"] == loss], colour(results, loss)
-        dashes = DASHES[results.losses.index(loss) % GROUP] if loss != results.reference else "-"
+def pairs(results: Results, dataset: str, model: str, name: str) -> Iterator[Figure]:
+    """Paired scatter: each loss against the reference, a point per case and seed.
+
+    A square for each loss, all with the same limits, in one set of axes: twenty sets take seconds.
+    """
+    rows = results.of(results.cases, dataset, model, class_=name)
+    wide = rows.pivot_table(index=["fold", "seed", "case"], columns="loss", values=results.metric)
+    if results.reference not in wide:
+        return
+    found = {x: wide[[results.reference, x]].dropna() for x in results.losses[1:] if x in wide}
+    found = {loss: both for loss, both in found.items() if len(both)}
+    if not found:
+        return
+    columns = min(COLUMNS, max(len(found), 2))
+    lines = -(-len(found) // columns)
+    figure, axes = small(WIDTH / columns * lines * HIGH / WIDE + 0.6)
+    axes.set(
+        aspect="equal", xlim=(-0.05, columns * WIDE - 0.1), ylim=(HIGH - lines * HIGH - 0.2, 1.5)
+    )
+    axes.set_axis_off()
+    together = pd.concat(found.values())
+    low, high = np.nanmin(together), np.nanmax(together)
+    span = max(high - low, 1e-3)
+    low, span = low - 0.05 * span, 1.1 * span
+    points = []
+    for place, (loss, both) in enumerate(found.items()):
+        x, y = place % columns * WIDE, -(place // columns) * HIGH
         axes.plot(
-            mine["step"], mine["mean"], linestyle=dashes, color=shade, linewidth=1.8, label=loss,
-            marker="." if len(mine) < 3 else "",
+            [x, x + 1, x + 1, x, x, x + 1], [y, y + 1, y, y, y + 1, y + 1], color="0.6",
+            linewidth=0.8,
         )  # fmt: skip
-        axes.fill_between(
-            mine["step"], mine["min"], mine["max"], color=shade, alpha=0.15, linewidth=0
-        )
-    axes.set_xlabel("step")
-    axes.set_ylabel("validation Dice")
-    axes.locator_params(axis="x", nbins=5)
-    columns = 1 if len(present) < 4 else 2
-    axes.figure.legend(loc="outside lower left", fontsize=8, frameon=False, ncols=columns)
+        axes.text(x, y + 1.04, f"{wrapped(loss)}\n{_above(both, loss, results)}", fontsize=7.5)
+        for end, side in ((0, "left"), (1, "right")):
+            text = f"{low + end * span:.2f}"
+            axes.text(x + end, y - 0.04, text, fontsize=6.5, ha=side, va="top")
+        right, up = ((both[name] - low) / span for name in (results.reference, loss))
+        points.append((x + right, y + up, [colour(results, loss)] * len(both)))
+    right, up, shades = (np.concatenate(parts) for parts in zip(*points, strict=True))
+    alpha = float(np.clip(30 * len(found) / len(up), 0.15, 0.8))
+    axes.scatter(
+        right, up, s=7, c=shades, alpha=alpha, linewidth=0, zorder=3,
+        rasterized=len(up) > MANY_POINTS,
+    )  # fmt: skip
+    text = f"to the right: {_metric(results)} with {results.reference}; upwards: with the loss"
+    figure.supxlabel(text, fontsize=8)
+    yield figure
+
+
+def _above(both: pd.DataFrame, loss: str, results: Results) -> str:
+    gain = both[loss] - both[results.reference]
+    gain = -gain if results.metric in LOWER_IS_BETTER else gain
+    return f"{(gain > 0).mean():.0%} better"
+
+
+def _metric(results: Results) -> str:
+    return words.metric_name(results.metric)
+
+
+def _better(results: Results) -> str:
+    return f"{'lower' if results.metric in LOWER_IS_BETTER else 'higher'} is better"

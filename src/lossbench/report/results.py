@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +12,11 @@ from lossbench import config
 from lossbench.files import block_folder
 
 KEYS = ["dataset", "model", "loss", "fold", "seed"]
-_CURVE = "val/dice/"
+CURVE, LEDGER = "val/dice/", "ledger/"
 _TEXT = ("dataset", "model", "loss", "reference", "class", "metric", "case", "verdict")
+_CHECKS = ("n_missing", "improvement", "boot_low", "boot_high", "p_cases_holm")
+_CHECKS += ("verdict_cases", "convention")
+_TEXT += ("verdict_cases", "convention", "seeds", "claim", "source", "figure", "evidence")
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,15 @@ class Results:
         As experiment.json says it.
     folder
         The folder of experiment.json, which holds the blocks.
+    output
+        The report folder, which holds the tables.
     cases, runs, summary, comparisons
         The tables of the report folder; the columns are those of DESIGN 4.
     """
 
     experiment: config.Experiment
     folder: Path
+    output: Path
     cases: pd.DataFrame
     runs: pd.DataFrame
     summary: pd.DataFrame
@@ -47,22 +52,29 @@ class Results:
         UserError
             Where a table is missing, damaged or without a column that it should have.
         """
+        e = config.load(experiment)
+        metric = e.comparison.metrics[0]
+        of_cases = [*KEYS, "case", "class", metric]
+        of_summary = ["dataset", "model", "loss", "class", "metric", "mean", "n_empty"]
         return cls(
-            experiment=config.load(experiment),
+            experiment=e,
             folder=experiment.parent,
-            cases=_table(
-                output / "cases.parquet", pd.read_parquet, [*KEYS, "case", "class", "dice"]
-            ),
-            runs=_table(
-                output / "runs.csv", _read_csv, [*KEYS, "status", "init_digest", "batch_digest"]
-            ),
-            summary=_table(
-                output / "summary.csv", _read_csv, ["class", "metric", "mean", "n_empty"]
-            ),
-            comparisons=_table(
-                output / "comparisons.csv", _read_csv, ["class", "metric", "verdict"]
-            ),
+            output=output,
+            cases=_table(output / "cases.parquet", pd.read_parquet, of_cases),
+            runs=_table(output / "runs.csv", _read_csv, KEYS),
+            summary=_table(output / "summary.csv", _read_csv, of_summary),
+            comparisons=_compared(output / "comparisons.csv"),
         )
+
+    def extra(self, name: str) -> pd.DataFrame | None:
+        """A table that not every experiment has, such as claims.csv; None where it is not there."""
+        path = self.output / f"{name}.csv"
+        return _table(path, _read_csv, []) if path.exists() else None
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether lossbench trained these runs: results of others have no digests."""
+        return "init_digest" in self.runs and bool(self.runs["init_digest"].notna().any())
 
     @property
     def metric(self) -> str:
@@ -79,6 +91,13 @@ class Results:
         """The losses of the matrix, the reference first."""
         return [self.reference, *(x for x in self.experiment.matrix.loss if x != self.reference)]
 
+    @property
+    def compared(self) -> list[str]:
+        """The losses that were asked for, without the reference and the scale controls."""
+        if not self.experiment.comparison.scale_control:
+            return self.losses[1:]
+        return [x for x in self.losses[1:] if not x.endswith(config.MATCHED)]
+
     @cached_property
     def groups(self) -> list[tuple[str, str]]:
         """Each dataset and model that has results, in the order of the matrix."""
@@ -86,14 +105,23 @@ class Results:
         matrix = self.experiment.matrix
         return [(d, m) for d in matrix.dataset for m in matrix.model if (d, m) in found]
 
-    def background(self, dataset: str) -> str:
-        """The name of class 0."""
-        return self.cases.loc[self.cases["dataset"] == dataset, "class"].iloc[0]
+    @cached_property
+    def _classes(self) -> dict[str, list[str]]:
+        pairs = self.cases[["dataset", "class"]].drop_duplicates()
+        return pairs.groupby("dataset", sort=False)["class"].agg(list).to_dict()
+
+    def background(self, dataset: str) -> str | None:
+        """The name of class 0; other people's results may do without."""
+        first = self._classes[dataset][0]
+        return first if self.trained_here or first in ("background", "0") else None
 
     def classes(self, dataset: str) -> list[str]:
         """The classes in their order, but the background last: readers ask for the others first."""
-        names = self.cases.loc[self.cases["dataset"] == dataset, "class"].unique()
-        return [*names[1:], names[0]]
+        return sorted(self._classes[dataset], key=lambda c: c == self.background(dataset))
+
+    def prepared(self, dataset: str) -> Path:
+        """The folder that `prepare` wrote for a dataset."""
+        return self.folder.parent / "datasets" / dataset
 
     def of(self, table: pd.DataFrame, dataset: str, model: str, **keys: str) -> pd.DataFrame:
         """The rows of a table about one dataset and model, and what else `keys` name."""
@@ -107,27 +135,34 @@ class Results:
         return block_folder(self.folder, dataset, model, fold, seed) / loss
 
     @cached_property
-    def curves(self) -> pd.DataFrame:
-        """Validation Dice of every run: the keys, step, class, dice; no row for a missing file."""
+    def histories(self) -> pd.DataFrame:
+        """What history.csv of every run says: the keys, step, name, value; only curves and ledger.
+
+        `name` is the column there: val/dice/{class}, ledger/{quantity}.
+        """
         parts = []
-        for keys in self._run_keys():
+        for keys in self.runs[KEYS].itertuples(index=False, name=None):
             path = self.run_folder(*keys) / "history.csv"
             if path.exists():
-                parts.append(_curve(path).assign(**dict(zip(KEYS, keys, strict=True))))
-        return pd.concat(parts) if parts else pd.DataFrame(columns=[*KEYS, "step", "class", "dice"])
+                parts.append(_history(path).assign(**dict(zip(KEYS, keys, strict=True))))
+        return pd.concat(parts) if parts else pd.DataFrame(columns=[*KEYS, "step", "name", "value"])
 
     def missing_histories(self) -> int:
         """How many runs have no history.csv with a validation in it."""
-        return len(self.runs) - len(self.curves[KEYS].drop_duplicates())
-
-    def _run_keys(self) -> list[tuple[Any, ...]]:
-        return list(self.runs[KEYS].itertuples(index=False, name=None))
+        found = self.histories[self.histories["name"].str.startswith(CURVE)]
+        return len(self.runs) - len(found[KEYS].drop_duplicates())
 
 
-def _curve(path: Path) -> pd.DataFrame:
-    history = pd.read_csv(path, usecols=lambda c: c == "step" or c.startswith(_CURVE))
-    long = history.melt("step", var_name="class", value_name="dice").dropna(subset="dice")
-    return long.assign(**{"class": long["class"].str.removeprefix(_CURVE)})
+def _history(path: Path) -> pd.DataFrame:
+    wanted = (CURVE, LEDGER)
+    table = pd.read_csv(path, usecols=lambda c: c == "step" or c.startswith(wanted))
+    return table.melt("step", var_name="name", value_name="value").dropna(subset="value")
+
+
+def _compared(path: Path) -> pd.DataFrame:
+    """comparisons.csv; the checks are empty where it was made without them."""
+    table = _table(path, _read_csv, ["class", "metric", "verdict"])
+    return table.reindex(columns=list(dict.fromkeys([*table.columns, *_CHECKS])))
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

@@ -1,64 +1,86 @@
-"""Tables of the page, and those beside it in Markdown and LaTeX."""
+"""Tables of the page, which also stand beside it in Markdown and LaTeX."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lossbench.files import write_text
 from lossbench.report import words
 from lossbench.report.results import Results
+from lossbench.report.words import NOTHING
 
 GROUP = ["dataset", "model"]
+METRIC_KEYS = ("metric", "cases", "without the class")
+MOST = 6  # columns of figures that fit a page; more become rows
+CLAIMS = {"holds": "✓", "fails": "✗", "undecided": "?"}
+COST = ["train_seconds", "images_per_second", "peak_memory_bytes"]
 
 
-def verdicts(results: Results) -> list[dict]:
-    """A row per dataset, model and class, with a cell per loss.
-
-    Returns
-    -------
-    list of dict
-        dataset, model, class, background (bool), sentence, and cells: for each loss but the
-        reference a dict of texts, or None where it was not compared.
-    """
-    rows = []
-    for dataset, model in results.groups:
-        table = results.of(results.comparisons, dataset, model, metric=results.metric)
-        for name in results.classes(dataset):
-            found = table[table["class"] == name].set_index("loss", drop=False)
-            found = found.loc[[x for x in results.losses if x in found.index]]
-            cells = [_cell(found.loc[x]) if x in found.index else None for x in results.losses[1:]]
-            margin = results.experiment.comparison.margin
-            said = words.sentence(found, margin) if len(found) else "nothing was compared."
-            row = {"dataset": dataset, "model": model, "class": name, "cells": cells}
-            row |= {"background": name == results.background(dataset), "sentence": said}
-            rows.append(row)
-    return rows
+def all_tables(results: Results) -> dict[str, pd.DataFrame]:
+    """Every table by its name, as text; those that would be empty are not there."""
+    made: dict[str, Callable[[Results], pd.DataFrame | None]] = {
+        "verdict": verdict_frame,
+        "scores": scores,
+        "means": means,
+        "comparisons": comparisons,
+        "claims": claims,
+        "ranks": ranks,
+        "pooled": pooled,
+        "conventions": conventions,
+        "collapses": collapses,
+        "scale": scale,
+        "cost": cost,
+    }
+    found = {name: make(results) for name, make in made.items()}
+    return {name: frame for name, frame in found.items() if frame is not None and len(frame)}
 
 
-def _cell(row: pd.Series) -> dict:
+def cells(results: Results, dataset: str, model: str) -> dict[tuple[str, str], dict]:
+    """What a verdict table says in each cell, by class and loss."""
+    table = results.of(results.comparisons, dataset, model, metric=results.metric)
+    return {(row["class"], row["loss"]): _cell(row, results) for _, row in table.iterrows()}
+
+
+def levels(results: Results, dataset: str, model: str) -> dict[str, str]:
+    """The mean of the reference on each class."""
+    table = results.of(
+        results.summary, dataset, model, loss=results.reference, metric=results.metric
+    )
+    return {row["class"]: words.number(row["mean"]) for _, row in table.iterrows()}
+
+
+def _cell(row: pd.Series, results: Results) -> dict:
+    usual, verdict = row["verdict_cases"], row["verdict"]
     return {
-        "verdict": row["verdict"],
-        "symbol": words.SYMBOLS[row["verdict"]],
+        "verdict": verdict,
+        "symbol": words.SYMBOLS[verdict],
+        "value": row["difference"],
         "difference": words.difference(row),
         "interval": words.interval(row["ci_low"], row["ci_high"], sign=True),
-        "needed": words.needed(row) if row["verdict"] == "undecided" else [],
-        "paired": bool(row["paired"]),
+        "needed": words.needed(row) if verdict == "undecided" else [],
+        "paired": bool(row["paired"]) or not results.trained_here,
         "n": f"{row['n_cases']:,.0f} cases, {row['n_blocks']:,.0f} blocks",
+        "usual": usual if usual in ("better", "worse") and usual != verdict else "",
+        "convention": row["convention"] if isinstance(row["convention"], str) else "",
     }
 
 
 def verdict_frame(results: Results) -> pd.DataFrame:
-    """The verdict table as text: symbol, verdict, difference and interval in a cell."""
+    """The verdict table as text: a row per class, symbol, verdict, difference, interval."""
     rows = []
-    for row in verdicts(results):
-        cells = dict(zip(results.losses[1:], map(_cell_text, row["cells"]), strict=True))
-        rows.append({k: row[k] for k in (*GROUP, "class")} | cells)
-    return pd.DataFrame(rows, columns=[*GROUP, "class", *results.losses[1:]])
+    for dataset, model in results.groups:
+        found = cells(results, dataset, model)
+        for name in results.classes(dataset):
+            said = {x: _cell_text(found.get((name, x))) for x in results.losses[1:]}
+            rows.append({"dataset": dataset, "model": model, "class": name, **said})
+    return pd.DataFrame(rows)
 
 
 def _cell_text(cell: dict | None) -> str:
     if cell is None:
-        return words.NOTHING
+        return NOTHING
     inner = cell["interval"]
     if cell["needed"]:
         inner += f"; needs {' or '.join(cell['needed'])}"
@@ -67,27 +89,42 @@ def _cell_text(cell: dict | None) -> str:
     return f"{cell['symbol']} {cell['verdict']} {cell['difference']} ({inner})"
 
 
-def means(results: Results, metric: str) -> pd.DataFrame:
-    """Mean with its interval, a row per dataset, model and class, a column per loss."""
+def scores(results: Results) -> pd.DataFrame:
+    """On how many classes each loss is better, worse, ...; the most gains first."""
     rows = []
     for dataset, model in results.groups:
-        table = results.of(results.summary, dataset, model, metric=metric)
-        for name in results.classes(dataset):
-            mine = table[table["class"] == name].set_index("loss")
-            row = {"dataset": dataset, "model": model, "class": name}
-            row |= {"cases": _range(mine["n_cases"]), "without the class": _range(mine["n_empty"])}
-            found = {x: _mean(row) for x, row in mine.iterrows()}
-            row |= {x: found.get(x, words.NOTHING) for x in results.losses}
-            rows.append(row)
+        table = results.of(results.comparisons, dataset, model, metric=results.metric)
+        for loss in words.by_gains(table[table["loss"].isin(results.compared)]):
+            mine = table[table["loss"] == loss]
+            row = {"dataset": dataset, "model": model, "loss": loss}
+            row |= {v: str((mine["verdict"] == v).sum()) for v in words.SYMBOLS}
+            mine = mine.dropna(subset="difference").sort_values("difference")
+            ends = [f"{words.difference(x)} ({x['class']})" for _, x in mine.iterrows()] or [
+                NOTHING
+            ]
+            rows.append(row | {"smallest difference": ends[0], "largest": ends[-1]})
     return pd.DataFrame(rows)
 
 
-def _range(counts: pd.Series) -> str:
-    """Such as "12", or "9 to 12" where losses differ."""
-    if counts.empty:
-        return words.NOTHING
-    low, high = int(counts.min()), int(counts.max())
-    return str(low) if low == high else f"{low} to {high}"
+def means(results: Results) -> pd.DataFrame:
+    """Mean with its interval per dataset, model, class and metric, the metric of verdicts first."""
+    table = results.summary
+    said = [_mean(row) for _, row in table.iterrows()]
+    table = table.assign(cases=_range(table, "n_cases"), said=said)
+    table["without the class"] = _range(table, "n_empty")
+    metrics = dict.fromkeys([results.metric, *table["metric"]])
+    parts = [
+        _wide(results, table[table["metric"] == metric], "class", "loss", METRIC_KEYS)
+        for metric in metrics
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _range(table: pd.DataFrame, column: str) -> list[str]:
+    """Of each class: such as "12", or "9 to 12" where losses differ."""
+    counts = table.groupby([*GROUP, "class", "metric"])[column]
+    ends = zip(counts.transform("min"), counts.transform("max"), strict=True)
+    return [count(low) if low == high else f"{count(low)} to {count(high)}" for low, high in ends]
 
 
 def _mean(row: pd.Series) -> str:
@@ -96,77 +133,177 @@ def _mean(row: pd.Series) -> str:
 
 
 def comparisons(results: Results) -> pd.DataFrame:
-    """Every comparison, formatted, all metrics."""
+    """Every comparison, all metrics."""
     table = results.comparisons
     frame = table[[*GROUP, "class", "metric", "loss", "reference", "verdict"]].copy()
     frame["difference"] = [words.difference(row) for _, row in table.iterrows()]
-    frame["interval"] = [
-        words.interval(low, high, sign=True)
-        for low, high in zip(table["ci_low"], table["ci_high"], strict=True)
-    ]
-    for column in ("p", "p_holm"):
-        frame[column] = [_p(p) for p in table[column]]
-    for column in ("n_cases", "n_seeds", "n_blocks", "n_cases_needed", "n_blocks_needed"):
-        frame[column] = [_plain(n, 0) for n in table[column]]
+    frame["interval"] = intervals(table, "ci")
+    frame["p, Holm"] = table["p_holm"].map(p_value)
+    frame["better on a random case"] = table["improvement"].map(share)
+    frame["usual test"] = table["verdict_cases"].fillna(NOTHING)
+    for column in ("n_cases", "n_seeds", "n_blocks", "n_missing"):
+        frame[column.removeprefix("n_")] = table[column].map(count)
+    for unit in ("cases", "blocks"):
+        frame[f"{unit} needed"] = table[f"n_{unit}_needed"].map(count)
     frame["paired"] = ["yes" if paired else "no" for paired in table["paired"]]
     return frame
 
 
-def summary(results: Results) -> pd.DataFrame:
-    """Every row of summary.csv, formatted."""
-    table = results.summary
-    frame = table[[*GROUP, "class", "metric", "loss"]].copy()
-    frame["mean"] = [_mean(row) for _, row in table.iterrows()]
-    for column in ("sd_case", "sd_seed"):
-        frame[column] = [words.number(value) for value in table[column]]
-    for column in ("n_cases", "n_seeds", "n_empty"):
-        frame[column] = [f"{n:.0f}" for n in table[column]]
-    return frame
+def intervals(table: pd.DataFrame, name: str) -> list[str]:
+    """The columns {name}_low and {name}_high as signed intervals."""
+    pairs = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
+    return [words.interval(low, high, sign=True) for low, high in pairs]
 
 
-def cost(results: Results) -> pd.DataFrame:
-    """What a training costs with each loss: medians over its runs, time against the reference."""
+def claims(results: Results) -> pd.DataFrame | None:
+    """Statements of others, and whether they hold here."""
+    table = results.extra("claims")
+    if table is None:
+        return None
+    frame = table[["claim", "source", "verdict", "figure", "evidence"]].fillna(NOTHING).astype(str)
+    return frame.assign(verdict=[f"{CLAIMS.get(v, '')} {v}" for v in frame["verdict"]])
+
+
+def ranks(results: Results) -> pd.DataFrame | None:
+    """Rank of each loss with its interval and how sure it is to be first, a column per class."""
+    table = results.extra("ranks")
+    if table is None:
+        return None
+    table = table[table["metric"] == results.metric]
+    columns = zip(*(table[c] for c in ("rank", "rank_low", "rank_high", "p_first")), strict=True)
+    said = [
+        f"{rank:.3g} ({low:.3g} to {high:.3g}), first {share(first)}"
+        for rank, low, high, first in columns
+    ]
+    return _wide(results, table.assign(said=said), "loss", "class")
+
+
+def pooled(results: Results) -> pd.DataFrame | None:
+    """Dice of the counts summed over all cases, a row per class, a column per loss."""
+    table = results.extra("pooled")
+    if table is None:
+        return None
+    said = [words.number(value) for value in table["dice"]]
+    return _wide(results, table.assign(said=said), "class", "loss")
+
+
+def _wide(
+    results: Results, table: pd.DataFrame, rows: str, columns: str, more: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The column `said` in the order of the experiment; too many columns become rows."""
+    orders = {
+        "loss": results.losses,
+        "class": list(dict.fromkeys(c for d, _ in results.groups for c in results.classes(d))),
+    }
+    places = {
+        "dataset": results.experiment.matrix.dataset,
+        "model": results.experiment.matrix.model,
+        **orders,
+    }
+    keys = [*GROUP, rows, columns]
+    numbers = {key: {x: i for i, x in enumerate(found)} for key, found in places.items()}
+    table = table.sort_values(keys, key=lambda found: found.map(numbers[found.name]))
+    if table[columns].nunique() > MOST:
+        return table[[*keys, *more, "said"]].rename(columns={"said": "value"})
+    index = [*GROUP, rows, *more]
+    wide = table.pivot(index=index, columns=columns, values="said")
+    wide = wide.loc[table.set_index(index).index.unique()]
+    wide = wide[[x for x in orders[columns] if x in wide]].fillna(NOTHING)
+    return wide.rename_axis(columns=None).reset_index()
+
+
+def conventions(results: Results) -> pd.DataFrame | None:
+    """Winners under each convention for empty classes, where it is not always the same one."""
+    table = results.extra("conventions")
+    if table is None:
+        return None
     rows = []
-    for dataset, model in results.groups:
-        runs = results.of(results.runs, dataset, model).groupby("loss")
-        medians = runs[["train_seconds", "images_per_second", "peak_memory_bytes"]].median()
-        for loss in (x for x in results.losses if x in medians.index):
-            seconds, rate, memory = medians.loc[loss]
-            base = medians["train_seconds"].get(results.reference, float("nan"))
-            rows.append(
-                {
-                    "dataset": dataset,
-                    "model": model,
-                    "loss": loss,
-                    "runs": str(runs.size()[loss]),
-                    "train seconds": _plain(seconds, 1),
-                    "time against reference": _ratio(seconds, base),
-                    "images per second": _plain(rate, 1),
-                    "peak memory (MB)": _plain(memory / 1e6, 0),
-                }
-            )
+    for keys, part in table.groupby([*GROUP, "class"], sort=False):
+        winners = part[part["winner"]].groupby("convention", sort=False)
+        names = winners["loss"].agg(lambda found: words.listing(list(found)))
+        if names.nunique() > 1:
+            for convention, first in winners:
+                row = dict(zip([*GROUP, "class"], keys, strict=True))
+                row |= {"convention": convention, "cases": count(first["n_cases"].iloc[0])}
+                row |= {"winner": names[convention], "its mean": words.number(first["mean"].max())}
+                of = part[(part["convention"] == convention) & (part["loss"] == results.reference)]
+                row[f"mean of {results.reference}"] = words.number(of["mean"].max())
+                rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _p(p: float) -> str:
-    return words.NOTHING if pd.isna(p) else f"{p:.2g}" if p >= 1e-4 else "<0.0001"
+def collapses(results: Results) -> pd.DataFrame | None:
+    """Losses that left a class alone from the first validation to the end, and how often."""
+    table = results.extra("collapses")
+    if table is None:
+        return None
+    table = table[table["n_collapsed"] > 0].sort_values("n_collapsed", ascending=False)
+    frame = table[[*GROUP, "loss", "class"]].copy()
+    pairs = zip(table["n_collapsed"], table["n_runs"], strict=True)
+    frame["collapsed"] = [f"{n:.0f} of {runs:.0f} runs" for n, runs in pairs]
+    return frame.assign(which=table["seeds"].fillna(NOTHING))
 
 
-def _ratio(value: float, base: float) -> str:
-    return f"{words.TIMES}{value / base:.2f}" if base > 0 else words.NOTHING
+def scale(results: Results) -> pd.DataFrame | None:
+    """How much of each difference the scale of the loss alone explains."""
+    table = results.extra("scale")
+    if table is None:
+        return None
+    frame = table[[*GROUP, "class", "metric", "loss"]].copy()
+    frame["difference"] = table["difference"].map(signed)
+    frame["at the scale of the reference"] = table["matched"].map(signed)
+    frame["by scale alone"] = table["explained"].map(signed)
+    frame["its interval"] = intervals(table, "ci")
+    return frame
 
 
-def _plain(value: float, digits: int) -> str:
-    return words.NOTHING if pd.isna(value) else f"{value:,.{digits}f}"
+def cost(results: Results) -> pd.DataFrame | None:
+    """What a training costs with each loss: medians over its runs, time against the reference."""
+    if not set(COST) <= set(results.runs):
+        return None
+    rows = []
+    for dataset, model in results.groups:
+        runs = results.of(results.runs, dataset, model).groupby("loss")
+        medians = runs[COST].median()
+        for loss in (x for x in results.losses if x in medians.index):
+            seconds, rate, memory = medians.loc[loss]
+            base = medians["train_seconds"].get(results.reference, np.nan)
+            row = {"dataset": dataset, "model": model, "loss": loss, "runs": str(runs.size()[loss])}
+            row["train seconds"] = count(seconds, 1)
+            row["time against reference"] = (
+                f"{words.TIMES}{seconds / base:.2f}" if base > 0 else NOTHING
+            )
+            row["images per second"] = count(rate, 1)
+            row["peak memory (MB)"] = count(memory / 1e6)
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def write(results: Results, folder: Path) -> None:
-    """Write verdict, summary and comparisons as Markdown and LaTeX."""
-    frames = {
-        "verdict": verdict_frame(results),
-        "summary": summary(results),
-        "comparisons": comparisons(results),
-    }
+def p_value(p: float) -> str:
+    """A p value with two digits."""
+    return NOTHING if pd.isna(p) else f"{p:.2g}" if p >= 1e-4 else "<0.0001"
+
+
+def share(value: float) -> str:
+    """A probability in percent; not 0 % or 100 % where it is not quite."""
+    if pd.isna(value):
+        return NOTHING
+    rounded = f"{value:.0%}".replace("%", " %")
+    return {"0 %": "<1 %", "100 %": ">99 %"}.get(rounded, rounded) if 0 < value < 1 else rounded
+
+
+def signed(value: float) -> str:
+    """A difference with its sign."""
+    return words.number(value, sign=True)
+
+
+def count(value: float, digits: int = 0) -> str:
+    """A number of things, or of seconds."""
+    return NOTHING if pd.isna(value) else f"{value:,.{digits}f}"
+
+
+def write(frames: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Write each table as Markdown and LaTeX."""
     for name, frame in frames.items():
         safe = frame.map(lambda text: str(text).replace("|", "\\|"))
         markdown = safe.to_markdown(index=False, disable_numparse=True)
@@ -177,6 +314,6 @@ def write(results: Results, folder: Path) -> None:
 
 def _latex(text: str) -> str:
     """Without the characters that plain LaTeX has no glyph for."""
-    for symbol in words.SYMBOLS.values():
+    for symbol in (*words.SYMBOLS.values(), *CLAIMS.values()):
         text = text.removeprefix(f"{symbol} ")
-    return text.replace(words.MINUS, "-").replace(words.NOTHING, "-")
+    return text.replace(words.MINUS, "-").replace(NOTHING, "-").replace(words.TIMES, "x")

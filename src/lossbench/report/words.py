@@ -68,6 +68,8 @@ def needed(row: pd.Series) -> list[str]:
 
 def sentence(rows: pd.DataFrame, margin: float) -> str:
     """What is known about each loss on one class, as the end of "on this class, ..."."""
+    if rows.empty:
+        return "nothing was compared."
     if len(rows) <= MANY:
         clauses = [_clause(row, margin) for _, row in rows.iterrows()]
     else:
@@ -107,18 +109,19 @@ def _count(rows: pd.DataFrame, verdict: str) -> str:
 def answer(results: Results, dataset: str, model: str) -> str:
     """Which loss to train with, as far as the comparisons of one dataset and model say."""
     rows = results.of(results.comparisons, dataset, model, metric=results.metric)
-    reference = results.reference
+    rows = rows[rows["loss"].isin(results.compared)]
+    reference, order = results.reference, results.classes(dataset)
     if rows.empty:
-        return f"Only {reference} was trained: there is nothing to compare it with."
-    by_loss = {loss: _verdicts(rows, loss) for loss in results.losses if loss in set(rows["loss"])}
+        return f"There is only {reference}: nothing to compare it with."
+    rows = rows.sort_values("class", key=lambda names: names.map(order.index))
+    by_loss = {x: _verdicts(rows, x) for x in by_gains(rows)}
     clear = [x for x, v in by_loss.items() if v["better"] and not v["worse"]]
-    mixed = [x for x, v in by_loss.items() if v["better"] and v["worse"]]
     if clear:
-        clear = sorted(clear, key=lambda x: -len(by_loss[x]["better"]))
-        return _train_with(clear, by_loss)
-    if mixed:
+        return _train_with(clear, by_loss, reference)
+    if mixed := [x for x, v in by_loss.items() if v["better"]]:
         parts = [f"{x} is {_on(by_loss[x], ('better', 'worse'))}" for x in mixed[:MANY]]
-        return f"It depends on the class: {'; '.join(parts)}, than {reference}."
+        more = f", and {len(mixed) - MANY} more losses alike" if len(mixed) > MANY else ""
+        return f"It depends on the class. Than {reference}, {'; '.join(parts)}{more}."
     undecided = int((rows["verdict"] == "undecided").sum())
     if not undecided:
         return f"Keep {reference}: no other loss is better on any class."
@@ -128,17 +131,27 @@ def answer(results: Results, dataset: str, model: str) -> str:
     )
 
 
-def _train_with(clear: list[str], by_loss: dict[str, dict[str, list[str]]]) -> str:
+def by_gains(rows: pd.DataFrame) -> list[str]:
+    """The losses of some comparisons, those that are better on most classes first."""
+    counts = {
+        x: [int((mine["verdict"] == v).sum()) for v in ("better", "worse")]
+        for x, mine in rows.groupby("loss", sort=False)
+    }
+    return sorted(counts, key=lambda x: (-counts[x][0], counts[x][1]))
+
+
+def _train_with(clear: list[str], by_loss: dict[str, dict[str, list[str]]], reference: str) -> str:
     if len(clear) == 1:
         verdicts = by_loss[clear[0]]
         rest = f", {_on(verdicts, ('undecided',))}" if verdicts["undecided"] else ""
         return f"Train with {clear[0]}: {_on(verdicts, ('better',))}, worse on none{rest}."
     parts = [f"{x} ({_on(by_loss[x], ('better',))})" for x in clear[:MANY]]
-    more = f" and {len(clear) - MANY} more" if len(clear) > MANY else ""
-    return (
-        f"Train with one of {', '.join(parts)}{more}: none of them is worse on any class. "
-        "They were compared with the reference, not with each other."
-    )
+    if len(clear) > MANY:
+        return (
+            f"{len(clear)} of {len(by_loss)} losses are better than {reference} on some class and "
+            f"worse on none. Most gains: {', '.join(parts)}."
+        )
+    return f"Train with {' or '.join(parts)}: none of them is worse on any class."
 
 
 def _verdicts(rows: pd.DataFrame, loss: str) -> dict[str, list[str]]:
@@ -149,10 +162,11 @@ def _verdicts(rows: pd.DataFrame, loss: str) -> dict[str, list[str]]:
 
 def _on(verdicts: dict[str, list[str]], wanted: Sequence[str]) -> str:
     """Such as "better on a and b, worse on c"."""
-    parts = []
-    for verdict in wanted:
-        names = verdicts[verdict]
-        parts.append(
-            f"{verdict} on {listing(names) if len(names) <= MANY else f'{len(names)} classes'}"
-        )
-    return ", ".join(parts)
+    number = sum(map(len, verdicts.values()))
+    return ", ".join(f"{verdict} on {_classes(verdicts[verdict], number)}" for verdict in wanted)
+
+
+def _classes(names: list[str], number: int) -> str:
+    if len(names) == number > 1:
+        return f"all {number} classes"
+    return listing(names) if len(names) <= MANY else f"{len(names)} of {number} classes"

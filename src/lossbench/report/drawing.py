@@ -1,0 +1,167 @@
+"""What all figures share: look, colours, files, and a small figure for each class."""
+
+import base64
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lossbench.files import whole
+from lossbench.report.results import Results
+
+WIDTH = 4.4  # inches: a third of a wide page, the whole of a narrow one
+GROUP = 7  # losses in one plot of lines; more cannot be told apart
+MANY_POINTS = 600  # of one figure; more are drawn as pixels, or the page gets heavy
+# Seaborn's for the colour-blind, without those that are too pale on white or taken for grey.
+COLOURS = [seaborn.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9)]
+REFERENCE_COLOUR = (0.15, 0.15, 0.15)
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)))
+# Colour and marker of each verdict; the page's style sheet has the same colours.
+VERDICTS = {
+    "better": ("#0173b2", "^"),
+    "worse": ("#c04a00", "v"),
+    "equivalent": ("#00755a", "s"),
+    "undecided": ("#5f5f5f", "o"),
+}
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],  # the second is as wide
+    "svg.fonttype": "none",  # letters, not their outlines: a quarter of the size
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.dpi": 150,
+    "svg.hashsalt": "lossbench",  # the same figure gives the same file
+    "text.parse_math": False,  # names are names, also with a $ in them
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the page shows it: its heading there, its name, and its image as a data URI."""
+
+    group: str
+    name: str
+    uri: str
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of all figures."""
+    with matplotlib.rc_context({**seaborn.axes_style("whitegrid"), **_STYLE}):
+        yield
+
+
+def save(figure: Figure, path: Path, embed: str = "svg") -> str:
+    """Write a figure as SVG and PNG; `path` has no suffix.
+
+    Returns
+    -------
+    str
+        A data URI of the SVG, or of the PNG where `embed` says so.
+    """
+    kinds = {"svg": "image/svg+xml", "png": "image/png"}
+    found = {}
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")  # laid out once, not again for each file
+    for kind in kinds:
+        buffer = io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        figure.savefig(buffer, format=kind, metadata=metadata)
+        found[kind] = buffer.getvalue()
+        with whole(path.with_name(f"{path.name}.{kind}")) as part:
+            part.write_bytes(found[kind])
+    return f"data:{kinds[embed]};base64,{base64.b64encode(found[embed]).decode()}"
+
+
+def stem(kind: str, *parts: object) -> str:
+    """A file name of lower-case letters, digits and _."""
+    return re.sub(r"[^a-z0-9]+", "_", "_".join(str(p) for p in (kind, *parts)).lower()).strip("_")
+
+
+def heading(dataset: str, model: str) -> str:
+    """What stands over the figures of a dataset and model."""
+    return f"{dataset}, {model}"
+
+
+def per_class(
+    results: Results,
+    folder: Path,
+    kind: str,
+    draw: Callable[[Results, str, str, str], Iterator[Figure]],
+) -> list[Picture]:
+    """The figures that `draw` gives for a dataset, model and class, each saved and titled."""
+    pictures = []
+    for dataset, model in results.groups:
+        for number, name in enumerate(results.classes(dataset), 1):
+            for part, figure in enumerate(draw(results, dataset, model, name), 1):
+                titled(figure, _title(results, dataset, name))
+                path = folder / stem(kind, dataset, model, number, name, *[part][: part - 1])
+                pictures.append(Picture(heading(dataset, model), name, save(figure, path)))
+    return pictures
+
+
+def small(
+    height: float, rows: int = 1, columns: int = 1, layout: str = "constrained", **options: object
+) -> tuple[Figure, Any]:
+    """A figure of the usual width, `height` inches high, and its axes."""
+    # Not through pyplot: nothing to close, and no display is looked for.
+    figure = Figure(figsize=(WIDTH, height), layout=layout)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def titled(figure: Figure, text: str) -> None:
+    """Give a figure its title: over the axes, or over all where it has several."""
+    if len(figure.axes) == 1:
+        figure.axes[0].set_title(text, loc="left")
+    else:
+        figure.suptitle(text, fontsize=10, x=0.02, ha="left")
+
+
+def _title(results: Results, dataset: str, name: str) -> str:
+    return f"{name} (background)" if name == results.background(dataset) != "background" else name
+
+
+def losses_on_y(axes: Axes, names: list[str]) -> None:
+    """A row for each loss, the first on top."""
+    axes.set_yticks(range(len(names)), [wrapped(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_ylabel("")
+
+
+def colour(results: Results, loss: str) -> tuple[float, float, float]:
+    """The colour of a loss, the same in all figures; distinct within a group of lines."""
+    position = results.losses.index(loss)
+    return REFERENCE_COLOUR if position == 0 else COLOURS[(position - 1) % GROUP]
+
+
+def dashes(results: Results, loss: str) -> str | tuple:
+    """The line style of a loss, distinct within a group of lines as well."""
+    return "-" if loss == results.reference else DASHES[results.losses.index(loss) % GROUP]
+
+
+def line_groups(results: Results) -> list[list[str]]:
+    """The losses in groups that fit one plot of lines, the reference in each."""
+    others = results.losses[1:]
+    parts = [others[i : i + GROUP] for i in range(0, len(others), GROUP)] or [[]]
+    return [[results.reference, *part] for part in parts]
+
+
+def wrapped(name: str, width: int = 16) -> str:
+    """A long name on several lines, broken at _ where it can be."""
+    lines = [""]
+    for piece in re.findall(r"[^_]*_?", name):
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
