@@ -218,8 +218,8 @@ def _name_checks(raw: Mapping[str, Any]) -> Iterator[tuple[tuple, str]]:
         names = matrix.get(kind) if isinstance(matrix.get(kind), list) else []
         for name in names if catalogue else []:
             if str(name) not in catalogue:
-                text = f"no {kind} {name!r} in {section}; {did_you_mean(str(name), [*map(str, catalogue)])}"
-                yield ("matrix", kind), text
+                hint = did_you_mean(str(name), [*map(str, catalogue)])
+                yield ("matrix", kind), f"no {kind} {name!r} in {section}; {hint}"
 
 
 def _cross_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:

@@ -133,7 +133,9 @@ def _title(results: Results, dataset: str, name: str) -> str:
 
 def losses_on_y(axes: Axes, names: list[str]) -> None:
     """A row for each loss, the first on top."""
-    axes.set_yticks(range(len(names)), [wrapped(name) for name in names])
+    labels = [wrapped(name, 22) for name in names]
+    lines = max((label.count("\n") + 1 for label in labels), default=1)
+    axes.set_yticks(range(len(names)), labels, fontsize=8 if lines == 1 else 6.5)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.set_ylabel("")
