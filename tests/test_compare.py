@@ -7,10 +7,8 @@ import torch
 from monai.metrics import DiceMetric
 
 from lossbench.compare import compare
-from lossbench.compare.summary import intervals
 from lossbench.config import UserError
 from lossbench.files import read_json, write_json
-from lossbench.statistics import mean_interval
 from tests.fake_results import write_experiment
 
 KEYS = ["dataset", "model", "loss", "fold", "seed"]
@@ -289,16 +287,3 @@ def test_a_run_that_diverged_counts(tmp_path):
     assert (runs.loc[runs["loss"] == "dice_no_background", "status"] == "diverged").all()
     assert (comparisons["n_blocks"] == 4).all()
     assert (comparisons["n_missing"] == 0).all()
-
-
-def test_intervals_are_those_of_every_column_alone():
-    generator = np.random.default_rng(0)
-    values = generator.random((12, 2, 4))
-    values[generator.random(values.shape) < 0.3] = np.nan
-    values[:, 0, 0] = np.nan
-    values[1:, 0, 1] = np.nan
-    low, high = intervals(values, 0.9)
-    for at in np.ndindex(values.shape[1:]):
-        column = values[(slice(None), *at)]
-        alone = mean_interval(column[~np.isnan(column)], 0.9)
-        assert (low[at], high[at]) == pytest.approx(alone, nan_ok=True)

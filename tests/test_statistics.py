@@ -347,3 +347,16 @@ def test_ranks_of_one_block_have_no_interval():
     found = ranks(scores([0.8, 0.7], folds=1, seeds=1))
     assert found.rank == pytest.approx([1, 2])
     assert np.isnan([found.low, found.high, found.p_first]).all()
+
+
+def test_intervals_are_those_of_every_column_alone():
+    generator = np.random.default_rng(0)
+    values = generator.random((12, 2, 4))
+    values[generator.random(values.shape) < 0.3] = np.nan
+    values[:, 0, 0] = np.nan
+    values[1:, 0, 1] = np.nan
+    low, high = mean_interval(values, 0.9)
+    for at in np.ndindex(values.shape[1:]):
+        column = values[(slice(None), *at)]
+        alone = [float(end) for end in mean_interval(column[~np.isnan(column)], 0.9)]
+        assert (low[at], high[at]) == pytest.approx(alone, nan_ok=True)

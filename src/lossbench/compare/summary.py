@@ -1,7 +1,6 @@
 """What each loss reached: per run, per class over cases, and over the pooled counts."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -12,7 +11,7 @@ from lossbench.compare.blocks import RUN
 from lossbench.compare.empty import CONVENTIONS, overlap
 from lossbench.config import METRICS
 from lossbench.cubes import COUNTS, Cube, deviation, mean
-from lossbench.statistics.resampling import RESAMPLES
+from lossbench.statistics import mean_interval
 
 SUMMARY = (
     *("dataset", "model", "loss", "class", "metric", "n_cases", "n_seeds", "n_empty"),
@@ -76,7 +75,7 @@ def _summary_rows(cube: Cube, confidence: float) -> Iterator[dict[str, Any]]:
         if metric not in cube.values:
             continue
         per_case = mean(cube.values[metric], axis=1)
-        low, high = intervals(np.moveaxis(per_case, 1, 0), confidence)
+        low, high = mean_interval(np.moveaxis(per_case, 1, 0), confidence)
         figures[metric] = {
             "n_cases": (~np.isnan(per_case)).sum(axis=1),
             "mean": mean(per_case, axis=1),
@@ -99,46 +98,6 @@ def _summary_rows(cube: Cube, confidence: float) -> Iterator[dict[str, Any]]:
                 "n_empty": n_empty[i, k],
                 **{column: values[i, k] for column, values in columns.items()},
             }
-
-
-def intervals(
-    values: np.ndarray, confidence: float, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """`statistics.mean_interval` of every column at once.
-
-    Columns of as many values share their resamples: the means are one product of matrices.
-
-    Parameters
-    ----------
-    values
-        float (n, ...); NaN is left out of its column.
-    confidence
-        Of the interval.
-
-    Returns
-    -------
-    tuple of np.ndarray
-        Lower and upper end, each of shape (...); NaN for columns with fewer than 2 values.
-    """
-    columns = values.reshape(len(values), -1)
-    finite = ~np.isnan(columns)
-    sizes = finite.sum(axis=0)
-    ends = np.full((2, columns.shape[1]), np.nan)
-    for n in np.unique(sizes[sizes > 1]):
-        same = sizes == n
-        kept = columns[:, same].T[finite[:, same].T].reshape(-1, n).T
-        ends[:, same] = np.quantile(
-            _shares(n, seed) @ kept, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0
-        )
-    low, high = ends.reshape(2, *values.shape[1:])
-    return low, high
-
-
-@lru_cache(maxsize=8)
-def _shares(n: int, seed: int) -> np.ndarray:
-    """(RESAMPLES, n): the share of each of n values in every resample."""
-    drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
-    return np.stack([np.bincount(row, minlength=n) for row in drawn]) / n
 
 
 def _seed_means(cube: Cube, values: np.ndarray) -> np.ndarray:

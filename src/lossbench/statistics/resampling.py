@@ -31,13 +31,37 @@ class Ranks(NamedTuple):
     p_first: np.ndarray
 
 
-def mean_interval(values: np.ndarray, confidence: float, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of (n,) without NaN; NaN for fewer than 2."""
-    if len(values) < 2:
-        return np.nan, np.nan
-    means = _draws(len(values), seed) @ values / len(values)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+def mean_interval(
+    values: np.ndarray, confidence: float, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap interval of the mean of every column.
+
+    Parameters
+    ----------
+    values
+        float (n, ...); NaN is left out of its column. Columns of as many values share their
+        resamples: the means are one product of matrices.
+    confidence
+        For example 0.95.
+    seed
+        Of the resampling.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        Lower and upper end, (...) each; NaN for columns with fewer than 2 values.
+    """
+    columns = np.reshape(values, (len(values), -1))
+    finite = ~np.isnan(columns)
+    sizes = finite.sum(axis=0)
+    ends = np.full((2, columns.shape[1]), np.nan)
+    for n in np.unique(sizes[sizes > 1]):
+        same = sizes == n
+        kept = columns[:, same].T[finite[:, same].T].reshape(-1, n).T
+        means = _draws(int(n), seed) @ kept / n
+        ends[:, same] = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    low, high = ends.reshape(2, *np.shape(values)[1:])
+    return low, high
 
 
 def bootstrap_interval(
