@@ -51,7 +51,7 @@ def mean_interval(
     tuple of np.ndarray
         Lower and upper end, (...) each; NaN for columns with fewer than 2 values.
     """
-    columns = np.reshape(values, (len(values), -1))
+    columns = np.reshape(values, (len(values), int(np.prod(np.shape(values)[1:]))))
     finite = ~np.isnan(columns)
     sizes = finite.sum(axis=0)
     ends = np.full((2, columns.shape[1]), np.nan)
