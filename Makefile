@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # The uv on the PATH, else one that is installed into the venv.
 UV := $(or $(shell command -v uv),$(BIN)/uv)
 
-.PHONY: demo test lint ui lock clean
+.PHONY: demo test lint ui bench lock clean
 
 demo: $(INSTALLED)  ## train, evaluate and compare three Dice losses on the embedded images
 	$(BIN)/snakemake --cores $(CORES)
@@ -22,6 +22,12 @@ lint: $(INSTALLED)  ## ruff, snakefmt, snakemake --lint
 
 ui: $(INSTALLED)  ## the MLflow UI on 127.0.0.1, over the store that `track` writes
 	$(BIN)/python -m lossbench ui
+
+bench: $(INSTALLED)  ## what things cost, and the error rates of the comparisons: results/benchmarks; an hour
+	$(BIN)/python -m tests.benchmarks.training --output results/benchmarks
+	$(BIN)/python -m tests.benchmarks.ten_thousand_runs
+	$(BIN)/python -m tests.benchmarks.tracking
+	$(BIN)/python -m tests.benchmarks.error_rates --output results/benchmarks
 
 lock: $(INSTALLED)  ## requirements.lock from pyproject.toml
 	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-annotate --no-header --output-file requirements.lock
