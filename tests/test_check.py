@@ -16,7 +16,7 @@ from monai.losses import DiceLoss
 from torch import nn
 
 from lossbench.check import check, preflight
-from lossbench.check.study import text
+from lossbench.check.words import text
 from lossbench.config import ConfigError, UserError, validate
 from lossbench.files import read_json, write_json, write_text
 from lossbench.prepared import IGNORE, Prepared
@@ -67,9 +67,9 @@ def short(monkeypatch, found):
     monkeypatch.setattr(preflight, "STEPS", 2)
 
 
-def run(tmp_path, data, losses=None, models=None, folds=(0,), **training):
+def experiment_of(data, losses=None, models=None, folds=(0,), **training):
     losses, models = losses or {"dice": DICE}, models or {"small": SMALL}
-    experiment = validate(
+    return validate(
         {
             "experiment": "test",
             "matrix": {"dataset": [data.info["name"]], "model": list(models), "loss": list(losses), "fold": list(folds)},
@@ -80,6 +80,10 @@ def run(tmp_path, data, losses=None, models=None, folds=(0,), **training):
             "losses": losses,
         }
     )  # fmt: skip
+
+
+def run(tmp_path, data, *arguments, **options):
+    experiment = experiment_of(data, *arguments, **options)
     root = tmp_path / "results"
     (root / "datasets").mkdir(parents=True, exist_ok=True)
     link = root / "datasets" / data.info["name"]
@@ -121,6 +125,36 @@ def test_what_can_be_trained_passes(tmp_path, phantom):
 )
 def test_losses_that_cannot_be_used(tmp_path, phantom, loss, text):
     assert text in problems(tmp_path, phantom, {"it": loss})
+
+
+USERS = """
+import torch
+from torch import nn
+
+class Loss(nn.Module):
+    def forward(self, logits, target):
+        return torch.cat([logits, target[:, :1, 0]]).mean()
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(5, 3, 1)
+
+    def forward(self, x):
+        return self.layer(x)
+"""
+
+
+def test_errors_in_a_users_code_name_its_line(tmp_path, phantom, monkeypatch):
+    """Its own line, not the one inside torch that raised."""
+    (tmp_path / "users_own.py").write_text(USERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    loss, net = {"_target_": "users_own.Loss"}, {"_target_": "users_own.Net"}
+    text = problems(tmp_path, phantom, {"it": loss}, {"net": net})
+    assert "losses.it: Loss failed on" in text
+    assert "(users_own.py, line 7)" in text
+    assert "models.net: cannot take a patch" in text
+    assert "; users_own.py, line 15)" in text
 
 
 def test_everything_is_reported_at_once(tmp_path, phantom):
@@ -266,7 +300,7 @@ def test_no_time_for_steps(tmp_path, phantom, monkeypatch):
 
 
 def test_text_for_a_terminal(found):
-    shown = text(found)
+    shown = text(found, "", [], dict.fromkeys(found["data"]))
     for part in (
         "What each loss computes, on batches like those of phantom",
         "Gradients on phantom, small",
@@ -286,8 +320,9 @@ def test_one_of_two_ways_in(tmp_path):
 def test_a_config_is_checked_by_the_workflow(tmp_path):
     study = {
         "experiment": "mine",
-        "matrix": {"dataset": ["tiny"], "loss": ["dice", "cross_entropy"], "fold": [0], "seed": [0]},
+        "matrix": {"dataset": ["tiny"], "model": ["small"], "loss": ["dice", "cross_entropy"], "fold": [0], "seed": [0]},
         "training": {"patch_size": [32, 32], "batch_size": 2},
+        "models": {"small": SMALL},
         "datasets": {
             "tiny": {"_target_": "lossbench.datasets.Phantom", "fractions": [0.2], "cases": 8,
                      "size": [32, 32], "folds": 2}
@@ -301,7 +336,10 @@ def test_a_config_is_checked_by_the_workflow(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "What each loss computes, on batches like those of tiny" in done.stdout
-    assert "Gradients on tiny, unet_small" in done.stdout
+    assert "Gradients on tiny, small" in done.stdout
+    assert "mine: 2 runs in 1 block: dice, cross_entropy on folds 0, seeds 0" in done.stdout
+    assert "A block of tiny, small" in done.stdout
+    assert "GB on cpu" in done.stdout or "GB on NVIDIA" in done.stdout
     assert (tmp_path / "results/mine/check.json").exists()
 
     study["matrix"]["loss"] = ["dice", "dise"]

@@ -8,6 +8,21 @@ from typing import Any
 
 from lossbench.config import UserError
 
+BLOCK = "results/default/mni152/unet_small/fold0/seed0"
+EXAMPLES = {
+    "prepare": "--dataset results/datasets/mni152/dataset.json --output results/datasets/mni152",
+    "check": "--configfile my_study.yaml",
+    "train": f"--block {BLOCK}/block.json --data results/datasets/mni152 --store results/runs",
+    "evaluate": f"--block {BLOCK}/block.json --data results/datasets/mni152"
+    f" --output {BLOCK}/cases.parquet",
+    "compare": "--cases dice=a.csv focal=b.csv --reference dice --output compared",
+    "report": "--experiment results/default/experiment.json --output results/default/report",
+    "track": "--experiment results/default/experiment.json --follow",
+    "plan": "results/default --difference 0.01",
+    "ui": "--port 5000",
+    "schema": "> experiment.schema.json",
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand; 1 where the user has something to mend."""
@@ -106,9 +121,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     _track_parser(stages)
     _plan_parser(stages)
-    ui = stages.add_parser("ui", help="the MLflow UI over the store that track writes")
+    text = "the MLflow UI over the store that track writes"
+    ui = stages.add_parser("ui", help=text, description=text)
     ui.add_argument("--port", type=int, help="port on 127.0.0.1 (5000, or the next free one)")
-    stages.add_parser("schema", help="print the JSON schema of an experiment, for editors")
+    text = "print the keys of an experiment: a JSON schema, for editors"
+    schema = stages.add_parser("schema", help=text, description=text)
+    schema.add_argument(
+        "--markdown", action="store_true", help="a table of keys, defaults and meanings instead"
+    )
+    for name, sub in stages.choices.items():
+        sub.epilog = f"example:\n  python -m lossbench {name} {EXAMPLES[name]}"
+        sub.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
 
 
@@ -130,10 +153,12 @@ def _track_parser(stages: argparse._SubParsersAction) -> None:
 
 def _check_parser(stages: argparse._SubParsersAction) -> None:
     """The only stage with two ways in: the workflow's, and one for people."""
-    text = "try every model and loss of an experiment on its data; say what each loss computes"
+    text = (
+        "look at the data of an experiment, try every model and loss on it, say what each computes"
+    )
     sub = stages.add_parser("check", help=text, description=text)
     options = {
-        "configfile": "config of an experiment: prepare its data, check it, print tables",
+        "configfile": "config of an experiment: prepare its data, check it, say what it will take",
         "experiment": "instead: experiment.json, as the workflow writes it",
         "output": "check.json to write",
     }

@@ -2,12 +2,17 @@
 
 import importlib
 import inspect
+import sysconfig
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lossbench.config import UserError, did_you_mean
+
+# Where code lies that came with Python, was installed, or is the package's own; or is in no file.
+INSTALLED = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+NOT_THE_USERS = (*INSTALLED, str(Path(__file__).parent), "<")
 
 
 def instantiate(
@@ -88,8 +93,10 @@ def locate(target: str, where: str) -> Any:
 
 
 def place_of(error: Exception) -> str:
-    """File and line that raised an error: the user's, where the code is the user's."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    """File and line that raised an error: the last ones of the user, if any are the user's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    users = [frame for frame in frames if not frame.filename.startswith(NOT_THE_USERS)]
+    frame = (users or frames)[-1]
     return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 

@@ -1,24 +1,40 @@
 """Validate the config and check its names, before anything runs; constrain the wildcards."""
 
+import atexit
 import os
 import sys
 from pathlib import Path
 
+from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import update_config
 
 from lossbench.config import ConfigError, validate
+from lossbench.overview import overview
 
-# Snakemake keeps copies of the workflow's own files; messages name the originals. The files of
-# the command line come last: they override.
-FILES = {
-    str(getattr(file, "flags", {}).get("sourcecache_entry", file)): file
-    for file in sorted(
-        workflow.configfiles, key=workflow.overwrite_configfiles.__contains__
-    )
-}
+# Again, and below what is set, since a module that is given a config skips `configfile:`.
+DEFAULTS = [
+    workflow.source_path(f"../../config/{name}.yaml")
+    for name in ("datasets", "models", "losses", "config")
+]
+CONFIG = {}
+for part in [*map(load_configfile, DEFAULTS), config]:
+    update_config(CONFIG, part)
+
+
+def original(file):
+    """Where a file comes from: Snakemake keeps copies of the workflow's own."""
+    return str(getattr(file, "flags", {}).get("sourcecache_entry", file))
+
+
+# For messages. The files of the command line come last: they override.
+FILES = {original(file): file for file in DEFAULTS}
+OWN = [file for file in workflow.configfiles if original(file) not in FILES]
+OWN.sort(key=workflow.overwrite_configfiles.__contains__)
+FILES |= {file: file for file in OWN}
 
 try:
-    EXPERIMENT = validate(config, FILES)
+    EXPERIMENT = validate(CONFIG, FILES)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
@@ -38,8 +54,8 @@ os.environ.update(
     PATH=before("PATH", Path(sys.executable).parent),
     PYTHONPATH=before(
         "PYTHONPATH",
-        *[Path(file).resolve().parent for file in workflow.overwrite_configfiles],
-        Path(workflow.basedir) / "src",
+        *[Path(file).resolve().parent for file in OWN],
+        Path(original(DEFAULTS[0])).parents[1] / "src",
     ),
     **({"LOSSBENCH_DATA": EXPERIMENT.data_root} if EXPERIMENT.data_root else {}),
 )
@@ -71,3 +87,21 @@ def print_file(path):
     """Show a text file on the terminal, if it is there."""
     if Path(path).exists():
         print(Path(path).read_text(), file=sys.stderr)
+
+
+def print_plan(results=Path("results").resolve()):
+    """What a dry run is about: below Snakemake's list of jobs, since it is read first there."""
+    if workflow.dryrun:
+        print(f"\n{overview(EXPERIMENT, results)}", file=sys.stderr)
+
+
+# Whether a run is a dry one, Snakemake knows only after it has read this file.
+atexit.register(print_plan)
+
+
+onerror:
+    print(
+        "Not finished. What is done is kept, and a training goes on from its checkpoint: run the same"
+        " command again, once what is named above is mended.",
+        file=sys.stderr,
+    )

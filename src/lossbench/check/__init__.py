@@ -1,7 +1,8 @@
 """check: refuse what cannot be trained; say what each loss computes and how they differ here.
 
-`trials` tries every fold, loss and model; `preflight` takes the gradients of the losses on the
-experiment's own data and models; `study` does both for a config, by the workflow, and prints them.
+`data` describes the datasets; `trials` tries every fold, loss and model; `preflight` takes the
+gradients of the losses on the experiment's own data and models; `study` has the workflow do these
+for a config, measures with `cost` what a block takes, and lays everything out with `words`.
 """
 
 import logging
@@ -29,7 +30,8 @@ def check(
         experiment.json; the prepared datasets lie in ../datasets.
     output
         check.json to write: tried (names), losses (the reference first), properties (name and
-        meaning), cards (dataset -> loss -> property) and preflight (see there).
+        meaning), cards (dataset -> loss -> property), data (dataset -> `survey`) and preflight
+        (see there).
     configfile
         Instead of the two: a config, for which the workflow writes them; printed as tables.
 
@@ -44,6 +46,7 @@ def check(
     if not (experiment and output):
         raise UserError("check wants --experiment and --output, or --configfile")
     # Here, since these import torch, and a config is checked by another process.
+    from lossbench.check.data import survey
     from lossbench.check.preflight import preflight
     from lossbench.check.trials import attempts, cards
     from lossbench.semantics import PROPERTIES
@@ -53,6 +56,7 @@ def check(
     datasets = [Prepared(folder / name) for name in settings.matrix.dataset]
     tried = _try(attempt for data in datasets for attempt in attempts(settings, data))
     measured = {data.info["name"]: cards(settings, data) for data in datasets}
+    surveys = {data.info["name"]: survey(data, settings.matrix.fold) for data in datasets}
     reference = settings.comparison.reference
     names = [reference, *(name for name in settings.matrix.loss if name != reference)]
     flights = preflight(settings, datasets)
@@ -63,10 +67,14 @@ def check(
             "losses": names,
             "properties": list(PROPERTIES.items()),
             "cards": measured,
+            "data": surveys,
             "preflight": flights,
         },
     )
     log.info("checked: %s", ", ".join(tried))
+    for name, found in surveys.items():
+        for doubt in found["doubts"]:
+            log.info("%s: %s", name, doubt["text"])
     for flight in flights:
         for sentence in flight["words"]:
             log.info("%s, %s: %s", flight["dataset"], flight["model"], sentence)

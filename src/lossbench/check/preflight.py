@@ -45,7 +45,7 @@ def preflight(settings: Experiment, datasets: Sequence[Prepared]) -> list[dict[s
 
 
 def _flight(settings: Experiment, data: Prepared, model: str, seconds: float) -> dict[str, Any]:
-    flight = _Flight(settings, data, model)
+    flight = Flight(settings, data, model)
     looks = [flight.look()]
     flight.train(STEPS, seconds)
     if flight.step:
@@ -56,7 +56,7 @@ def _flight(settings: Experiment, data: Prepared, model: str, seconds: float) ->
     return {**found, "reference": reference, "looks": looks, "words": words}
 
 
-class _Flight:
+class Flight:
     """A network that the reference trains for some steps, and the losses to look at on the way."""
 
     def __init__(self, settings: Experiment, data: Prepared, model: str) -> None:
@@ -65,10 +65,12 @@ class _Flight:
         runs = {loss: settings.run(model=model, loss=loss, **keys) for loss in matrix.loss}
         self.trainings = {name: run["training"] for name, run in runs.items()}
         self.spec, self.step, self.num_classes = runs[self.reference], 0, len(data.classes)
-        device, training = pick_device(), self.spec["training"]
-        self.losses = {name: run_loss(run, data).to(device) for name, run in runs.items()}
-        self.model = build_model(self.spec["model"], data, self.spec["seed"]).train().to(device)
-        self.batches = Batches(data, self.spec["fold"], self.spec["seed"], training, device)
+        self.device, training = pick_device(), self.spec["training"]
+        self.losses = {name: run_loss(run, data).to(self.device) for name, run in runs.items()}
+        self.model = (
+            build_model(self.spec["model"], data, self.spec["seed"]).train().to(self.device)
+        )
+        self.batches = Batches(data, self.spec["fold"], self.spec["seed"], training, self.device)
         self.probe = self.batches(0)
         self._match_scales()
         self.optimizer = _optimizer(self.model, training)
@@ -102,12 +104,16 @@ class _Flight:
         """Take plain steps with the reference, until the time is over."""
         end = time.monotonic() + seconds
         while self.step < steps and time.monotonic() < end:
-            self.step += 1  # batch 0 is the probe
-            self.batches.forget()
-            logits, labels = self._logits(self.step), self.batches(self.step).labels
-            self.optimizer.zero_grad()
-            batch_loss(self.losses[self.reference], logits, labels).backward()
-            self.optimizer.step()
+            self.update(self.reference)
+
+    def update(self, loss: str) -> None:
+        """Take a step with a loss."""
+        self.step += 1  # batch 0 is the probe
+        self.batches.forget()
+        logits, labels = self._logits(self.step), self.batches(self.step).labels
+        self.optimizer.zero_grad()
+        batch_loss(self.losses[loss], logits, labels).backward()
+        self.optimizer.step()
 
     def _logits(self, step: int) -> Tensor:
         batch = self.batches(step) if step else self.probe

@@ -1,31 +1,34 @@
-"""For people: the check of a config, prepared by the workflow, as tables."""
+"""For people: the check of a config, prepared by the workflow, and what its blocks will take."""
 
-import shutil
+import multiprocessing
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
-from lossbench.config import UserError
-from lossbench.files import read_json
+from lossbench.check import words
+from lossbench.check.data import survey
+from lossbench.config import Experiment, UserError, load
+from lossbench.files import read_json, whole
+from lossbench.overview import overview
+from lossbench.prepared import Prepared
 
+SECONDS = 60.0  # for timed steps, all datasets and models together
 ROOT = Path(__file__).parents[3]  # of the checkout, with the Snakefile
 QUIET = ("host", "progress", "reason", "rules")  # all would hide its errors
-SHARES = {
-    "share_value": "share of value",
-    "share_l1": "of gradient, L1",
-    "share_l2": "of gradient, L2",
-}
 
 
 def study(configfile: Path) -> str:
-    """Let the workflow write check.json for a config, and lay it out as text.
+    """Let the workflow write check.json for a config, take some steps, lay it all out as text.
 
-    Datasets that are not there are prepared, below results/ of the working directory.
+    Datasets that are not there are prepared, below results/ of the working directory. Beside
+    check.json, a picture for each dataset shows cases that are doubtful.
 
     Parameters
     ----------
@@ -35,16 +38,27 @@ def study(configfile: Path) -> str:
     Raises
     ------
     UserError
-        Where the config has no name, or the workflow refused it (it has said why).
+        Where the config has no name, the workflow refused it (it has said why), or a step failed.
     """
-    path = Path("results") / experiment_name(configfile) / "check.json"
+    folder = Path("results") / experiment_name(configfile)
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
-        *("--configfile", str(configfile), "--cores", "1", "--quiet", *QUIET, "--", str(path)),
+        *("--configfile", str(configfile), "--cores", "1", "--quiet", *QUIET, "--no-hooks"),
+        *("--", str(folder / "check.json")),
     ]
     if subprocess.run(command).returncode:
         raise UserError(f"{configfile}: the check did not pass; the messages above say why")
-    return text(read_json(path))
+    sys.path.insert(0, str(configfile.resolve().parent))  # the user's own modules
+    settings, found = load(folder / "experiment.json"), read_json(folder / "check.json")
+    datasets = {n: Prepared(Path("results/datasets") / n) for n in settings.matrix.dataset}
+    # Again, since check.json may be of a version of lossbench that did not look at the data.
+    found["data"] = {n: survey(data, settings.matrix.fold) for n, data in datasets.items()}
+    pictures = {
+        name: _draw(data, found["data"][name]["doubts"], folder / f"doubtful_{name}.png")
+        for name, data in datasets.items()
+    }
+    plan = overview(settings, Path("results"))
+    return words.text(found, plan, _costs(settings, datasets), pictures)
 
 
 def experiment_name(configfile: Path) -> str:
@@ -59,55 +73,49 @@ def experiment_name(configfile: Path) -> str:
     raise UserError(f"{configfile}: names no experiment; add the key experiment")
 
 
-def text(found: Mapping[str, Any]) -> str:
-    """What check.json holds, as tables for a terminal."""
-    width = max(shutil.get_terminal_size((100, 24)).columns, 60)
-    order = [name for name, _ in found["properties"]]
-    parts = []
-    for dataset, cards in found["cards"].items():
-        table = pd.DataFrame(cards).loc[order, found["losses"]]
-        parts += [f"What each loss computes, on batches like those of {dataset}"]
-        parts += [table.to_string(line_width=width)]
-    for flight in found["preflight"]:
-        parts += [f"Gradients on {flight['dataset']}, {flight['model']}"]
-        for look in flight["looks"]:
-            parts += [when(look, flight)]
-            parts += [t.to_string(line_width=width) for t in tables(look, flight, found["losses"])]
-        parts += flight["words"]
-    return "\n\n".join(parts)
+def _draw(data: Prepared, doubts: list[dict[str, Any]], path: Path) -> Path | None:
+    """Draw doubtful cases, the first two of each doubt; None where there are none."""
+    from lossbench.datasets.picture import picture  # a second of imports
 
-
-def when(look: Mapping[str, Any], flight: Mapping[str, Any]) -> str:
-    """The heading of a look."""
-    if not look["step"]:
-        return "At the start"
-    return f"After {look['step']} steps of training with {flight['reference']}"
-
-
-def tables(
-    look: Mapping[str, Any], flight: Mapping[str, Any], losses: Sequence[str]
-) -> list[pd.DataFrame]:
-    """A look as tables: norms, cosines between losses, and the share of each class."""
-    found = look["losses"]
-    columns = {"gradient norm": "gradient_norm", f"times {flight['reference']}": "scale"}
-    norms = {c: {n: _number(found[n][key]) for n in losses} for c, key in columns.items()}
-    cosines = {a: {b: _number(look["cosines"][a][b]) for b in losses} for a in losses}
-    shares = {
-        (name, title): [_percent(share) for share in found[name][key]]
-        for name in losses
-        for key, title in SHARES.items()
+    notes: dict[str, str] = {}
+    for doubt in doubts:
+        for case in doubt["cases"][:2]:
+            notes.setdefault(case, doubt["kind"])
+    path.unlink(missing_ok=True)
+    if not notes:
+        return None
+    as_written = {
+        name: ["x".join(str(size) for size in sizes) for sizes in data.cases[name]]
+        for name in ("shape", "spacing")
     }
-    index = pd.MultiIndex.from_tuples(shares)
-    return [
-        pd.DataFrame(norms),
-        pd.DataFrame(cosines).rename_axis(columns="cosine"),
-        pd.DataFrame(list(shares.values()), index, flight["classes"]),
-    ]
+    with whole(path) as part:
+        figure = picture(data.cases.assign(**as_written), data.folder, data.info, notes)
+        figure.savefig(part, format="png", dpi=150)
+    return path
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _costs(settings: Experiment, datasets: Mapping[str, Prepared]) -> list[dict[str, Any]]:
+    """What a block of each dataset and model takes, each in a process of its own: its memory."""
+    costs = []
+    pairs = list(product(datasets.values(), settings.matrix.model))
+    for data, model in pairs:
+        print(f"a few steps of {model} on {data.info['name']}", file=sys.stderr)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            job = process.submit(_block_cost, settings, data, model, SECONDS / len(pairs))
+            try:
+                costs.append(job.result())
+            except BrokenProcessPool:
+                raise UserError(
+                    f"{data.info['name']}, {model}: killed while it took a few steps, as systems "
+                    "do when memory is short; lower training.batch_size or training.patch_size"
+                ) from None
+            except Exception as error:
+                what = f"{type(error).__name__}: {error}"
+                raise UserError(f"{data.info['name']}, {model}: a step failed: {what}") from error
+    return costs
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
+def _block_cost(*arguments: Any) -> dict[str, Any]:
+    from lossbench.check.cost import block_cost  # torch, which this process does without
+
+    return block_cost(*arguments)

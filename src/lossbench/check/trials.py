@@ -8,6 +8,7 @@ import torch
 
 from lossbench.batches import MULTIPLE, patch_size
 from lossbench.config import Experiment, UserError
+from lossbench.instantiate import place_of
 from lossbench.losses import (
     Ignoring,
     activation_problem,
@@ -75,7 +76,7 @@ def _try_loss(loss: torch.nn.Module, where: str, data: Prepared) -> None:
     except Exception as error:
         raise UserError(
             f"{where}: {type(loss).__name__} failed on logits {shape} and a one-hot target of the "
-            f"same shape: {type(error).__name__}: {error}"
+            f"same shape: {type(error).__name__}: {error} ({place_of(error)})"
         ) from error
     if not isinstance(value, torch.Tensor) or value.ndim:
         found = (
@@ -116,8 +117,9 @@ def _check_model(run: dict[str, Any], data: Prepared) -> None:
     except Exception as error:
         near = [int(n) for n in -(-np.array(patch) // MULTIPLE) * MULTIPLE]
         raise UserError(
-            f"{where}: cannot take a patch of {list(patch)} of {data.info['name']} ({error}); "
-            f"for training.patch_size, multiples of {MULTIPLE} suit most networks: {near}"
+            f"{where}: cannot take a patch of {list(patch)} of {data.info['name']} "
+            f"({type(error).__name__}: {error}; {place_of(error)}); for training.patch_size, "
+            f"multiples of {MULTIPLE} suit most networks: {near}"
         ) from error
     if not isinstance(found, torch.Tensor) or tuple(found.shape) != wanted:
         shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__

@@ -78,9 +78,9 @@ class Experiment(Strict):
     data_root: str | None = Field(
         None, description="Folder of local copies of datasets; null: $LOSSBENCH_DATA, else data/."
     )
-    matrix: Matrix
-    training: Training = Training()
-    comparison: Comparison
+    matrix: Matrix = Field(description="The runs: every combination of these lists.")
+    training: Training = Field(Training(), description="How every run is trained.")
+    comparison: Comparison = Field(description="How losses are compared.")
     datasets: dict[Name, Dataset] = Field(description="Catalogue of datasets.")
     models: dict[Name, Component] = Field(description="Catalogue of models.")
     losses: dict[Name, Loss] = Field(description="Catalogue of losses.")

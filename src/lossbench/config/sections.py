@@ -176,21 +176,23 @@ class Comparison(Strict):
 class ComparisonClaim(Strict):
     """On a class, a loss is better or worse than another, or equivalent to it."""
 
-    loss: Name
+    loss: Name = Field(description="The loss that it is about.")
     against: Name = Field(description="The other loss.")
-    metric: Literal[METRICS] = "dice"
+    metric: Literal[METRICS] = Field("dice", description="Metric that is compared.")
     of_class: str = Field(alias="class", description="Name of the class.")
-    expect: Literal["better", "worse", "equivalent"]
+    expect: Literal["better", "worse", "equivalent"] = Field(description="Verdict on the loss.")
 
 
 class LedgerClaim(Strict):
     """A class has the largest or smallest share of a loss, or all have about the same."""
 
-    loss: Name
+    loss: Name = Field(description="The loss that it is about.")
     share: Literal["value", "l1", "l2"] = Field(description="Of the value, or of logit gradients.")
     at: Literal["start", "end"] = Field(description="Of the training.")
     of_class: str | None = Field(None, alias="class", description="Name of the class.")
-    expect: Literal["largest", "smallest", "equal"]
+    expect: Literal["largest", "smallest", "equal"] = Field(
+        description="Share of the class among those of all classes."
+    )
 
     @model_validator(mode="after")
     def _has_class(self) -> "LedgerClaim":
@@ -202,7 +204,7 @@ class LedgerClaim(Strict):
 class CardClaim(Strict):
     """What a loss computes, by its semantics card."""
 
-    loss: Name
+    loss: Name = Field(description="The loss that it is about.")
     property: str = Field(description="A row of the card, such as background_gradient.")
     expect: str = Field(description="What stands in that row.")
 
@@ -212,9 +214,9 @@ class Claim(Strict):
 
     claim: str = Field(description="The statement, in words.")
     source: str = Field("", description="Who says so.")
-    comparison: ComparisonClaim | None = None
-    ledger: LedgerClaim | None = None
-    card: CardClaim | None = None
+    comparison: ComparisonClaim | None = Field(None, description="Evidence: a verdict.")
+    ledger: LedgerClaim | None = Field(None, description="Evidence: shares in the ledger.")
+    card: CardClaim | None = Field(None, description="Evidence: what the loss computes.")
 
     @model_validator(mode="after")
     def _has_one_evidence(self) -> "Claim":
@@ -233,11 +235,15 @@ class Claim(Strict):
 class Matrix(Strict):
     """The runs: every combination of these lists."""
 
-    dataset: list[Name] = Field(min_length=1)
-    model: list[Name] = Field(min_length=1)
-    loss: list[Name] = Field(min_length=1)
-    fold: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
-    seed: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    dataset: list[Name] = Field(min_length=1, description="Names in the catalogue datasets.")
+    model: list[Name] = Field(min_length=1, description="Names in the catalogue models.")
+    loss: list[Name] = Field(min_length=1, description="Names in the catalogue losses.")
+    fold: list[Annotated[int, Field(ge=0)]] = Field(
+        [0], min_length=1, description="Folds to validate on, each trained on the others; from 0."
+    )
+    seed: list[Annotated[int, Field(ge=0)]] = Field(
+        [0], min_length=1, description="Of the initial weights and of the batches."
+    )
 
     @field_validator("*")
     @classmethod

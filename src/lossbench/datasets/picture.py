@@ -19,7 +19,12 @@ COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 IGNORED = "#999999"
 
 
-def picture(cases: pd.DataFrame, folder: Path, info: Mapping[str, Any]) -> Figure:
+def picture(
+    cases: pd.DataFrame,
+    folder: Path,
+    info: Mapping[str, Any],
+    notes: Mapping[str, str] | None = None,
+) -> Figure:
     """Draw cases spread over the dataset: the image above, with its label below.
 
     Of a volume, the slice across the last axis with the most classes, then the most foreground,
@@ -33,23 +38,36 @@ def picture(cases: pd.DataFrame, folder: Path, info: Mapping[str, Any]) -> Figur
         Holds images.npy and labels.npy.
     info
         name, classes, channels, ignore.
+    notes
+        Names of the cases to draw instead, the first `SHOWN` of them, with a line for each.
     """
     arrays = [np.load(folder / file, mmap_mode="r") for file in ("images.npy", "labels.npy")]
     colours = [to_rgb(colour) for colour in _colours(len(info["classes"]) - 1)]
-    foreground = cases[[f"voxels_{name}" for name in info["classes"][1:]]].sum(axis=1)
-    candidates = cases[foreground > 0] if (foreground > 0).any() else cases
-    rows = np.unique(np.linspace(0, len(candidates) - 1, SHOWN).round().astype(int))
-    figure = Figure(figsize=(2.4 * len(rows), 5.6), layout="constrained")
-    axes = figure.subplots(2, len(rows), squeeze=False)
-    for column, (_, row) in zip(axes.T, candidates.iloc[rows].iterrows(), strict=True):
+    if notes is None:
+        shown = _spread(cases, info)
+    else:
+        shown = cases.set_index("case", drop=False).loc[list(notes)[:SHOWN]]
+    figure = Figure(figsize=(2.4 * max(len(shown), 2), 5.6), layout="constrained")
+    axes = figure.subplots(2, len(shown), squeeze=False)
+    for column, (_, row) in zip(axes.T, shown.iterrows(), strict=True):
         image, label = _slice(row, *arrays, info["channels"])
         column[0].imshow(image)
-        column[0].set_title(f"{row['case'][:24]}\n{row['shape']}, fold {row['fold']}", fontsize=8)
+        title = f"{row['case'][:24]}\n{row['shape']}, fold {row['fold']}"
+        title += f"\n{notes[row['case']]}" if notes else ""
+        column[0].set_title(title, fontsize=8)
         column[1].imshow(_overlay(image, label, colours))
         for axis in column:
             axis.set_axis_off()
     _legend(figure, cases, info, colours)
     return figure
+
+
+def _spread(cases: pd.DataFrame, info: Mapping[str, Any]) -> pd.DataFrame:
+    """Some cases from the first to the last, with foreground where any has it."""
+    foreground = cases[[f"voxels_{name}" for name in info["classes"][1:]]].sum(axis=1)
+    candidates = cases[foreground > 0] if (foreground > 0).any() else cases
+    rows = np.unique(np.linspace(0, len(candidates) - 1, SHOWN).round().astype(int))
+    return candidates.iloc[rows]
 
 
 def _legend(figure: Figure, cases: pd.DataFrame, info: Mapping[str, Any], colours: list) -> None:

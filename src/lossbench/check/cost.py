@@ -1,0 +1,142 @@
+"""What a block takes on this device, from a few steps with each of its losses."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from lossbench.batches import patch_size
+from lossbench.check.preflight import Flight
+from lossbench.config import Experiment
+from lossbench.device import device_name, peak_memory
+from lossbench.inference import predict
+from lossbench.metrics import measure
+from lossbench.prepared import IGNORE, Prepared
+
+STEPS = 5  # timed, of each loss, after a first one that is not
+CASES = 3  # predicted and measured
+THREADS = 1  # of the CPU, as the rule `train` has it
+
+
+def block_cost(settings: Experiment, data: Prepared, model: str, seconds: float) -> dict[str, Any]:
+    """Time and memory of the blocks of a dataset and model; to be called in a process of its own.
+
+    The memory that this process has had is a block's but for the state of its other losses. What
+    is not counted: the start of the processes, and a gradient ledger.
+
+    Parameters
+    ----------
+    settings, data, model
+        The experiment, its dataset, and one of its models.
+    seconds
+        For the timed steps of all losses: fewer are made where they take long.
+
+    Returns
+    -------
+    dict
+        dataset, model, device, blocks, memory_bytes, batch_seconds, block_seconds, total_seconds,
+        and losses: for each loss step_seconds, and train_, validate_ and evaluate_seconds of a run.
+    """
+    torch.set_num_threads(THREADS)
+    flight, matrix = Flight(settings, data, model), settings.matrix
+    batch = _batch_seconds(flight)
+    per_loss = seconds / len(matrix.loss)
+    steps = {loss: _step_seconds(flight, loss, batch, per_loss) for loss in matrix.loss}
+    per_case, of_measure = _case_seconds(flight, data)
+    cases = [len(data.validation(fold)) for fold in matrix.fold]
+    mean_cases = sum(cases) / len(cases)
+    base = _voxels(flight.spec["training"], data)
+    losses = {}
+    for loss in matrix.loss:
+        training = flight.trainings[loss]
+        validations = math.ceil(training["steps"] / training["validate_every"])
+        step = steps[loss] * _voxels(training, data) / base
+        losses[loss] = {
+            "step_seconds": step,
+            "train_seconds": step * training["steps"],
+            "validate_seconds": per_case * mean_cases * validations,
+            "evaluate_seconds": (per_case + of_measure) * mean_cases,
+        }
+    # The losses of a block share the batches.
+    shared = batch * max(training["steps"] for training in flight.trainings.values())
+    parts = ("train_seconds", "validate_seconds", "evaluate_seconds")
+    block = shared + sum(row[part] for row in losses.values() for part in parts)
+    blocks = len(matrix.fold) * len(matrix.seed)
+    others = len(matrix.loss) - 1
+    return {
+        "dataset": data.info["name"],
+        "model": model,
+        "device": device_name(flight.device),
+        "blocks": blocks,
+        "memory_bytes": peak_memory(flight.device) + others * _state_bytes(flight),
+        "batch_seconds": batch,
+        "block_seconds": block,
+        "total_seconds": blocks * block,
+        "losses": losses,
+    }
+
+
+def _timed(device: torch.device, call: Callable[[], object]) -> float:
+    """Seconds of a call, with all that it has set off on the device."""
+    begin = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
+
+
+def _batch_seconds(flight: Flight) -> float:
+    times = []
+    for step in range(1, STEPS + 1):
+        times.append(_timed(flight.device, lambda step=step: flight.batches(step)))
+        flight.batches.forget()
+    return statistics.median(times)
+
+
+def _step_seconds(flight: Flight, loss: str, batch: float, seconds: float) -> float:
+    """Of a step with a loss, without making its batch; the first one, which warms up, is left out.
+
+    The network runs in half precision where it will in the training.
+    """
+    amp = flight.trainings[loss]["amp"] and flight.device.type == "cuda"
+    times: list[float] = []
+    with torch.autocast(flight.device.type, torch.bfloat16, enabled=amp):
+        first = _timed(flight.device, lambda: flight.update(loss))
+        end = time.monotonic() + seconds - first
+        while len(times) < STEPS and time.monotonic() < end:
+            times.append(_timed(flight.device, lambda: flight.update(loss)))
+    return max(statistics.median(times or [first]) - batch, 0.0)
+
+
+def _case_seconds(flight: Flight, data: Prepared) -> tuple[float, float]:
+    """Of predicting a case, and of its metrics: of its label, moved by a voxel."""
+    rows = [int(row) for row in data.validation(flight.spec["fold"])[:CASES]]
+    patch = patch_size(data, flight.spec["training"])
+    device, k = flight.device, len(data.classes)
+
+    def measured() -> None:
+        for row in rows:
+            label = np.asarray(data.label(row))
+            moved = np.roll(np.where(label == IGNORE, 0, label), 1, axis=0)
+            spacing = data.cases["spacing"].iloc[row]
+            measure(moved, label, spacing, k, data.info["surface_tolerance"])
+
+    predicted = _timed(device, lambda: predict(flight.model, data, rows, patch, device))
+    return predicted / len(rows), _timed(device, measured) / len(rows)
+
+
+def _voxels(training: Mapping[str, Any], data: Prepared) -> int:
+    """Of the images of a batch; a step takes about as long as these are many."""
+    return training["batch_size"] * math.prod(patch_size(data, training))
+
+
+def _state_bytes(flight: Flight) -> int:
+    """What a loss more keeps: weights, a copy of them, gradients, and the optimiser's state."""
+    weights = sum(t.nbytes for t in flight.model.state_dict().values())
+    gradients = sum(p.nbytes for p in flight.model.parameters() if p.requires_grad)
+    moments = 2 if flight.spec["training"]["optimizer"] == "adamw" else 1
+    return 2 * weights + (1 + moments) * gradients

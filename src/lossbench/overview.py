@@ -1,0 +1,86 @@
+"""What a workflow is about to do, in words: for a dry run, so that no torch and no pandas here."""
+
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from lossbench.config import Experiment
+from lossbench.files import read_json
+from lossbench.provenance import run_digest
+
+
+def overview(experiment: Experiment, results: Path) -> str:
+    """Blocks and runs of an experiment, and which of the runs the store holds already.
+
+    Parameters
+    ----------
+    experiment
+        As `validate` gives it.
+    results
+        The folder results/, which need not be there. That a stored run is whole is for `train` to
+        check: a run counts as stored where its status is.
+
+    Returns
+    -------
+    str
+        A line for the experiment, one for each dataset and model, and one for each loss that is
+        to be trained there.
+    """
+    matrix, blocks = experiment.matrix, list(experiment.blocks())
+    lines = [
+        f"{experiment.experiment}: {_counted(len(blocks) * len(matrix.loss), 'run')} in "
+        f"{_counted(len(blocks), 'block')}: {', '.join(matrix.loss)} on folds "
+        f"{_listed(matrix.fold)}, seeds {_listed(matrix.seed)}; compared with "
+        f"{experiment.comparison.reference}"
+    ]
+    for (dataset, model), group in groupby(
+        blocks, key=lambda keys: (keys["dataset"], keys["model"])
+    ):
+        prepared = results / "datasets" / dataset / "classes.json"
+        if not prepared.is_file():
+            lines.append(
+                f"  {dataset}, {model}: not prepared yet; only then is known what the store holds"
+            )
+            continue
+        digest = read_json(prepared)["digest"]
+        states = Counter(
+            (loss, _state(experiment.run(loss=loss, **keys), digest, results / "runs"))
+            for keys in group
+            for loss in matrix.loss
+        )
+        lines += _of_pair(f"  {dataset}, {model}", states, matrix.loss)
+    return "\n".join(lines)
+
+
+def _state(run: dict[str, Any], data_digest: str, store: Path) -> str:
+    folder = store / run_digest(run, data_digest)
+    if (folder / "status.json").is_file():
+        return "stored"
+    return "begun" if (folder / "checkpoint.pt").is_file() else "new"
+
+
+def _of_pair(where: str, states: Counter, losses: list[str]) -> list[str]:
+    stored = sum(number for (_, state), number in states.items() if state == "stored")
+    lines = [f"{where}: {stored} of {states.total()} runs are taken from the store"]
+    for loss in losses:
+        begun, new = states[loss, "begun"], states[loss, "new"]
+        if begun + new:
+            goes_on = f", {begun} from a checkpoint" if begun else ""
+            lines.append(f"    {loss}: {begun + new} to train{goes_on}")
+    return lines
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" + "s" * (number != 1)
+
+
+def _listed(numbers: list[int]) -> str:
+    """Such as 0-4, 7."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
