@@ -1,4 +1,4 @@
-"""A real browser that looks at MLflow.
+"""A real browser that looks at MLflow and at the report.
 
 `python -m tests.browser --results results --output pictures` writes the pictures of README.
 """
@@ -77,6 +77,9 @@ def pictures(results: Path, experiment: str, output: Path) -> None:
                 texts.get(name, "Comparing"),
                 output / f"mlflow_{name}.png",
             )
+        page.set_viewport_size({"width": 1280, "height": 640})
+        report = (results / experiment / "report" / "report.html").resolve()
+        visit(page, report.as_uri(), "Which loss", output / "report.png", rest=0.5)
 
 
 if __name__ == "__main__":
