@@ -133,7 +133,7 @@ def _against_size(
         )  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(10, subs=_subs(table["x"])))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"1:{1 / x:,.3g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: _one_to(share)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("share of the class in the voxels (mean over cases)")
     axes.set_ylabel(words.metric_name(results.metric))
@@ -193,3 +193,9 @@ def _legend(figure: Figure) -> None:
         found.values(), found.keys(), loc="outside lower left", fontsize=8, frameon=False,
         ncols=columns,
     )  # fmt: skip
+
+
+def _one_to(share: float) -> str:
+    """A share as 1:n, such as 1:1,000."""
+    n = 1 / share
+    return f"1:{n:,.0f}" if n >= 10 else f"1:{n:.3g}"
