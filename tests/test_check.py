@@ -67,7 +67,7 @@ def short(monkeypatch, found):
     monkeypatch.setattr(preflight, "STEPS", 2)
 
 
-def experiment_of(data, losses=None, models=None, folds=(0,), **training):
+def experiment_of(data, losses=None, models=None, folds=(0,), claims=(), **training):
     losses, models = losses or {"dice": DICE}, models or {"small": SMALL}
     return validate(
         {
@@ -78,6 +78,7 @@ def experiment_of(data, losses=None, models=None, folds=(0,), **training):
             "datasets": {data.info["name"]: {"_target_": "x.Y"}},
             "models": models,
             "losses": losses,
+            "claims": list(claims),
         }
     )  # fmt: skip
 
@@ -180,6 +181,29 @@ def test_a_model_with_other_logits(tmp_path, phantom):
         "models.two: gives [2, 2, 32, 32] for a patch of [32, 32]; wanted: logits [2, 3, 32, 32]"
         in text
     )
+
+
+def test_claims_about_what_is_not_there(tmp_path, phantom):
+    """Before hours of training, not after them."""
+    better = {"loss": "dice", "against": "dice", "class": "class_9", "expect": "better"}
+    largest = {
+        "loss": "dice",
+        "share": "l1",
+        "at": "end",
+        "class": "backgroun",
+        "expect": "largest",
+    }
+    card = {"loss": "dice", "property": "absent_clas", "expect": "counts"}
+    claims = [
+        {"claim": "it is said", **evidence}
+        for evidence in ({"comparison": better}, {"ledger": largest}, {"card": card})
+    ]
+    ledger = {"reference": "dice", "every": 1}
+    assert problems(tmp_path, phantom, claims=claims, ledger=ledger).splitlines()[1:] == [
+        "claims.0.comparison.class: phantom has no class 'class_9'; did you mean 'class_2'?",
+        "claims.1.ledger.class: phantom has no class 'backgroun'; did you mean 'background'?",
+        "claims.2.card.property: no row 'absent_clas'; did you mean 'absent_class'?",
+    ]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from lossbench.compare.claims import COLUMNS, claims
 from lossbench.config import validate
+from lossbench.cubes import cubes
 from lossbench.files import block_folder, write_json, write_text
 from tests.test_config import default
 
@@ -40,8 +42,12 @@ def cases(tmp_path):
     return pd.DataFrame(rows)
 
 
+def read(folder, cases, *stated: dict) -> pd.DataFrame:
+    return claims(experiment(*stated), folder, cubes(pa.Table.from_pandas(cases), list(GAIN)))
+
+
 def found(stated: dict, folder, cases) -> dict:
-    table = claims(experiment(stated), folder, cases)
+    table = read(folder, cases, stated)
     assert list(table) == COLUMNS
     (row,) = table.to_dict("records")
     assert (row["claim"], row["source"]) == ("it is said", "me")
@@ -81,9 +87,9 @@ def test_claims_are_corrected_together(cases, tmp_path):
     """A claim by the skin of its teeth is undecided beside many others."""
     few = cases[(cases["fold"] < 2) & (cases["seed"] == 0)]
     stated = {"loss": "b", "against": "a", "class": "small", "expect": "better"}
-    alone = claims(experiment({"comparison": stated}), tmp_path, few)
+    alone = read(tmp_path, few, {"comparison": stated})
     more = [{"comparison": stated | {"against": "c", "class": "background"}}] * 40
-    beside = claims(experiment({"comparison": stated}, *more), tmp_path, few)
+    beside = read(tmp_path, few, {"comparison": stated}, *more)
     assert (alone["verdict"][0], beside["verdict"][0]) == ("holds", "undecided")
 
 

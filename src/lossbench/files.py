@@ -1,13 +1,14 @@
 """Where files lie; they are written whole: to a temporary name in the same folder, then renamed."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lossbench.config import UserError
 
@@ -45,6 +46,20 @@ def whole(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def try_lock(path: Path) -> IO | None:
+    """Lock a file: open where it was free, None where another process holds it.
+
+    It is free again when the file is closed, also where the process is killed.
+    """
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
 
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:

@@ -38,10 +38,11 @@ class ClassTerms(NamedTuple):
 def flat_gradient(value: Tensor, inputs: Iterable[Tensor]) -> Tensor:
     """Gradient of a scalar with respect to tensors, as one vector; the graph is kept.
 
-    Inputs that the value does not depend on have gradient 0.
+    Inputs that the value does not depend on have gradient 0; frozen ones are left out.
     """
+    moving = [tensor for tensor in inputs if tensor.requires_grad]
     found = torch.autograd.grad(
-        value, list(inputs), retain_graph=True, allow_unused=True, materialize_grads=True
+        value, moving, retain_graph=True, allow_unused=True, materialize_grads=True
     )
     return torch.cat([gradient.flatten() for gradient in found])
 

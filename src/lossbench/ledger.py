@@ -43,11 +43,12 @@ def ledger_entry(
         share of the value and of the norms of the gradient with respect to the logits. NaN where
         a loss cannot be taken apart, or a gradient is 0.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
     mine, others = (partial(batch_loss, loss, labels=batch.labels) for loss in losses)
     with unmoved(model):
         logits = predict(batch.images)
-        gradient, other = (flat_gradient(loss(logits), parameters) for loss in (mine, others))
+        gradient, other = (
+            flat_gradient(loss(logits), model.parameters()) for loss in (mine, others)
+        )
     terms = class_terms(mine, logits, one_hot(batch.labels, len(classes)))
     norm, other_norm = float(gradient.norm()), float(other.norm())
     entry = {

@@ -1,6 +1,5 @@
 """Places on the devices of a machine, by file locks: nobody has to give them out."""
 
-import fcntl
 import itertools
 import logging
 import os
@@ -9,6 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
+
+from lossbench.files import try_lock
 
 log = logging.getLogger(__name__)
 WAIT_SECONDS = 1.0  # between two looks for a free place
@@ -38,12 +39,7 @@ def claim(names: Sequence[str], jobs: int = 1, folder: Path | None = None) -> tu
     while True:
         # The first place of every device before the second of any.
         for place, (index, name) in itertools.product(range(jobs), enumerate(names)):
-            file = (folder / f"{name}.{place}.lock").open("w")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-            else:
+            if file := try_lock(folder / f"{name}.{place}.lock"):
                 return index, file
         if not waited:
             waited = True

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lossbench.batches import Batches
-from lossbench.config import Experiment, UserError
+from lossbench.config import Experiment
 from lossbench.device import pick_device
 from lossbench.gradients import ClassTerms, class_terms, cosines, flat_gradient, shares
 from lossbench.losses import batch_loss, match_scale, one_hot, run_loss
@@ -72,16 +72,9 @@ class Flight:
         )
         self.batches = Batches(data, self.spec["fold"], self.spec["seed"], training, self.device)
         self.probe = self.batches(0)
-        self._match_scales()
-        self.optimizer = _optimizer(self.model, training)
-
-    def _match_scales(self) -> None:
         for name, loss in self.losses.items():
-            value = partial(self._value, loss)
-            try:
-                match_scale(loss, value, [p for p in self.model.parameters() if p.requires_grad])
-            except UserError as error:
-                raise UserError(f"losses.{name}: {error}") from None
+            match_scale(name, loss, partial(self._value, loss), self.model.parameters())
+        self.optimizer = _optimizer(self.model, training)
 
     def _value(self, loss: nn.Module) -> Tensor:
         return batch_loss(loss, self._logits(0), self.probe.labels)
@@ -89,13 +82,12 @@ class Flight:
     def look(self) -> dict[str, Any]:
         """Gradients of all losses on the probe, with the weights of now."""
         logits, labels = self._logits(0), self.probe.labels
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
         target = one_hot(labels, self.num_classes)
         values, gradients, terms = [], [], []
         for loss in self.losses.values():
             loss_of = partial(batch_loss, loss, labels=labels)
             values.append(loss_of(logits))
-            gradients.append(flat_gradient(values[-1], parameters))
+            gradients.append(flat_gradient(values[-1], self.model.parameters()))
             terms.append(class_terms(loss_of, logits, target))
         found = _table(list(self.losses), self.reference, values, gradients, terms)
         return {"step": self.step, **found}

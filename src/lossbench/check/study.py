@@ -51,8 +51,8 @@ def study(configfile: Path) -> str:
     sys.path.insert(0, str(configfile.resolve().parent))  # the user's own modules
     settings, found = load(folder / "experiment.json"), read_json(folder / "check.json")
     datasets = {n: Prepared(Path("results/datasets") / n) for n in settings.matrix.dataset}
-    # Again, since check.json may be of a version of lossbench that did not look at the data.
-    found["data"] = {n: survey(data, settings.matrix.fold) for n, data in datasets.items()}
+    if "data" not in found:  # check.json is of a version of lossbench that did not look at it
+        found["data"] = {n: survey(data, settings.matrix.fold) for n, data in datasets.items()}
     pictures = {
         name: _draw(data, found["data"][name]["doubts"], folder / f"doubtful_{name}.png")
         for name, data in datasets.items()

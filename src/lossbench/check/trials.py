@@ -1,4 +1,4 @@
-"""Try each fold, loss and model of an experiment on its data; measure what each loss does."""
+"""Try each fold, loss, model and claim of an experiment on its data; say what each loss does."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from lossbench.batches import MULTIPLE, patch_size
-from lossbench.config import Experiment, UserError
+from lossbench.config import Experiment, UserError, did_you_mean
+from lossbench.config.sections import Claim
 from lossbench.instantiate import place_of
 from lossbench.losses import (
     Ignoring,
@@ -18,7 +19,7 @@ from lossbench.losses import (
 )
 from lossbench.models import build_model
 from lossbench.prepared import Prepared
-from lossbench.semantics import Property, measure, probe_voxels
+from lossbench.semantics import PROPERTIES, Property, measure, probe_voxels
 
 
 def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Any]]:
@@ -35,6 +36,11 @@ def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Any]]:
     for model in settings.matrix.model:
         run = settings.run(model=model, loss=settings.matrix.loss[0], **keys)
         yield f"{data.info['name']}/{model}", lambda run=run: _check_model(run, data)
+    for n, claim in enumerate(settings.claims):
+        yield (
+            f"{data.info['name']}/claims.{n}",
+            lambda where=f"claims.{n}", claim=claim: _check_claim(where, claim, data),
+        )
 
 
 def cards(settings: Experiment, data: Prepared) -> dict[str, dict[str, Property]]:
@@ -99,6 +105,20 @@ def _try_loss(loss: torch.nn.Module, where: str, data: Prepared) -> None:
             Ignoring(loss, k, dims)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+
+
+def _check_claim(where: str, claim: Claim, data: Prepared) -> None:
+    """What only the data and the cards know: names of classes and of properties."""
+    for kind in ("comparison", "ledger"):
+        of_class = getattr(getattr(claim, kind), "of_class", None)
+        if of_class is not None and of_class not in data.classes:
+            hint = did_you_mean(of_class, data.classes)
+            raise UserError(
+                f"{where}.{kind}.class: {data.info['name']} has no class {of_class!r}; {hint}"
+            )
+    if claim.card and claim.card.property not in PROPERTIES:
+        hint = did_you_mean(claim.card.property, list(PROPERTIES))
+        raise UserError(f"{where}.card.property: no row {claim.card.property!r}; {hint}")
 
 
 def _check_model(run: dict[str, Any], data: Prepared) -> None:

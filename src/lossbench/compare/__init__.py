@@ -41,7 +41,7 @@ def compare(experiment: Path, output: Path) -> None:
     background = {cube.dataset: cube.classes[0] for cube in cubes}
     tables = _tables(cubes, runs, settings.comparison, background, experiment)
     if settings.claims:
-        tables["claims"] = claims(settings, experiment.parent, cases.to_pandas())
+        tables["claims"] = claims(settings, experiment.parent, cubes)
     _write(output, cases, tables)
     lines = f"report:  {output / 'report.html'}\nMLflow:  make ui   (python -m lossbench ui)\n"
     write_text(output / "verdict.txt", _verdicts(settings, tables["comparisons"]) + lines)

@@ -1,6 +1,6 @@
 """The claims of an experiment, each held against its evidence."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pandas as pd
 
 from lossbench.config import LOWER_IS_BETTER, Experiment
 from lossbench.config.sections import CardClaim, ComparisonClaim, LedgerClaim
+from lossbench.cubes import Cube
 from lossbench.files import block_folder, read_json
 from lossbench.statistics import Difference, holm, paired_difference, verdict
 
@@ -19,7 +20,7 @@ EQUAL = 2.0  # shares are about equal where the largest is less than this many t
 SHARES = {"value": "value", "l1": "L1 norm of the gradient", "l2": "L2 norm of the gradient"}
 
 
-def claims(settings: Experiment, folder: Path, cases: pd.DataFrame) -> pd.DataFrame:
+def claims(settings: Experiment, folder: Path, cubes: Sequence[Cube]) -> pd.DataFrame:
     """Say of every claim whether it holds, for each dataset and model.
 
     Parameters
@@ -28,8 +29,8 @@ def claims(settings: Experiment, folder: Path, cases: pd.DataFrame) -> pd.DataFr
         The experiment, with its claims.
     folder
         Of the experiment: its blocks, for the ledgers, and check.json, for the cards.
-    cases
-        A row per run x case x class.
+    cubes
+        What was measured, for each dataset and model.
 
     Returns
     -------
@@ -37,40 +38,29 @@ def claims(settings: Experiment, folder: Path, cases: pd.DataFrame) -> pd.DataFr
         claim, source, dataset, model, verdict (holds, fails or undecided), figure (what was
         measured, in words) and evidence (where).
     """
-    keys = list(product(settings.matrix.dataset, settings.matrix.model))
-    differences = iter(_tested(settings, keys, cases))
+    differences = iter(_tested(settings, cubes))
     rows = []
-    for claim, (dataset, model) in product(settings.claims, keys):
+    for claim, cube in product(settings.claims, cubes):
         if claim.comparison:
             found = _compared(claim.comparison, *next(differences), settings)
         elif claim.ledger:
-            found = _weighed(claim.ledger, _shares(claim.ledger, settings, folder, dataset, model))
+            found = _weighed(claim.ledger, _shares(claim.ledger, settings, folder, cube))
         else:
-            cards = read_json(folder / "check.json")["cards"][dataset]
+            cards = read_json(folder / "check.json")["cards"][cube.dataset]
             found = _read(claim.card, cards[claim.card.loss])
-        names = {"claim": claim.claim, "source": claim.source, "dataset": dataset, "model": model}
+        names = {"claim": claim.claim, "source": claim.source, **cube.keys}
         rows.append(names | dict(zip(COLUMNS[4:], found, strict=True)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _tested(
-    settings: Experiment, keys: list[tuple[str, str]], cases: pd.DataFrame
-) -> Iterator[tuple[Difference, float]]:
+def _tested(settings: Experiment, cubes: Sequence[Cube]) -> Iterator[tuple[Difference, float]]:
     """The difference of each comparison that is claimed, and its p after Holm over all of them."""
     claimed = [c.comparison for c in settings.claims if c.comparison]
-    differences = [_difference(c, cases, *names) for c, names in product(claimed, keys)]
+    differences = [
+        paired_difference(cube.pairs(c.metric, c.loss, c.against, cube.classes.index(c.of_class)))
+        for c, cube in product(claimed, cubes)
+    ]
     return zip(differences, holm([d.p() for d in differences]), strict=True)
-
-
-def _difference(
-    claim: ComparisonClaim, cases: pd.DataFrame, dataset: str, model: str
-) -> Difference:
-    of_class = cases["class"] == claim.of_class
-    table = cases[(cases["dataset"] == dataset) & (cases["model"] == model) & of_class]
-    wide = table.pivot(index=["fold", "seed", "case"], columns="loss", values=claim.metric)
-    gain = wide[claim.loss] - wide[claim.against]
-    folds = gain.groupby(level="fold", sort=True)
-    return paired_difference([f.droplevel("fold").unstack("case").to_numpy() for _, f in folds])
 
 
 def _compared(
@@ -85,13 +75,11 @@ def _compared(
     return said, f"{difference.mean:+.3f} ({interval}): {found}", evidence
 
 
-def _shares(
-    claim: LedgerClaim, settings: Experiment, folder: Path, dataset: str, model: str
-) -> pd.DataFrame:
+def _shares(claim: LedgerClaim, settings: Experiment, folder: Path, cube: Cube) -> pd.DataFrame:
     """Share of each class (columns) in each run (rows)."""
     prefix, rows = f"ledger/{claim.share}/", []
     for keys in settings.blocks():
-        if (keys["dataset"], keys["model"]) == (dataset, model):
+        if cube.keys.items() <= keys.items():
             history = pd.read_csv(block_folder(folder, **keys) / claim.loss / "history.csv")
             entries = history.filter(regex=f"^{prefix}").dropna(how="all")
             rows.append(entries.iloc[0 if claim.at == "start" else -1])

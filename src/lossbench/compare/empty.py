@@ -42,3 +42,15 @@ def overlap(
     elif convention != "nnunet" and not (convention == "metrics_reloaded" and metric == "iou"):
         value[whole == 0] = 1.0
     return value
+
+
+def ratios(
+    tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, convention: str
+) -> dict[str, np.ndarray]:
+    """Dice and IoU by `overlap`, precision and recall; NaN where there is nothing to divide by."""
+
+    def part(of: np.ndarray) -> np.ndarray:
+        return np.divide(tp, of, out=np.full_like(of, np.nan), where=of > 0)
+
+    found = {metric: overlap(tp, fp, fn, convention, metric) for metric in ("dice", "iou")}
+    return {**found, "precision": part(tp + fp), "recall": part(tp + fn)}

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from lossbench.compare import nnunet
 from lossbench.compare.blocks import RUN, SCHEMA
+from lossbench.compare.empty import QUOTED, ratios
 from lossbench.config import (
     METRICS,
     Comparison,
@@ -187,15 +188,8 @@ def _with_ratios(table: pd.DataFrame) -> pd.DataFrame:
     """With what the counts give and no column says; Dice as MONAI's DiceMetric."""
     if not set(COUNTS) <= set(table.columns):
         return table
-    tp, fp, fn = (table[name] for name in COUNTS)
-    present = tp + fn > 0
-    ratios = {
-        "dice": (2 * tp / (2 * tp + fp + fn)).where(present),
-        "iou": (tp / (tp + fp + fn)).where(present),
-        "precision": tp / (tp + fp),
-        "recall": tp / (tp + fn),
-    }
-    return table.assign(**{name: v for name, v in ratios.items() if name not in table})
+    found = ratios(*(table[name].to_numpy(float) for name in COUNTS), QUOTED)
+    return table.assign(**{name: v for name, v in found.items() if name not in table})
 
 
 def _check_folds(table: pd.DataFrame, files: list[dict[str, str]]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench.compare.blocks import RUN
-from lossbench.compare.empty import CONVENTIONS, overlap
+from lossbench.compare.empty import CONVENTIONS, overlap, ratios
 from lossbench.config import METRICS
 from lossbench.cubes import COUNTS, Cube, deviation, mean
 from lossbench.statistics import mean_interval
@@ -116,18 +116,13 @@ def pooled(cubes: Sequence[Cube]) -> pd.DataFrame:
     for cube in cubes:
         if not set(COUNTS) <= cube.values.keys():
             continue
-        sums = [np.nansum(cube.values[name], axis=(1, 2)) for name in COUNTS]
+        sums = {name: np.nansum(cube.values[name], axis=(1, 2)) for name in COUNTS}
+        figures = ratios(*sums.values(), "nnunet")
         n_cases = cube.rows.any(axis=1).sum(axis=1)
         for (i, loss), (k, name) in product(enumerate(cube.losses), enumerate(cube.classes)):
-            tp, fp, fn = (int(values[i, k]) for values in sums)
-            ratios = {
-                "dice": _ratio(2 * tp, 2 * tp + fp + fn),
-                "iou": _ratio(tp, tp + fp + fn),
-                "precision": _ratio(tp, tp + fp),
-                "recall": _ratio(tp, tp + fn),
-            }
             keys = {**cube.keys, "loss": loss, "class": name, "n_cases": n_cases[i, k]}
-            rows.append({**keys, "tp": tp, "fp": fp, "fn": fn, **ratios})
+            counts = {count: int(values[i, k]) for count, values in sums.items()}
+            rows.append({**keys, **counts, **{x: v[i, k] for x, v in figures.items()}})
     return pd.DataFrame(rows, columns=POOLED)
 
 
@@ -163,7 +158,3 @@ def conventions(cubes: Sequence[Cube]) -> pd.DataFrame:
 def convention_values(cube: Cube, convention: str, metric: str = "dice") -> np.ndarray:
     """Dice or IoU (L, S, C, K) under a convention, from the counts."""
     return overlap(*(cube.values[name] for name in COUNTS), convention, metric)
-
-
-def _ratio(above: int, below: int) -> float:
-    return above / below if below else np.nan

@@ -13,7 +13,7 @@ from lossbench.losses.adapters import (
 from lossbench.losses.build import batch_loss, build_loss, run_loss
 from lossbench.losses.fscore import FScoreLoss, f_score
 from lossbench.losses.ignoring import Ignoring
-from lossbench.losses.scaled import Scaled, match_scale
+from lossbench.losses.scaled import Scaled, match_scale, scale_of
 from lossbench.losses.targets import one_hot
 from lossbench.losses.weights import class_weights
 
@@ -34,4 +34,5 @@ __all__ = [
     "match_scale",
     "one_hot",
     "run_loss",
+    "scale_of",
 ]

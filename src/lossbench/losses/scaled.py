@@ -1,6 +1,6 @@
 """A loss times a factor: what scale alone does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -39,43 +39,47 @@ class Scaled(nn.Module):
         return self.factor * self.loss(logits, target)
 
 
+def scale_of(loss: nn.Module) -> Scaled | None:
+    """The `Scaled` that a loss is or wraps, if any."""
+    return next((part for part in loss.modules() if isinstance(part, Scaled)), None)
+
+
 def match_scale(
-    loss: nn.Module, value: Callable[[], Tensor], parameters: Sequence[Tensor]
-) -> float | None:
-    """Set the factor of a `Scaled` that matches another loss.
+    name: str, loss: nn.Module, value: Callable[[], Tensor], parameters: Iterable[Tensor]
+) -> None:
+    """Set the factor of a `Scaled` that matches another loss; other losses stay as they are.
 
     Parameters
     ----------
+    name
+        Of the loss, for messages.
     loss
-        The loss of a run; where it is, or wraps, no such loss, nothing happens.
+        The loss of a run.
     value
         The value of `loss` on a batch, as a function of `parameters`.
     parameters
         Of the network, at the start.
-
-    Returns
-    -------
-    float or None
-        The factor of a `Scaled`; None where there is none.
 
     Raises
     ------
     UserError
         Where one of the two gradients is 0 or not finite.
     """
-    scaled = next((part for part in loss.modules() if isinstance(part, Scaled)), None)
-    if scaled is None:
-        return None
-    if scaled.match is not None:
+    scaled = scale_of(loss)
+    if scaled is not None and scaled.match is not None:
+        parameters = list(parameters)
         own, other = (
-            _norm(scaled, part, value, parameters) for part in (scaled.loss, scaled.match)
+            _norm(name, scaled, part, value, parameters) for part in (scaled.loss, scaled.match)
         )
         scaled.factor = other / own
-    return scaled.factor
 
 
 def _norm(
-    scaled: Scaled, part: nn.Module, value: Callable[[], Tensor], parameters: Sequence[Tensor]
+    name: str,
+    scaled: Scaled,
+    part: nn.Module,
+    value: Callable[[], Tensor],
+    parameters: Sequence[Tensor],
 ) -> float:
     """Gradient norm of a part, called in the place of the whole."""
     scaled.measured = part
@@ -83,7 +87,7 @@ def _norm(
     scaled.measured = None
     if not 0 < norm < float("inf"):
         raise UserError(
-            f"the gradient norm of {type(part).__name__} at the start is {norm:.3g}; "
-            "scales can be matched only where it is above 0 and finite"
+            f"losses.{name}: the gradient norm of {type(part).__name__} at the start is "
+            f"{norm:.3g}; scales can be matched only where it is above 0 and finite"
         )
     return norm

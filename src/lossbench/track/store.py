@@ -1,6 +1,5 @@
 """The store behind MLflow: found, made where it is missing, opened by one process at a time."""
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lossbench.config import UserError
-from lossbench.files import whole
+from lossbench.files import try_lock, whole
 from lossbench.track import ui
 
 if TYPE_CHECKING:
@@ -72,16 +71,12 @@ def locked(path: Path, refusal: str, patience: float = 0) -> Iterator[None]:
         Where another process still holds it then.
     """
     until = time.monotonic() + patience
-    with path.open("a+") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    holder = path.read_text() or "?"
-                    raise UserError(f"{path}: {refusal.format(process=holder)}") from None
-                time.sleep(0.1)
+    while not (file := try_lock(path)):
+        if time.monotonic() > until:
+            holder = path.read_text() or "?"
+            raise UserError(f"{path}: {refusal.format(process=holder)}")
+        time.sleep(0.1)
+    with file:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

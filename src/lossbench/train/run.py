@@ -19,7 +19,7 @@ from lossbench.device import device_name, memory_size, peak_memory, pick_device
 from lossbench.files import checksums, whole, write_json, write_text
 from lossbench.inference import predict
 from lossbench.ledger import ledger_entry, unmoved
-from lossbench.losses import batch_loss, match_scale, run_loss
+from lossbench.losses import batch_loss, match_scale, run_loss, scale_of
 from lossbench.metrics import counts, dice_of
 from lossbench.models import build_model
 from lossbench.prepared import Prepared
@@ -83,18 +83,19 @@ class Run:
         self.last_finite = self._state()
 
     def _match_scale(self) -> float | None:
+        """Give a `Scaled` its factor, which is returned; None for other losses."""
+        scaled = scale_of(self.loss)
+        if scaled is None:
+            return None
         first = self.batches(0)
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
 
         def value() -> Tensor:
             torch.manual_seed(seed_of("step", self.spec["seed"], 0))
             return batch_loss(self.loss, self._predict(first.images), first.labels)
 
-        try:
-            with unmoved(self.model):
-                return match_scale(self.loss, value, parameters)
-        except UserError as error:
-            raise UserError(f"losses.{self.name}: {error}") from None
+        with unmoved(self.model):
+            match_scale(self.name, self.loss, value, self.model.parameters())
+        return scaled.factor
 
     def _start_ledger(self) -> None:
         if settings := self.training["ledger"]:
@@ -186,14 +187,17 @@ class Run:
             return
         self.last_finite = state
         ledger = self.training["ledger"]
-        if ledger and (self.step % ledger["every"] == 0 or self.step == self.steps):
+        if ledger and self._due(ledger["every"]):
             row |= self._ledger()
-        if self.step % self.training["validate_every"] == 0 or self.step == self.steps:
+        if self._due(self.training["validate_every"]):
             row |= self._validate()
             self.checkpoint()
         elif time.monotonic() - self.saved > CHECKPOINT_SECONDS:
             self.checkpoint()
         self._show()
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.steps
 
     def _show(self) -> None:
         """Leave the history so far for those who follow the training."""
