@@ -334,7 +334,7 @@ def test_a_run_that_diverged_is_finished_and_says_so(unsynced):
 
 
 def test_class_names_of_any_kind_are_taken(tmp_path, synced):
-    classes = ("background", "non-enhancing (NET) + cyst", "β [1]")
+    classes = ("background", "non-enhancing (NET) + cyst", "β [1]", "NA")
     experiment = write_experiment(
         tmp_path, losses=("dice",), folds=(0,), seeds=(0,), classes=classes
     )
@@ -342,6 +342,7 @@ def test_class_names_of_any_kind_are_taken(tmp_path, synced):
     client(experiment).rename_experiment("1", "of somebody else")
     sync(experiment)
     assert "metrics.test/dice/non-enhancing _NET_ _ cyst" in runs(experiment, "run").columns
+    assert "metrics.test/dice/NA" in runs(experiment, "loss").columns
     assert "nothing to compare" in runs(experiment, "comparison")["tags.mlflow.note.content"].item()
 
 

@@ -45,7 +45,7 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
     table = pd.concat(tables, ignore_index=True)
     columns = ["dataset", "model", "loss", "fold", "seed", "case", "class", *COLUMNS]
     with whole(output) as part:
-        table[columns].to_parquet(part, index=False, compression="zstd", write_page_checksum=True)
+        table[columns].to_parquet(part, index=False, compression="lz4", write_page_checksum=True)
 
 
 def _cases(folder: Path, run: dict, data: Prepared) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from lossbench.config import Experiment, UserError, load
 from lossbench.cubes import KEYS, TEXT, Cube, cubes
 from lossbench.files import whole
 from lossbench.statistics import Plan, paired_difference, pairing_gain, planned
+from lossbench.tables import read_csv
 
 COLUMNS = (
     *("dataset", "model", "loss", "class", "metric", "pilot_cases", "pilot_seeds", "pilot_blocks"),
@@ -73,7 +74,7 @@ def _pilot(results: Path) -> tuple[Experiment, list[Cube], dict[tuple[str, str, 
     wanted = [*KEYS, *settings.comparison.metrics]
     try:
         cases = pq.read_table(report / "cases.parquet", columns=wanted, read_dictionary=TEXT)
-        runs = pd.read_csv(report / "runs.csv")
+        runs = read_csv(report / "runs.csv")
         found = cubes(cases.select(wanted), settings.matrix.loss)
     except (pa.ArrowException, ValueError, KeyError) as error:
         raise UserError(f"{report}: damaged ({error}); run compare again") from None

@@ -144,7 +144,7 @@ def rates(design: Design, studies: int, seed: int = 0) -> dict[str, float | str]
         "wilcoxon": any_winner(np.array([[cases_test(f) for f in row] for row in comparisons])),
         "ours": any_winner(p),
         "coverage": covering([d.interval(1 - ALPHA) for row in differences for d in row]),
-        "bootstrap": covering([bootstrap_interval(row[0], 1 - ALPHA) for row in comparisons]),
+        "bootstrap": covering([bootstrap_interval(row[0], 1 - ALPHA) for row in differences]),
         "power": first_found(p, shifted),
         **({} if design.diverged or design.skewed else promise(design, studies, seed + 1)),
     }

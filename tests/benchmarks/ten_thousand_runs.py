@@ -109,7 +109,7 @@ def write_block(path: Path, settings: config.Experiment, keys: dict) -> None:
         }
     )
     folder.mkdir(parents=True)
-    table.to_parquet(folder / "cases.parquet", index=False, compression="zstd")
+    table.to_parquet(folder / "cases.parquet", index=False, compression="lz4")
     for loss in losses:
         write_json(folder / loss / "status.json", status(keys, loss))
 

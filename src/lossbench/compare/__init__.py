@@ -124,7 +124,7 @@ def _tables(
 def _write(output: Path, cases: pa.Table, tables: dict[str, pd.DataFrame]) -> None:
     with whole(output / "cases.parquet") as part:
         # Without Arrow's own schema, codes are read back as the text that they stand for.
-        pq.write_table(cases, part, compression="zstd", store_schema=False)
+        pq.write_table(cases, part, compression="lz4", store_schema=False)
     for name in ("scale", "claims"):  # only where there is a scale control, or a claim
         if name not in tables or tables[name].empty:
             tables.pop(name, None)

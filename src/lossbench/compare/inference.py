@@ -123,7 +123,7 @@ def _verdict(pair: _Pair, how: Comparison, p_holm: float, tests: int) -> dict[st
     said = verdict(d, p_holm, how.margin, how.alpha, pair.higher_is_better)
     more = needed(d, how.margin, how.alpha, tests) if said == "undecided" else (np.nan, np.nan)
     low, high = d.interval(1 - how.alpha)
-    boot_low, boot_high = bootstrap_interval(pair.folds, 1 - how.alpha, seed=0)
+    boot_low, boot_high = bootstrap_interval(d, 1 - how.alpha, seed=0)
     chance = improvement(pair.folds)
     return {
         "n_cases": d.n_cases,

@@ -10,13 +10,12 @@ import pandas as pd
 
 from lossbench import config
 from lossbench.files import block_folder
+from lossbench.tables import read_csv
 
 KEYS = ["dataset", "model", "loss", "fold", "seed"]
 CURVE, LEDGER = "val/dice/", "ledger/"
-_TEXT = ("dataset", "model", "loss", "reference", "class", "metric", "case", "verdict")
 _CHECKS = ("n_missing", "improvement", "boot_low", "boot_high", "p_cases_holm")
 _CHECKS += ("verdict_cases", "convention")
-_TEXT += ("verdict_cases", "convention", "seeds", "claim", "source", "figure", "evidence")
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,15 @@ class Results:
             folder=experiment.parent,
             output=output,
             cases=_table(output / "cases.parquet", pd.read_parquet, of_cases),
-            runs=_table(output / "runs.csv", _read_csv, KEYS),
-            summary=_table(output / "summary.csv", _read_csv, of_summary),
+            runs=_table(output / "runs.csv", read_csv, KEYS),
+            summary=_table(output / "summary.csv", read_csv, of_summary),
             comparisons=_compared(output / "comparisons.csv"),
         )
 
     def extra(self, name: str) -> pd.DataFrame | None:
         """A table that not every experiment has, such as claims.csv; None where it is not there."""
         path = self.output / f"{name}.csv"
-        return _table(path, _read_csv, []) if path.exists() else None
+        return _table(path, read_csv, []) if path.exists() else None
 
     @property
     def trained_here(self) -> bool:
@@ -161,14 +160,8 @@ def _history(path: Path) -> pd.DataFrame:
 
 def _compared(path: Path) -> pd.DataFrame:
     """comparisons.csv; the checks are empty where it was made without them."""
-    table = _table(path, _read_csv, ["class", "metric", "verdict"])
+    table = _table(path, read_csv, ["class", "metric", "verdict"])
     return table.reindex(columns=list(dict.fromkeys([*table.columns, *_CHECKS])))
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    # A class may be called "NA": only an empty cell is a missing value.
-    text = dict.fromkeys(_TEXT, str)
-    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
 
 
 def _table(path: Path, read: Callable[[Path], pd.DataFrame], columns: list[str]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from lossbench.statistics.differences import estimate, quantile, summaries
+from lossbench.statistics.differences import Difference, quantile
 
 RESAMPLES = 1000
 
@@ -65,7 +65,7 @@ def mean_interval(
 
 
 def bootstrap_interval(
-    folds: Sequence[np.ndarray], confidence: float = 0.95, seed: int = 0
+    difference: Difference, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
     """Interval of the mean difference by resampling blocks, and cases within folds.
 
@@ -76,8 +76,8 @@ def bootstrap_interval(
 
     Parameters
     ----------
-    folds
-        As for `paired_difference`.
+    difference
+        By `paired_difference`.
     confidence
         For example 0.95.
     seed
@@ -88,16 +88,15 @@ def bootstrap_interval(
     tuple of float
         NaN where training noise cannot be told from the loss.
     """
-    parts = summaries(folds)
-    d = estimate(folds, parts)
+    d = difference
     if not np.isfinite(d.variance):
         return np.nan, np.nan
     moved = np.zeros(RESAMPLES)
     noise = max(0.0, d.variance - d.case / d.n_cases)
-    for i, s in enumerate(parts):
+    for i, s in enumerate(d.parts):
         moved += _draws(s.cases, (seed, i, 0)) @ s.case_effects / d.n_cases
     moved *= np.sqrt(d.case / d.n_cases) / (moved.std() or 1.0)
-    effects = np.concatenate([s.block_effects + (s.mean - d.mean) for s in parts])
+    effects = np.concatenate([s.block_effects + (s.mean - d.mean) for s in d.parts])
     blocks = _draws(len(effects), (seed, 0, 1)) @ (effects - effects.mean())
     moved += blocks * (np.sqrt(noise) / (blocks.std() or 1.0))
     p = (1 - confidence) / 2

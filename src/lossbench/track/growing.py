@@ -22,7 +22,7 @@ from lossbench.track.records import (
     loss_name,
     params_of,
     prepared,
-    read_csv,
+    read_table,
     run_record,
 )
 
@@ -80,7 +80,7 @@ def is_current(e: Experiment, folder: Path) -> bool:
     """Whether the workflow came to its end, so that its tables are those of its runs."""
     report = folder / "report"
     try:
-        table = read_csv(report / "runs.csv")
+        table = read_table(report / "runs.csv")
         tables, end = (report / name for name in ("comparisons.csv", "mlflow.json"))
         compared = set(zip(table["digest"], table["finished"], strict=True))
         stored = {

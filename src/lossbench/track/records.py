@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from lossbench import tables
 from lossbench.config import METRICS, Experiment, UserError, canonical
 from lossbench.files import block_folder, read_json
 from lossbench.provenance import sha256
@@ -129,7 +130,7 @@ def read(e: Experiment, folder: Path, models: bool = False) -> tuple[list[Record
     """
     report = folder / "report"
     names = ("runs", "summary", "comparisons")
-    runs, summary, comparisons = (read_csv(report / f"{name}.csv") for name in names)
+    runs, summary, comparisons = (read_table(report / f"{name}.csv") for name in names)
     cases = pd.read_parquet(report / "cases.parquet")
     classes = list(cases["class"].unique())
     means = cases.groupby([*KEYS, "class"], sort=False)[list(METRICS)].mean()
@@ -279,7 +280,7 @@ def datasets(e: Experiment, folder: Path) -> dict[str, Dataset]:
     """Datasets of an experiment that are prepared, by name."""
     ready = [d for d in e.matrix.dataset if (prepared(folder, d) / "classes.json").exists()]
     digests = {name: read_json(prepared(folder, name) / "classes.json")["digest"] for name in ready}
-    sizes = {name: len(read_csv(prepared(folder, name) / "cases.csv")) for name in ready}
+    sizes = {name: len(read_table(prepared(folder, name) / "cases.csv")) for name in ready}
     return {name: Dataset(name, digests[name], sizes[name]) for name in ready}
 
 
@@ -293,14 +294,12 @@ def loss_name(dataset: str, model: str, loss: str) -> str:
     return f"{loss} · {dataset} · {model}"
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """Read a table of the results, every figure as it was written."""
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table of the results, which must be there."""
     try:
-        types = {"class": str, "commit": str}
-        table = pd.read_csv(path, dtype=types)
+        return tables.read_csv(path).fillna({"commit": ""})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the workflow, which writes it") from None
-    return table.fillna({"commit": ""})
 
 
 def _per_class(scores: pd.DataFrame) -> dict[str, float]:
