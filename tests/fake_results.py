@@ -159,7 +159,7 @@ def write_block(
         rows.append(table.assign(**block, loss=loss))
     table = pd.concat(rows, ignore_index=True)
     columns = [*KEYS, "case", "class", "tp", "fp", "fn", *METRICS]
-    table[columns].to_parquet(folder / "cases.parquet", index=False)
+    table[columns].to_parquet(folder / "cases.parquet", index=False, write_page_checksum=True)
 
 
 def write_report(experiment: Path) -> None:

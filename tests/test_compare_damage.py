@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from lossbench.compare import compare
@@ -26,7 +27,24 @@ def rewritten(edit):
     return damage
 
 
+def one_bit(file):
+    """Of the first value of Dice: all would look well."""
+    column = pq.ParquetFile(file).metadata.row_group(0).column(10)
+    assert column.path_in_schema == "dice"
+    content = bytearray(file.read_bytes())
+    content[column.dictionary_page_offset + column.total_compressed_size // 2] ^= 1
+    file.write_bytes(content)
+
+
+def trained_again(file):
+    """Of another training: as where a clock jumped, and Snakemake took the file for new."""
+    table = pq.read_table(file).replace_schema_metadata({"digests": '{"dice": "of another"}'})
+    pq.write_table(table, file)
+
+
 DAMAGE = {
+    "one bit": ("cases.parquet", one_bit, "damaged"),
+    "stale": ("cases.parquet", trained_again, "of another training of dice than is there; delete it"),
     "no cases": ("cases.parquet", Path.unlink, "no such file"),
     "cut cases": ("cases.parquet", truncated, "damaged"),
     "empty cases": ("cases.parquet", lambda f: f.write_bytes(b""), "damaged"),

@@ -1,5 +1,6 @@
 """evaluate: rows that carry their own keys, and figures of the stored weights."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from lossbench.config import UserError
 from lossbench.evaluate import evaluate
-from lossbench.files import read_json
+from lossbench.files import read_json, write_json
 from lossbench.inference import predict
 from lossbench.metrics import COLUMNS, measure
 from lossbench.models import load_run
@@ -84,6 +85,25 @@ def test_altered_files_of_a_run_are_named(name, evaluated, phantom, tmp_path):
     (folder / name).unlink()
     with pytest.raises(UserError, match=re.escape(message)):
         load_run(folder, phantom)
+
+
+def test_a_run_of_other_settings_is_named(evaluated, phantom, tmp_path):
+    """As where a clock jumped, and Snakemake took an old training for a new one."""
+    folder = Path(shutil.copytree(evaluated.parent, tmp_path / "block"))
+    spec = read_json(folder / "block.json")
+    spec["runs"]["dice"]["training"]["steps"] += 1
+    write_json(folder / "block.json", spec)
+    message = f"{folder / 'dice/status.json'}: not of the settings in block.json and of its data;"
+    with pytest.raises(UserError, match=re.escape(message)):
+        evaluate(folder / "block.json", phantom.folder, folder / "new.parquet")
+    assert not (folder / "new.parquet").exists()
+
+
+def test_the_table_says_which_runs_it_is_of(evaluated):
+    said = json.loads(pq.read_schema(evaluated.parent / "cases.parquet").metadata[b"digests"])
+    runs = {loss: read_json(evaluated.parent / loss / "status.json")["digest"] for loss in said}
+    assert list(said) == list(read_json(evaluated)["runs"])
+    assert said == runs
 
 
 def test_an_altered_table_is_noticed(evaluated, tmp_path):

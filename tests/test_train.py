@@ -16,7 +16,7 @@ from torch import nn
 
 import lossbench.train.run
 from lossbench.config import UserError, canonical, validate
-from lossbench.files import read_json, write_json, write_text
+from lossbench.files import read_json, try_lock, write_json, write_text
 from lossbench.prepared import Prepared
 from lossbench.provenance import run_digest
 from lossbench.train import train
@@ -206,6 +206,43 @@ def test_the_store_is_looked_up_before_anything_is_trained(trained, tmp_path, ph
     folder = run(block(tmp_path, phantom, changed), phantom)
     assert names == [["smooth"], ["smooth"]]
     assert read_json(folder / "smooth" / "run.json")["loss"]["smooth_nr"] == 2
+
+
+def test_a_run_that_another_process_trains_is_waited_for(
+    trained, tmp_path, phantom, monkeypatch, caplog
+):
+    """Two experiments at once train what they share once, whichever comes first."""
+    caplog.set_level("INFO")
+    digest = read_json(trained / "dice" / "status.json")["digest"]
+    shared, names = tmp_path / "runs" / digest, []
+    other = try_lock(shared / "lock")
+
+    def sleep(seconds):
+        """Meanwhile the other process comes to its end."""
+        for file in FILES:
+            os.link(trained.parent / "runs" / digest / file, shared / file)
+        other.close()
+
+    real = lossbench.train._train
+    monkeypatch.setattr(lossbench.train.time, "sleep", sleep)
+    monkeypatch.setattr(
+        lossbench.train,
+        "_train",
+        lambda runs, stop: (names.append([r.name for r in runs]), real(runs, stop)),
+    )
+    folder = run(block(tmp_path, phantom, LOSSES), phantom)
+    assert names == [["dice_no_background"]]
+    assert "waiting for dice, which another process trains" in caplog.text
+    assert (folder / "dice" / "status.json").samefile(shared / "status.json")
+
+
+def test_a_run_that_another_process_left_is_taken_over(trained, tmp_path, phantom, monkeypatch):
+    """It was killed: its lock is free, and its checkpoint is there."""
+    digest = read_json(trained / "dice" / "status.json")["digest"]
+    other = try_lock(tmp_path / "runs" / digest / "lock")
+    monkeypatch.setattr(lossbench.train.time, "sleep", lambda seconds: other.close())
+    folder = run(block(tmp_path, phantom, LOSSES), phantom)
+    assert equal(weights(folder / "dice"), weights(trained / "dice"))
 
 
 def test_the_digest_is_of_specification_data_and_code(trained, monkeypatch):

@@ -12,6 +12,7 @@ import pyarrow as pa
 KEYS = ("dataset", "model", "loss", "fold", "seed", "case", "class")
 TEXT = ("dataset", "model", "loss", "case", "class")
 COUNTS = ("tp", "fp", "fn")
+DIGESTS = b"digests"  # metadata of a block's cases.parquet: the digest of each loss's run
 
 
 class DuplicateRowError(Exception):

@@ -1,18 +1,24 @@
 """Evaluate the runs of a block on the validation cases of its fold."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from lossbench.batches import patch_size
+from lossbench.config import UserError
+from lossbench.cubes import DIGESTS
 from lossbench.device import pick_device
 from lossbench.files import read_json, whole
 from lossbench.inference import predict
 from lossbench.metrics import COLUMNS, measure
 from lossbench.models import load_run
 from lossbench.prepared import Prepared
+from lossbench.provenance import run_digest
 
 
 def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
@@ -37,15 +43,32 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
     torch.set_num_threads(threads)
     spec, prepared = read_json(block), Prepared(data)
     prepared.verify()
-    tables = []
+    tables, digests = [], {}
     for loss, run in spec["runs"].items():
+        digests[loss] = _digest(block, loss, run_digest(run, prepared.digest))
         keys = {"dataset": spec["dataset"], "model": spec["model"], "loss": loss}
         keys |= {"fold": spec["fold"], "seed": spec["seed"]}
         tables.append(_cases(block.parent / loss, run, prepared).assign(**keys))
     table = pd.concat(tables, ignore_index=True)
     columns = ["dataset", "model", "loss", "fold", "seed", "case", "class", *COLUMNS]
+    arrow = pa.Table.from_pandas(table[columns], preserve_index=False)
+    arrow = arrow.replace_schema_metadata({DIGESTS: json.dumps(digests)})
     with whole(output) as part:
-        table[columns].to_parquet(part, index=False, compression="lz4", write_page_checksum=True)
+        pq.write_table(arrow, part, compression="lz4", write_page_checksum=True)
+
+
+def _digest(block: Path, loss: str, expected: str) -> str:
+    """The digest of a run, which is that of its specification in the block.
+
+    It is another one where a clock jumped, and Snakemake took an old training for a new one.
+    """
+    status = block.parent / loss / "status.json"
+    if read_json(status).get("digest") != expected:
+        raise UserError(
+            f"{status}: not of the settings in {block.name} and of its data; delete it and run the "
+            "workflow again"
+        )
+    return expected
 
 
 def _cases(folder: Path, run: dict, data: Prepared) -> pd.DataFrame:

@@ -48,17 +48,27 @@ def whole(path: str | Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+# A file system without locks, as Lustre is on some clusters.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
 def try_lock(path: Path) -> IO | None:
     """Lock a file: open where it was free, None where another process holds it.
 
-    It is free again when the file is closed, also where the process is killed.
+    It is free again when the file is closed, also where the process is killed. Where the file
+    system has no locks, it is always free.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return file
         file.close()
-        return None
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
     return file
 
 

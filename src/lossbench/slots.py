@@ -34,7 +34,6 @@ def claim(names: Sequence[str], jobs: int = 1, folder: Path | None = None) -> tu
         also where the process is killed.
     """
     folder = folder or Path(tempfile.gettempdir()) / f"lossbench-gpus-{os.getuid()}"
-    folder.mkdir(parents=True, exist_ok=True)
     waited = False
     while True:
         # The first place of every device before the second of any.

@@ -136,7 +136,7 @@ def status(keys: dict, loss: str) -> dict:
 def measure(path: Path) -> dict:
     settings = config.load(path)
     start = time.perf_counter()
-    cases = blocks.read_cases(path, settings)
+    cases, _ = blocks.read_cases(path, settings)
     runs = blocks.read_runs(path, settings)
     read = time.perf_counter() - start
     command = [sys.executable, "-m", "lossbench", "compare", "--experiment", str(path)]

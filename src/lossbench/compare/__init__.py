@@ -34,9 +34,10 @@ def compare(experiment: Path, output: Path) -> None:
         Where a file of a block is missing or damaged; nothing is written then.
     """
     settings = load(experiment)
-    cases = blocks.read_cases(experiment, settings)
+    cases, digests = blocks.read_cases(experiment, settings)
     cubes = blocks.complete_cubes(experiment, settings, cases)
     runs = blocks.read_runs(experiment, settings)
+    blocks.refuse_stale(experiment, settings, runs, digests)
     # Class 0 is the first that a case lists.
     background = {cube.dataset: cube.classes[0] for cube in cubes}
     tables = _tables(cubes, runs, settings.comparison, background, experiment)

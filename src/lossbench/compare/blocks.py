@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lossbench.config import METRICS, Experiment, UserError
-from lossbench.cubes import COUNTS, KEYS, TEXT, Cube, DuplicateRowError, cubes, encode
+from lossbench.cubes import COUNTS, DIGESTS, KEYS, TEXT, Cube, DuplicateRowError, cubes, encode
 from lossbench.files import block_folder, read_json
 
 BLOCK = ("dataset", "model", "fold", "seed")
@@ -35,8 +35,11 @@ STATUS = (
 AGAIN = "delete it and run the workflow again"
 
 
-def read_cases(experiment: Path, settings: Experiment) -> pa.Table:
+def read_cases(experiment: Path, settings: Experiment) -> tuple[pa.Table, list[dict[str, str]]]:
     """Read cases.parquet of every block: a row per run x case x class, in the order of blocks.
+
+    And for each block the digests of the runs that were evaluated, by loss; empty where its file
+    does not say them.
 
     Raises
     ------
@@ -52,22 +55,26 @@ def read_cases(experiment: Path, settings: Experiment) -> pa.Table:
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         tables = list(threads.map(_read, files))
     lengths = [table.num_rows for table in tables]
+    digests = [json.loads((table.schema.metadata or {}).get(DIGESTS, "{}")) for table in tables]
+    tables = [table.replace_schema_metadata(None) for table in tables]
     cases = pa.concat_tables(tables).unify_dictionaries()
     _check_keys(cases, files, blocks, lengths)
     # A block keeps the results of a loss that has left the matrix.
     of_matrix = pc.is_in(cases["loss"], value_set=pa.array(settings.matrix.loss))
-    return cases if pc.all(of_matrix).as_py() else cases.filter(of_matrix)
+    return cases if pc.all(of_matrix).as_py() else cases.filter(of_matrix), digests
 
 
 def _read(file: Path) -> pa.Table:
     try:
-        parquet = pq.ParquetFile(file, read_dictionary=TEXT, pre_buffer=False)
+        parquet = pq.ParquetFile(
+            file, read_dictionary=TEXT, pre_buffer=False, page_checksum_verification=True
+        )
         names = parquet.schema_arrow.names
         if lacks := [name for name in SCHEMA.names if name not in names]:
             raise UserError(f"{file}: lacks the column {lacks[0]!r}; {AGAIN}")
         table = parquet.read(SCHEMA.names, use_threads=False).select(SCHEMA.names)
-        table = table.replace_schema_metadata(None)
-        table = table if table.schema == SCHEMA else table.cast(SCHEMA)
+        if table.schema != SCHEMA:
+            table = table.cast(SCHEMA.with_metadata(table.schema.metadata))
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: damaged ({error}); {AGAIN}") from None
     if not table.num_rows:
@@ -125,6 +132,24 @@ def _status(file: str) -> dict[str, Any]:
         raise UserError(f"{file}: {found}; run the workflow again")
     status = {**status, "versions": json.dumps(status["versions"], sort_keys=True)}
     return {key: value for key, value in status.items() if key != "sha256"}
+
+
+def refuse_stale(
+    experiment: Path, settings: Experiment, runs: pd.DataFrame, digests: Sequence[dict[str, str]]
+) -> None:
+    """See that the runs that were evaluated are those that are there.
+
+    Raises
+    ------
+    UserError
+        Names the cases.parquet of others: where a clock jumped, Snakemake may take it for new.
+    """
+    trained = runs["digest"].to_numpy().reshape(-1, len(settings.matrix.loss))
+    for keys, evaluated, row in zip(settings.blocks(), digests, trained, strict=True):
+        for loss, digest in zip(settings.matrix.loss, row, strict=True):
+            if evaluated.get(loss, digest) != digest:
+                file = block_folder(experiment.parent, **keys) / "cases.parquet"
+                raise UserError(f"{file}: of another training of {loss} than is there; {AGAIN}")
 
 
 def complete_cubes(experiment: Path, settings: Experiment, cases: pa.Table) -> list[Cube]:

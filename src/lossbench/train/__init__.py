@@ -1,7 +1,9 @@
 """Train the losses of a block: one process, the same initial weights, the same batches."""
 
 import logging
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -10,7 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lossbench.batches import Batches
 from lossbench.config import UserError
-from lossbench.files import read_json
+from lossbench.files import read_json, try_lock
 from lossbench.instantiate import place_of
 from lossbench.prepared import Prepared
 from lossbench.provenance import run_digest
@@ -19,6 +21,7 @@ from lossbench.train.stop import Stop
 from lossbench.train.store import finished, lay
 
 log = logging.getLogger(__name__)
+WAIT_SECONDS = 2.0  # between two looks at a run that another process trains
 
 
 def train(block: Path, data: Path, store: Path, threads: int = 1) -> None:
@@ -49,11 +52,27 @@ def train(block: Path, data: Path, store: Path, threads: int = 1) -> None:
     missing = [name for name in runs if not finished(folders[name])]
     for name in runs.keys() - missing:
         log.info("%s: taken from the store, %s", name, folders[name])
-    if missing:
-        with Stop() as stop:
-            _train([Run(runs[name], folders[name], prepared) for name in missing], stop)
+    waiting = False
+    while missing:
+        with ExitStack() as held:
+            free = [name for name in missing if _is_free(folders[name], held)]
+            if free:
+                with Stop() as stop:
+                    _train([Run(runs[name], folders[name], prepared) for name in free], stop)
+            else:
+                if not waiting:
+                    log.info("waiting for %s, which another process trains", ", ".join(missing))
+                waiting = True
+                time.sleep(WAIT_SECONDS)
+        missing = [name for name in missing if not finished(folders[name])]
     for name, folder in folders.items():
         lay(folder, block.parent / name)
+
+
+def _is_free(folder: Path, held: ExitStack) -> bool:
+    """Whether no other process trains a run of the store; then it is this one's, while held."""
+    lock = try_lock(folder / "lock")
+    return lock is not None and bool(held.enter_context(lock))
 
 
 def _train(runs: Sequence[Run], stop: Stop) -> None:
