@@ -54,7 +54,7 @@ def test_default_experiment_is_valid():
         ("matrix", {"seed": [1, 1]}, "matrix.seed: 1 is listed twice"),
         ("matrix", {"fold": [-1]}, "matrix.fold.0: input should be greater than or equal to 0"),
         ("comparison", {"reference": "focal"}, "comparison.reference: 'focal' is not in matrix.loss"),
-        ("comparison", {"metrics": ["dize"]}, "comparison.metrics.0: input should be 'dice'"),
+        ("comparison", {"metrics": ["dize"]}, "comparison.metrics: no metric 'dize'; did you mean 'dice'?"),
         ("losses", {"My Loss": {"_target_": "a.B"}}, "'My Loss' is no name: a-z, 0-9 and _ only"),
         ("losses", {"mine": {"weight": 1}}, "losses.mine._target_: is missing"),
         ("losses", {"dice": {"_target_": "a.B", "training": {"lr": 1}}}, "losses.dice.training.lr: unknown key"),

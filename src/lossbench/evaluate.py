@@ -15,7 +15,7 @@ from lossbench.cubes import DIGESTS
 from lossbench.device import pick_device
 from lossbench.files import read_json, whole
 from lossbench.inference import predict
-from lossbench.metrics import COLUMNS, measure
+from lossbench.metrics import COLUMNS, OwnMetric, build_metric, measure
 from lossbench.models import load_run
 from lossbench.prepared import Prepared
 from lossbench.provenance import run_digest
@@ -31,7 +31,8 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
     data
         Folder of the prepared dataset.
     output
-        cases.parquet: dataset, model, loss, fold, seed, case, class, and `metrics.COLUMNS`.
+        cases.parquet: dataset, model, loss, fold, seed, case, class, `metrics.COLUMNS`, and a
+        column for each metric of the user's.
     threads
         Of the CPU.
 
@@ -43,14 +44,18 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
     torch.set_num_threads(threads)
     spec, prepared = read_json(block), Prepared(data)
     prepared.verify()
+    own = {
+        name: build_metric(name, metric, prepared)
+        for name, metric in spec.get("metrics", {}).items()
+    }
     tables, digests = [], {}
     for loss, run in spec["runs"].items():
         digests[loss] = _digest(block, loss, run_digest(run, prepared.digest))
         keys = {"dataset": spec["dataset"], "model": spec["model"], "loss": loss}
         keys |= {"fold": spec["fold"], "seed": spec["seed"]}
-        tables.append(_cases(block.parent / loss, run, prepared).assign(**keys))
+        tables.append(_cases(block.parent / loss, run, prepared, own).assign(**keys))
     table = pd.concat(tables, ignore_index=True)
-    columns = ["dataset", "model", "loss", "fold", "seed", "case", "class", *COLUMNS]
+    columns = ["dataset", "model", "loss", "fold", "seed", "case", "class", *COLUMNS, *own]
     arrow = pa.Table.from_pandas(table[columns], preserve_index=False)
     arrow = arrow.replace_schema_metadata({DIGESTS: json.dumps(digests)})
     with whole(output) as part:
@@ -71,23 +76,19 @@ def _digest(block: Path, loss: str, expected: str) -> str:
     return expected
 
 
-def _cases(folder: Path, run: dict, data: Prepared) -> pd.DataFrame:
+def _cases(folder: Path, run: dict, data: Prepared, own: dict[str, OwnMetric]) -> pd.DataFrame:
     device = pick_device()
     model = load_run(folder, data).to(device)
     rows = data.validation(run["fold"])
     found = predict(model, data, rows, patch_size(data, run["training"]), device)
-    measured = [
-        measure(
-            prediction,
-            np.asarray(data.label(row)),
-            data.cases["spacing"].iloc[row],
-            len(data.classes),
-            data.info["surface_tolerance"],
-        )
-        for prediction, row in zip(found, rows, strict=True)
-    ]
+    measured = []
+    for prediction, row in zip(found, rows, strict=True):
+        case = (prediction, np.asarray(data.label(row)), data.cases["spacing"].iloc[row])
+        figures = measure(*case, len(data.classes), data.info["surface_tolerance"])
+        figures |= {name: metric(*case) for name, metric in own.items()}
+        measured.append(figures)
     names = np.repeat(data.cases["case"].iloc[rows].to_numpy(), len(data.classes))
     table = pd.DataFrame({"case": names, "class": data.classes * len(rows)})
-    for column in COLUMNS:
+    for column in (*COLUMNS, *own):
         table[column] = np.concatenate([case[column] for case in measured])
     return table

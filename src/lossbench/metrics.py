@@ -1,15 +1,20 @@
 """Counts and metrics per case and class. MONAI's DiceMetric is the figure that is quoted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from monai.metrics import DiceMetric
 from scipy.spatial import KDTree
 
-from lossbench.prepared import IGNORE
+from lossbench.config import UserError
+from lossbench.instantiate import instantiate, place_of
+from lossbench.prepared import IGNORE, Prepared
 
 COLUMNS = ("tp", "fp", "fn", "dice", "iou", "precision", "recall", "hd95", "surface_dice")
+# Prediction and label, uint8 (*S), and the spacing -> a number for each class.
+OwnMetric = Callable[[np.ndarray, np.ndarray, Sequence[float]], np.ndarray]
 
 
 def counts(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
@@ -79,6 +84,41 @@ def measure(
         "hd95": hd95,
         "surface_dice": surface_dice,
     }
+
+
+def build_metric(name: str, spec: Mapping[str, Any], data: Prepared) -> OwnMetric:
+    """Make a metric of the user's, which is looked at whenever it is called.
+
+    Parameters
+    ----------
+    name, spec
+        Of the entry: `_target_` names a class of which an object is called with prediction,
+        label (`IGNORE` where ignored) and spacing; `$num_classes` and `$spatial_dims` are filled.
+    data
+        The dataset that it is for.
+
+    Returns
+    -------
+    OwnMetric
+        Gives float (K,), NaN where the user's has no finite number. Raises UserError where the
+        user's fails, or gives something else.
+    """
+    where, k = f"metrics.{name}", len(data.classes)
+    fill = {"num_classes": k, "spatial_dims": data.info["spatial_dims"]}
+    metric = instantiate(spec, Callable, where, fill)
+
+    def measured(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+        try:
+            found = np.array(metric(prediction, label, spacing), dtype=float)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error} ({place_of(error)})"
+            raise UserError(f"{where}: failed: {what}") from error
+        if found.shape != (k,):
+            wanted = f"wanted: {k} numbers, one for each class, NaN where it has none"
+            raise UserError(f"{where}: gives shape {list(found.shape)}; {wanted}")
+        return np.where(np.isfinite(found), found, np.nan)
+
+    return measured
 
 
 def _monai_dice(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Try each fold, loss, model and claim of an experiment on its data; say what each loss does."""
+"""Try what an experiment names on its data: folds, losses, models, metrics, claims; and cards."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,8 +17,9 @@ from lossbench.losses import (
     build_loss,
     one_hot,
 )
+from lossbench.metrics import build_metric
 from lossbench.models import build_model
-from lossbench.prepared import Prepared
+from lossbench.prepared import IGNORE, Prepared
 from lossbench.semantics import PROPERTIES, Property, measure, probe_voxels
 
 
@@ -36,6 +37,11 @@ def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Any]]:
     for model in settings.matrix.model:
         run = settings.run(model=model, loss=settings.matrix.loss[0], **keys)
         yield f"{data.info['name']}/{model}", lambda run=run: _check_model(run, data)
+    for name in settings.metrics:
+        yield (
+            f"{data.info['name']}/{name}",
+            lambda name=name: _check_metric(name, settings.metrics[name].spec(), data),
+        )
     for n, claim in enumerate(settings.claims):
         yield (
             f"{data.info['name']}/claims.{n}",
@@ -105,6 +111,14 @@ def _try_loss(loss: torch.nn.Module, where: str, data: Prepared) -> None:
             Ignoring(loss, k, dims)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+
+
+def _check_metric(name: str, spec: dict[str, Any], data: Prepared) -> None:
+    """On the first case, with a perfect prediction and with one of nothing but background."""
+    metric = build_metric(name, spec, data)
+    label = np.asarray(data.label(0))
+    for prediction in (np.where(label == IGNORE, 0, label), np.zeros_like(label)):
+        metric(prediction.astype(np.uint8), label, data.cases["spacing"].iloc[0])
 
 
 def _check_claim(where: str, claim: Claim, data: Prepared) -> None:

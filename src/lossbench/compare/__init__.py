@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from lossbench.compare import blocks, collapse, foreign, inference, summary
 from lossbench.compare.claims import claims
-from lossbench.config import Comparison, Experiment, load
+from lossbench.config import Experiment, load
 from lossbench.cubes import Cube
 from lossbench.files import whole, write_json, write_text
 
@@ -40,7 +40,7 @@ def compare(experiment: Path, output: Path) -> None:
     blocks.refuse_stale(experiment, settings, runs, digests)
     # Class 0 is the first that a case lists.
     background = {cube.dataset: cube.classes[0] for cube in cubes}
-    tables = _tables(cubes, runs, settings.comparison, background, experiment)
+    tables = _tables(cubes, runs, settings, background, experiment)
     if settings.claims:
         tables["claims"] = claims(settings, experiment.parent, cubes)
     _write(output, cases, tables)
@@ -89,7 +89,7 @@ def compare_files(
         log.info("%s", line)
     cubes = given.cubes(settings.matrix.loss)
     runs = foreign.runs(cubes)
-    tables = _tables(cubes, runs, settings.comparison, foreign.background(cubes), None)
+    tables = _tables(cubes, runs, settings, foreign.background(cubes), None)
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "source.json", {"files": given.files, "notes": given.notes})
     write_text(output / "experiment.json", settings.experiment_json())
@@ -102,21 +102,24 @@ def compare_files(
 def _tables(
     cubes: Sequence[Cube],
     runs: pd.DataFrame,
-    how: Comparison,
+    settings: Experiment,
     background: dict[str, str],
     experiment: Path | None,
 ) -> dict[str, pd.DataFrame]:
     """Every table but the cases, by the name of its file."""
+    how = settings.comparison
     dice = summary.dice_of_runs(cubes, background)
     first = [*blocks.RUN, "digest", "status", "steps", "dice", "dice_with_background"]
     runs = runs.merge(dice, on=list(blocks.RUN), how="left", validate="one_to_one")
     return {
         "runs": runs[[name for name in dict.fromkeys([*first, *runs]) if name in runs]],
         "summary": summary.summary(cubes, how.alpha),
-        "comparisons": inference.comparisons(cubes, how, inference.pairing(runs, how.reference)),
+        "comparisons": inference.comparisons(
+            cubes, settings, inference.pairing(runs, how.reference)
+        ),
         "pooled": summary.pooled(cubes),
         "conventions": summary.conventions(cubes),
-        "ranks": inference.rank_table(cubes, how.metrics),
+        "ranks": inference.rank_table(cubes, settings),
         "collapses": collapse.collapses(cubes, experiment),
         "scale": inference.scale(cubes, how),
     }

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lossbench.config import METRICS, Experiment, UserError
+from lossbench.config import Experiment, UserError
 from lossbench.cubes import COUNTS, DIGESTS, KEYS, TEXT, Cube, DuplicateRowError, cubes, encode
 from lossbench.files import block_folder, read_json
 
 BLOCK = ("dataset", "model", "fold", "seed")
 RUN = ("dataset", "model", "loss", "fold", "seed")
-# Text as codes: a study of 10,000 runs has a million rows and a thousand names.
-SCHEMA = pa.schema(
-    [
-        (name, pa.dictionary(pa.int32(), pa.string()) if name in TEXT else pa.int64())
-        for name in KEYS
-    ]
-    + [(name, pa.int64()) for name in COUNTS]
-    + [(name, pa.float64()) for name in METRICS]
-)
 STATUS = (
     *("digest", "status", "steps", "train_seconds", "images_per_second", "peak_memory_bytes"),
     *("init_digest", "batch_digest", "commit", "versions", "device", "started", "finished"),
 )
 AGAIN = "delete it and run the workflow again"
+
+
+def schema(metrics: Sequence[str]) -> pa.Schema:
+    """Of a table of cases. Text as codes: 10,000 runs have a million rows and a thousand names."""
+    text = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema(
+        [(name, text if name in TEXT else pa.int64()) for name in KEYS]
+        + [(name, pa.int64()) for name in COUNTS]
+        + [(name, pa.float64()) for name in metrics]
+    )
 
 
 def read_cases(experiment: Path, settings: Experiment) -> tuple[pa.Table, list[dict[str, str]]]:
@@ -53,7 +55,7 @@ def read_cases(experiment: Path, settings: Experiment) -> tuple[pa.Table, list[d
             f"{missing[0]}: no such file ({len(missing)} missing); run the workflow again"
         )
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        tables = list(threads.map(_read, files))
+        tables = list(threads.map(partial(_read, schema(settings.all_metrics)), files))
     lengths = [table.num_rows for table in tables]
     digests = [json.loads((table.schema.metadata or {}).get(DIGESTS, "{}")) for table in tables]
     tables = [table.replace_schema_metadata(None) for table in tables]
@@ -64,17 +66,17 @@ def read_cases(experiment: Path, settings: Experiment) -> tuple[pa.Table, list[d
     return cases if pc.all(of_matrix).as_py() else cases.filter(of_matrix), digests
 
 
-def _read(file: Path) -> pa.Table:
+def _read(wanted: pa.Schema, file: Path) -> pa.Table:
     try:
         parquet = pq.ParquetFile(
             file, read_dictionary=TEXT, pre_buffer=False, page_checksum_verification=True
         )
         names = parquet.schema_arrow.names
-        if lacks := [name for name in SCHEMA.names if name not in names]:
+        if lacks := [name for name in wanted.names if name not in names]:
             raise UserError(f"{file}: lacks the column {lacks[0]!r}; {AGAIN}")
-        table = parquet.read(SCHEMA.names, use_threads=False).select(SCHEMA.names)
-        if table.schema != SCHEMA:
-            table = table.cast(SCHEMA.with_metadata(table.schema.metadata))
+        table = parquet.read(wanted.names, use_threads=False).select(wanted.names)
+        if table.schema != wanted:
+            table = table.cast(wanted.with_metadata(table.schema.metadata))
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: damaged ({error}); {AGAIN}") from None
     if not table.num_rows:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossbench.config import LOWER_IS_BETTER, Experiment
+from lossbench.config import Experiment
 from lossbench.config.sections import CardClaim, ComparisonClaim, LedgerClaim
 from lossbench.cubes import Cube
 from lossbench.files import block_folder, read_json
@@ -66,7 +66,7 @@ def _tested(settings: Experiment, cubes: Sequence[Cube]) -> Iterator[tuple[Diffe
 def _compared(
     claim: ComparisonClaim, difference: Difference, p: float, settings: Experiment
 ) -> tuple[str, str, str]:
-    how, higher = settings.comparison, claim.metric not in LOWER_IS_BETTER
+    how, higher = settings.comparison, not settings.lower_is_better(claim.metric)
     found = verdict(difference, p, how.margin, how.alpha, higher)
     low, high = difference.interval(1 - how.alpha)
     interval = f"{low:+.3f} to {high:+.3f}" if np.isfinite(low) else "no interval"

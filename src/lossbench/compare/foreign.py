@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from lossbench.compare import nnunet
-from lossbench.compare.blocks import RUN, SCHEMA
+from lossbench.compare.blocks import RUN, schema
 from lossbench.compare.empty import QUOTED, ratios
 from lossbench.config import (
     METRICS,
@@ -228,10 +228,10 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _arrow(table: pd.DataFrame) -> pa.Table:
-    schema = pa.schema([SCHEMA.field(name) for name in table.columns if name not in COUNTS])
-    for name in (n for n in COUNTS if n in table):
-        schema = schema.append(pa.field(name, pa.float64()))
-    return pa.Table.from_pandas(table[schema.names], schema=schema, preserve_index=False)
+    ours = schema(METRICS)
+    fields = [ours.field(name) for name in table.columns if name not in COUNTS]
+    fields += [pa.field(name, pa.float64()) for name in COUNTS if name in table]
+    return pa.Table.from_pandas(table, schema=pa.schema(fields), preserve_index=False)
 
 
 def experiment(

@@ -11,7 +11,7 @@ import pandas as pd
 from lossbench.compare.blocks import BLOCK
 from lossbench.compare.empty import CONVENTIONS, QUOTED
 from lossbench.compare.summary import TIE, convention_values
-from lossbench.config import LOWER_IS_BETTER, MATCHED, Comparison
+from lossbench.config import MATCHED, Comparison, Experiment
 from lossbench.cubes import COUNTS, Cube, mean
 from lossbench.statistics import (
     Difference,
@@ -46,14 +46,11 @@ class _Pair:
     folds: list[np.ndarray]
     difference: Difference
     flips: str
-
-    @property
-    def higher_is_better(self) -> bool:
-        return self.keys["metric"] not in LOWER_IS_BETTER
+    higher_is_better: bool
 
 
 def comparisons(
-    cubes: Sequence[Cube], how: Comparison, paired: dict[tuple[str, str, str], bool]
+    cubes: Sequence[Cube], settings: Experiment, paired: dict[tuple[str, str, str], bool]
 ) -> pd.DataFrame:
     """Each loss minus the reference, per dataset, model, class and metric.
 
@@ -61,12 +58,13 @@ def comparisons(
     ----------
     cubes
         Of the experiment.
-    how
+    settings
         Reference, metrics, margin, alpha.
     paired
         Of each (dataset, model, loss): whether all its blocks have the reference's digests.
     """
-    found = [pair for cube in cubes for pair in _pairs(cube, how)]
+    how = settings.comparison
+    found = [pair for cube in cubes for pair in _pairs(cube, settings)]
     p_holm = holm([pair.difference.p() for pair in found])
     p_cases = [cases_test(pair.folds) for pair in found]
     rows = [
@@ -85,7 +83,8 @@ def comparisons(
     return pd.DataFrame(rows, columns=COMPARISONS)
 
 
-def _pairs(cube: Cube, how: Comparison) -> Iterator[_Pair]:
+def _pairs(cube: Cube, settings: Experiment) -> Iterator[_Pair]:
+    how = settings.comparison
     convention_means = cache(lambda convention, metric: _means(cube, convention, metric))
     for k, name in enumerate(cube.classes):
         for metric in how.metrics:
@@ -101,7 +100,7 @@ def _pairs(cube: Cube, how: Comparison) -> Iterator[_Pair]:
                     at = [cube.losses.index(x) for x in (loss, how.reference)]
                     by = {c: convention_means(c, metric)[at, k] for c in CONVENTIONS}
                     flips = _flips({c: mine - other for c, (mine, other) in by.items()})
-                yield _Pair(keys, folds, difference, flips)
+                yield _Pair(keys, folds, difference, flips, not settings.lower_is_better(metric))
 
 
 def _means(cube: Cube, convention: str, metric: str) -> np.ndarray:
@@ -164,14 +163,14 @@ def pairing(runs: pd.DataFrame, reference: str) -> dict[tuple[str, str, str], bo
     return equal.all(axis=1).groupby(keys).all().to_dict()
 
 
-def rank_table(cubes: Sequence[Cube], metrics: Sequence[str]) -> pd.DataFrame:
+def rank_table(cubes: Sequence[Cube], settings: Experiment) -> pd.DataFrame:
     """The rank of each loss with its interval, and how often it is first (see `ranks`)."""
     rows = []
     for cube in cubes:
-        for metric in metrics:
+        for metric in settings.comparison.metrics:
             if metric not in cube.values:
                 continue
-            sign = -1 if metric in LOWER_IS_BETTER else 1
+            sign = -1 if settings.lower_is_better(metric) else 1
             for k, name in enumerate(cube.classes):
                 values = sign * cube.values[metric][..., k]
                 measured = ~np.isnan(values).all(axis=(0, 1))

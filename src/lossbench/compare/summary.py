@@ -9,7 +9,6 @@ import pandas as pd
 
 from lossbench.compare.blocks import RUN
 from lossbench.compare.empty import CONVENTIONS, overlap, ratios
-from lossbench.config import METRICS
 from lossbench.cubes import COUNTS, Cube, deviation, mean
 from lossbench.statistics import mean_interval
 
@@ -71,9 +70,7 @@ def summary(cubes: Sequence[Cube], alpha: float) -> pd.DataFrame:
 
 def _summary_rows(cube: Cube, confidence: float) -> Iterator[dict[str, Any]]:
     figures = {}
-    for metric in METRICS:
-        if metric not in cube.values:
-            continue
+    for metric in (name for name in cube.values if name not in COUNTS):
         per_case = mean(cube.values[metric], axis=1)
         low, high = mean_interval(np.moveaxis(per_case, 1, 0), confidence)
         figures[metric] = {

@@ -26,13 +26,13 @@ from lossbench.config.sections import (
     Loss,
     Matrix,
     Name,
+    OwnMetric,
     Strict,
     Training,
 )
 
 __all__ = [
     "BATCH_SETTINGS",
-    "LOWER_IS_BETTER",
     "METRICS",
     "Augmentation",
     "ConfigError",
@@ -46,7 +46,7 @@ __all__ = [
     "validate",
 ]
 
-LOWER_IS_BETTER = ("hd95",)
+TAKEN = (*METRICS, "tp", "fp", "fn", "dataset", "model", "loss", "fold", "seed", "case", "class")
 # The settings of `training` that make the batch: runs that agree in them share it.
 BATCH_SETTINGS = ("batch_size", "patch_size", "min_foreground", "augmentation")
 MATCHED = "_matched"  # ends the name of a loss that the scale control adds
@@ -84,7 +84,17 @@ class Experiment(Strict):
     datasets: dict[Name, Dataset] = Field(description="Catalogue of datasets.")
     models: dict[Name, Component] = Field(description="Catalogue of models.")
     losses: dict[Name, Loss] = Field(description="Catalogue of losses.")
+    metrics: dict[Name, OwnMetric] = Field({}, description="Metrics of your own.")
     claims: list[Claim] = Field([], description="Statements for this experiment to test.")
+
+    @property
+    def all_metrics(self) -> list[str]:
+        """The metrics that are measured: ours, and the user's own."""
+        return [*METRICS, *self.metrics]
+
+    def lower_is_better(self, metric: str) -> bool:
+        """Whether less of a metric is better."""
+        return metric == "hd95" or (metric in self.metrics and self.metrics[metric].lower_is_better)
 
     def blocks(self) -> Iterator[dict[str, Any]]:
         """Keys of every block: dataset, model, fold, seed."""
@@ -137,10 +147,12 @@ class Experiment(Strict):
         )
 
     def block_json(self, dataset: str, model: str, fold: int, seed: int) -> str:
-        """Canonical JSON of a block: its keys and the specification of each run."""
+        """Canonical JSON of a block: its keys, and the specification of each run and metric."""
         keys = {"dataset": dataset, "model": model, "fold": int(fold), "seed": int(seed)}
         runs = {loss: self.run(loss=loss, **keys) for loss in self.matrix.loss}
-        return canonical({"experiment": self.experiment, **keys, "runs": runs})
+        metrics = {name: metric.spec() for name, metric in self.metrics.items()}
+        own = {"metrics": metrics} if metrics else {}  # so that a metric trains nothing again
+        return canonical({"experiment": self.experiment, **keys, "runs": runs, **own})
 
     def dataset_json(self, dataset: str) -> str:
         """Canonical JSON of a catalogue entry: its class and lossbench's own keys."""
@@ -246,7 +258,21 @@ def _cross_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
         if e.comparison.scale_control and name + MATCHED in e.losses:
             text = f"scale_control makes a loss of this name; rename {name + MATCHED!r}"
             yield ("losses", name + MATCHED), text
+    yield from _metric_checks(e)
     yield from _claim_checks(e)
+
+
+def _metric_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
+    for name in e.metrics:
+        if name in TAKEN:
+            yield ("metrics", name), f"{name!r} is a name of lossbench's own; choose another"
+    named = [(("comparison", "metrics"), metric) for metric in e.comparison.metrics]
+    for n, claim in enumerate(e.claims):
+        if claim.comparison:
+            named.append((("claims", n, "comparison", "metric"), claim.comparison.metric))
+    for path, metric in named:
+        if metric not in e.all_metrics:
+            yield path, f"no metric {metric!r}; {did_you_mean(metric, e.all_metrics)}"
 
 
 def _ledger_checks(

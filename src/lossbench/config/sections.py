@@ -112,6 +112,12 @@ class Augmentation(Strict):
     probability: float = Field(0.3, ge=0, le=1, description="Of each change but flip, per image.")
 
 
+class OwnMetric(Component):
+    """A metric of the user's; keyword arguments go to its class."""
+
+    lower_is_better: bool = Field(False, description="Whether less of it is better.")
+
+
 class Ledger(Strict):
     """The gradient ledger: how a loss pulls, on a fixed batch along the training."""
 
@@ -161,8 +167,10 @@ class Comparison(Strict):
     """How losses are compared."""
 
     reference: Name = Field(description="The loss that the others are compared with.")
-    metrics: list[Literal[METRICS]] = Field(
-        ["dice"], min_length=1, description="Metrics to compare."
+    metrics: list[str] = Field(
+        ["dice"],
+        min_length=1,
+        description=f"Metrics to compare: {', '.join(METRICS)}, or your own.",
     )
     margin: float = Field(0.01, gt=0, description="Differences within it count as equivalent.")
     alpha: float = Field(0.05, gt=0, lt=1, description="Error rate, over all comparisons together.")
@@ -178,7 +186,7 @@ class ComparisonClaim(Strict):
 
     loss: Name = Field(description="The loss that it is about.")
     against: Name = Field(description="The other loss.")
-    metric: Literal[METRICS] = Field("dice", description="Metric that is compared.")
+    metric: str = Field("dice", description="Metric that is compared.")
     of_class: str = Field(alias="class", description="Name of the class.")
     expect: Literal["better", "worse", "equivalent"] = Field(description="Verdict on the loss.")
 

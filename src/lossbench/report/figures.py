@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lossbench.config import LOWER_IS_BETTER
 from lossbench.report import words
 from lossbench.report.drawing import (
     MANY_POINTS,
@@ -127,7 +126,7 @@ def pairs(results: Results, dataset: str, model: str, name: str) -> Iterator[Fig
 
 def _above(both: pd.DataFrame, loss: str, results: Results) -> str:
     gain = both[loss] - both[results.reference]
-    gain = -gain if results.metric in LOWER_IS_BETTER else gain
+    gain = -gain if results.lower_is_better else gain
     return f"{(gain > 0).mean():.0%} better"
 
 
@@ -136,4 +135,4 @@ def _metric(results: Results) -> str:
 
 
 def _better(results: Results) -> str:
-    return f"{'lower' if results.metric in LOWER_IS_BETTER else 'higher'} is better"
+    return f"{'lower' if results.lower_is_better else 'higher'} is better"

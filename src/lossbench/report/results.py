@@ -81,6 +81,11 @@ class Results:
         return self.experiment.comparison.metrics[0]
 
     @property
+    def lower_is_better(self) -> bool:
+        """Whether less of that metric is better."""
+        return self.experiment.lower_is_better(self.metric)
+
+    @property
     def reference(self) -> str:
         """The loss that the others are compared with."""
         return self.experiment.comparison.reference

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from lossbench import tables
-from lossbench.config import METRICS, Experiment, UserError, canonical
+from lossbench.config import Experiment, UserError, canonical
 from lossbench.files import block_folder, read_json
 from lossbench.provenance import sha256
 from lossbench.track.view import clean, verdict_table, verdicts_in_words
@@ -133,7 +133,7 @@ def read(e: Experiment, folder: Path, models: bool = False) -> tuple[list[Record
     runs, summary, comparisons = (read_table(report / f"{name}.csv") for name in names)
     cases = pd.read_parquet(report / "cases.parquet")
     classes = list(cases["class"].unique())
-    means = cases.groupby([*KEYS, "class"], sort=False)[list(METRICS)].mean()
+    means = cases.groupby([*KEYS, "class"], sort=False)[e.all_metrics].mean()
     scores = {keys: table.droplevel(KEYS) for keys, table in means.groupby(level=KEYS)}
     summaries, verdicts = (dict(list(table.groupby(GROUP))) for table in (summary, comparisons))
     params, data = partial(params_of, e, cards(folder)), datasets(e, folder)

@@ -12,7 +12,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lossbench import config
 from lossbench.config import UserError
 from lossbench.provenance import sha256
 from lossbench.track.records import Fact, Record
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 COUNTS = ("written", "unchanged", "removed", "left deleted")
 # What log_batch takes at once: 1000 together.
 METRICS, PARAMS, TAGS = 900, 100, 100
+VERDICTS = ("better", "worse", "equivalent", "undecided", "reference")
 
 
 def settle_experiment(
@@ -190,7 +190,7 @@ def _write(
             done = int(held["lossbench.plan"].split()[0])
         _tag(client, run_id, tags)
         for key in held.keys() - tags.keys():
-            if key.split("/")[0] in config.METRICS:  # the verdict on something no longer compared
+            if "/" in key and held[key] in VERDICTS:  # the verdict on something no longer compared
                 client.delete_tag(run_id, key)
     _add(client, run_id, record, done)
     if record.end is not None:
