@@ -12,7 +12,7 @@ demo: $(INSTALLED)  ## train, evaluate and compare three Dice losses on the embe
 	$(BIN)/snakemake --cores $(CORES)
 
 test: $(INSTALLED)  ## the tests; those on real data want LOSSBENCH_DATA
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)  ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ import torch
 
 from lossbench.batches import patch_size
 from lossbench.config import UserError
-from lossbench.cubes import DIGESTS
+from lossbench.cubes import DIGESTS, TEXT
 from lossbench.device import pick_device
 from lossbench.files import read_json, whole
 from lossbench.inference import predict
@@ -59,7 +59,10 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
     arrow = pa.Table.from_pandas(table[columns], preserve_index=False)
     arrow = arrow.replace_schema_metadata({DIGESTS: json.dumps(digests)})
     with whole(output) as part:
-        pq.write_table(arrow, part, compression="lz4", write_page_checksum=True)
+        # Dictionaries of figures would only be read more slowly.
+        pq.write_table(
+            arrow, part, compression="lz4", use_dictionary=list(TEXT), write_page_checksum=True
+        )
 
 
 def _digest(block: Path, loss: str, expected: str) -> str:

@@ -20,6 +20,7 @@ import pandas as pd
 
 from lossbench import config
 from lossbench.compare import blocks
+from lossbench.cubes import TEXT
 from lossbench.files import block_folder, write_json, write_text
 from lossbench.provenance import sha256
 
@@ -109,7 +110,9 @@ def write_block(path: Path, settings: config.Experiment, keys: dict) -> None:
         }
     )
     folder.mkdir(parents=True)
-    table.to_parquet(folder / "cases.parquet", index=False, compression="lz4")
+    table.to_parquet(
+        folder / "cases.parquet", index=False, compression="lz4", use_dictionary=list(TEXT)
+    )
     for loss in losses:
         write_json(folder / loss / "status.json", status(keys, loss))
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from lossbench.compare import blocks, collapse, foreign, inference, summary
 from lossbench.compare.claims import claims
 from lossbench.config import Experiment, load
-from lossbench.cubes import Cube
+from lossbench.cubes import TEXT, Cube
 from lossbench.files import whole, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,9 @@ def _tables(
 def _write(output: Path, cases: pa.Table, tables: dict[str, pd.DataFrame]) -> None:
     with whole(output / "cases.parquet") as part:
         # Without Arrow's own schema, codes are read back as the text that they stand for.
-        pq.write_table(cases, part, compression="lz4", store_schema=False)
+        pq.write_table(
+            cases, part, compression="lz4", use_dictionary=list(TEXT), store_schema=False
+        )
     for name in ("scale", "claims"):  # only where there is a scale control, or a claim
         if name not in tables or tables[name].empty:
             tables.pop(name, None)

@@ -1,10 +1,7 @@
 """Read the blocks of an experiment: cases.parquet and each run's status.json."""
 
 import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +51,8 @@ def read_cases(experiment: Path, settings: Experiment) -> tuple[pa.Table, list[d
         raise UserError(
             f"{missing[0]}: no such file ({len(missing)} missing); run the workflow again"
         )
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        tables = list(threads.map(partial(_read, schema(settings.all_metrics)), files))
+    wanted = schema(settings.all_metrics)
+    tables = [_read(wanted, file) for file in files]  # threads would wait for each other
     lengths = [table.num_rows for table in tables]
     digests = [json.loads((table.schema.metadata or {}).get(DIGESTS, "{}")) for table in tables]
     tables = [table.replace_schema_metadata(None) for table in tables]
@@ -126,13 +123,12 @@ def read_runs(experiment: Path, settings: Experiment) -> pd.DataFrame:
 
 def _status(file: str) -> dict[str, Any]:
     status = read_json(file)
-    lacks = [key for key in STATUS if not isinstance(status, dict) or key not in status]
-    if lacks:
-        raise UserError(f"{file}: lacks {lacks[0]!r}; {AGAIN}")
+    if lacks := set(STATUS).difference(status if isinstance(status, dict) else ()):
+        raise UserError(f"{file}: lacks {min(lacks, key=STATUS.index)!r}; {AGAIN}")
     if status["status"] not in ("finished", "diverged"):
         found = f"status is {status['status']!r}, not 'finished' or 'diverged'"
         raise UserError(f"{file}: {found}; run the workflow again")
-    status = {**status, "versions": json.dumps(status["versions"], sort_keys=True)}
+    status["versions"] = json.dumps(status["versions"])  # its keys are sorted in the file
     return {key: value for key, value in status.items() if key != "sha256"}
 
 

@@ -16,7 +16,7 @@ from lossbench.cubes import COUNTS, Cube, mean
 from lossbench.statistics import (
     Difference,
     bootstrap_interval,
-    cases_test,
+    cases_tests,
     holm,
     improvement,
     needed,
@@ -66,7 +66,7 @@ def comparisons(
     how = settings.comparison
     found = [pair for cube in cubes for pair in _pairs(cube, settings)]
     p_holm = holm([pair.difference.p() for pair in found])
-    p_cases = [cases_test(pair.folds) for pair in found]
+    p_cases = cases_tests([pair.folds for pair in found])
     rows = [
         {
             **pair.keys,

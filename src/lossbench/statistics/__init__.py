@@ -2,6 +2,7 @@
 
 from lossbench.statistics.differences import Difference as Difference
 from lossbench.statistics.differences import cases_test as cases_test
+from lossbench.statistics.differences import cases_tests as cases_tests
 from lossbench.statistics.differences import holm as holm
 from lossbench.statistics.differences import improvement as improvement
 from lossbench.statistics.differences import paired_difference as paired_difference

@@ -192,28 +192,39 @@ def improvement(folds: Sequence[np.ndarray]) -> float:
 
 
 def cases_test(folds: Sequence[np.ndarray]) -> float:
+    """`cases_tests` of one comparison."""
+    return float(cases_tests([folds])[0])
+
+
+def cases_tests(comparisons: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """P of the usual test, Wilcoxon's signed ranks over cases, which leaves training noise out.
 
     Parameters
     ----------
-    folds
-        As for `paired_difference`; the seeds of a case are averaged.
+    comparisons
+        Folds as for `paired_difference`, of each comparison; the seeds of a case are averaged.
 
     Returns
     -------
-    float
-        Two-sided p; 1 where all cases tie, NaN without any case.
+    np.ndarray
+        Two-sided p of each; 1 where all cases tie, NaN without any case.
     """
-    per_case = _case_means(folds)
-    if not len(per_case):
-        return np.nan
-    per_case = per_case[per_case != 0]
-    if not len(per_case):
-        return 1.0
-    # scipy's own choice for few cases with ties is a permutation test, which takes seconds.
-    tied = len(np.unique(np.abs(per_case))) < len(per_case)
-    method = "asymptotic" if tied or len(per_case) > 50 else "exact"
-    return float(stats.wilcoxon(per_case, method=method).pvalue)
+    p = np.full(len(comparisons), np.nan)
+    alike: dict[tuple[int, str], list[tuple[int, np.ndarray]]] = {}
+    for i, folds in enumerate(comparisons):
+        per_case = _case_means(folds)
+        moved = per_case[per_case != 0]
+        if len(moved):
+            # scipy's own choice for few cases with ties is a permutation test, which takes seconds.
+            tied = len(np.unique(np.abs(moved))) < len(moved)
+            method = "asymptotic" if tied or len(moved) > 50 else "exact"
+            alike.setdefault((len(moved), method), []).append((i, moved))
+        elif len(per_case):
+            p[i] = 1.0
+    for (_, method), rows in alike.items():  # a call for many, since a call takes a millisecond
+        places, values = zip(*rows, strict=True)
+        p[list(places)] = stats.wilcoxon(np.stack(values), axis=1, method=method).pvalue
+    return p
 
 
 def _case_means(folds: Sequence[np.ndarray]) -> np.ndarray:
