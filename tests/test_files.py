@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,50 @@ def test_a_full_disk(tmp_path):
     with pytest.raises(UserError, match="No space left on device"), whole(tmp_path / "a") as part:
         part.symlink_to("/dev/full")
         part.write_text("x")
+
+
+WRITERS = """
+import sys
+from pathlib import Path
+import pandas as pd, torch
+from safetensors.torch import save_file
+from lossbench.files import UserError, whole
+
+large = torch.rand(200_000)
+writers = {
+    "text": lambda path: path.write_text("x" * 800_000),
+    "torch": lambda path: torch.save({"a": large}, path),
+    "safetensors": lambda path: save_file({"a": large}, path),
+    "parquet": lambda path: pd.DataFrame({"a": large.numpy()}).to_parquet(path),
+    "csv": lambda path: pd.DataFrame({"a": large.numpy()}).to_csv(path),
+}
+for name, write in writers.items():
+    try:
+        with whole(Path(sys.argv[1]) / name) as part:
+            write(part)
+    except UserError as error:
+        print(error)
+print(sorted(path.name for path in Path(sys.argv[1]).iterdir()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"), [("size=300k", errno.ENOSPC), ("ro", errno.EROFS)], ids=["full", "ro"]
+)
+def test_whoever_writes_says_what_is_wrong_with_the_disk(options, reason, tmp_path):
+    """A real file system, too small or read-only: torch and safetensors have their own errors."""
+    script = f'mount -t tmpfs -o {options} tmpfs "$1" && exec "$2" -c "$3" "$1"'
+    command = ["unshare", "-m", "sh", "-c", script, "sh", tmp_path, sys.executable, WRITERS]
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("mounting wants root")
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    *lines, rest = result.stdout.splitlines()
+    assert rest == "[]"
+    names = ("text", "torch", "safetensors", "parquet", "csv")
+    for name, line in zip(names, lines, strict=True):
+        why = os.strerror(reason)
+        assert line.startswith(f"{tmp_path / name}: cannot be written: {why}; mend that"), line
 
 
 def test_altered_files_are_those_that_differ_or_are_gone(tmp_path):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,15 +37,29 @@ def whole(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         part.replace(path)
-    except OSError as error:
-        if error.errno not in NOT_WRITABLE:
+    except Exception as error:
+        if isinstance(error, UserError) or not (why := _unwritable(error, path.parent)):
             raise
-        what = f"cannot be written: {error.strerror}"
         raise UserError(
-            f"{path}: {what}; mend that, and run the workflow again: what is finished stays"
+            f"{path}: cannot be written: {why}; mend that, and run the workflow again: what is "
+            "finished stays"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # nothing can be removed either, where nothing may be written
+            part.unlink(missing_ok=True)
+
+
+def _unwritable(error: Exception, folder: Path) -> str:
+    """Why nothing can be written to a folder; empty where that is not it."""
+    if isinstance(error, OSError):
+        return os.strerror(error.errno) if error.errno in NOT_WRITABLE else ""
+    # torch and safetensors have errors of their own, which do not all say it.
+    found = os.statvfs(folder)
+    if found.f_flag & os.ST_RDONLY:
+        return os.strerror(errno.EROFS)
+    if not found.f_bavail or os.strerror(errno.ENOSPC) in str(error):
+        return os.strerror(errno.ENOSPC)
+    return "" if os.access(folder, os.W_OK) else os.strerror(errno.EACCES)
 
 
 # A file system without locks, as Lustre is on some clusters.

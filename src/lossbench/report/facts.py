@@ -154,9 +154,11 @@ def source(results: Results) -> dict[str, Any] | None:
 def settings(results: Results) -> dict[str, Any]:
     """The experiment in YAML, a text for each section."""
     whole = json.loads(results.experiment.model_dump_json(by_alias=True, exclude={"data_root"}))
-    sections = ("matrix", "training", "comparison", "losses", "models", "datasets")
+    sections = ("matrix", "training", "comparison", "losses", "models", "datasets", "metrics")
     return {
-        name: yaml.safe_dump(whole[name], sort_keys=False, allow_unicode=True) for name in sections
+        name: yaml.safe_dump(whole[name], sort_keys=False, allow_unicode=True)
+        for name in sections
+        if whole[name]
     }
 
 

@@ -1,0 +1,89 @@
+"""What starts cost, in CPU time: python -m tests.benchmarks.start
+
+The start of a training job over an import of torch, monai, mlflow and segmentation_models_pytorch; a
+dry run of 1,000 blocks over one of a Snakefile with as many jobs that do nothing. The two take turns.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+BLOCKS, TURNS = 1_000, 3
+ROOT = Path(__file__).parents[2]
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "all", "--cores", "1"]
+EMPTY = """\
+rule all:
+    input:
+        expand("{{stage}}/{{block}}", stage="bcd", block=range({blocks})),
+
+rule configure:
+    output: "a/{{block}}"
+    shell: "touch {{output}}"
+
+rule train:
+    input: "a/{{block}}"
+    output: "b/{{block}}"
+    shell: "touch {{output}}"
+
+rule evaluate:
+    input: "b/{{block}}"
+    output: "c/{{block}}"
+    shell: "touch {{output}}"
+
+rule rest:
+    input: "c/{{block}}"
+    output: "d/{{block}}"
+    shell: "touch {{output}}"
+"""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "Empty").write_text(EMPTY.format(blocks=BLOCKS))
+        study = {"matrix": {"seed": list(range(BLOCKS))}}
+        (folder / "study.yaml").write_text(yaml.safe_dump(study))
+        ours = [*SNAKEMAKE, "--snakefile", str(ROOT / "Snakefile"), "--configfile", "study.yaml"]
+        pairs = {
+            "start of a training job, over importing its libraries": (
+                python("import lossbench.train"),
+                python("import torch, monai, mlflow, segmentation_models_pytorch"),
+            ),
+            f"`snakemake -n` of {BLOCKS} blocks, over one of jobs that do nothing": (
+                ours,
+                [*SNAKEMAKE, "--snakefile", "Empty"],
+            ),
+        }
+        print("| what | ratio | lowest to highest | seconds, ours and theirs |")
+        print("| --- | --- | --- | --- |")
+        for name, (mine, theirs) in pairs.items():
+            times = [(seconds(mine, folder), seconds(theirs, folder)) for _ in range(TURNS)]
+            ratios = [a / b for a, b in times]
+            middle = [statistics.median(x) for x in zip(*times, strict=True)]
+            print(
+                f"| {name} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to "
+                f"{max(ratios):.2f} | {middle[0]:.1f}, {middle[1]:.1f} |",
+                flush=True,
+            )
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def seconds(command: Sequence[str], folder: Path) -> float:
+    """CPU time of a command and of what it starts."""
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+    _, code, usage = os.wait4(process.pid, 0)
+    assert code == 0, command
+    return usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    main()
