@@ -1,4 +1,4 @@
-"""The workflow where a clock jumps, and where two of them run in one folder."""
+"""The workflow where a clock jumps, where two of them run in one folder, where results move."""
 
 import os
 import shutil
@@ -102,6 +102,12 @@ def test_two_experiments_in_one_folder_train_what_they_share_once(folder):
     assert len(trained(folder)) == 3
     assert not list(folder.glob("results/runs/*/lock"))
     assert read_json(mine)["status"] == "finished"
+
+
+def test_results_can_be_moved(folder):
+    """To another machine, without Snakemake's own records."""
+    shutil.rmtree(folder / ".snakemake")
+    assert "Nothing to be done" in run(folder, "--until", "compare").stderr
 
 
 def start(folder: Path, config: str) -> subprocess.Popen:
