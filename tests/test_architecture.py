@@ -1,6 +1,7 @@
 """Who may import whom (DESIGN 3), and how large a file may grow."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,8 @@ def test_imports_point_one_way(path):
 def test_each_stage_is_a_module_a_rule_and_a_test():
     for stage in ("prepare", "check", "train", "evaluate", "compare", "report", "track"):
         assert (SOURCE / f"{stage}.py").exists() or (SOURCE / stage / "__init__.py").exists()
-        assert f"\nrule {stage}:" in (SOURCE.parents[1] / f"workflow/rules/{stage}.smk").read_text()
+        rules = (SOURCE.parents[1] / f"workflow/rules/{stage}.smk").read_text()
+        assert re.search(rf"^(rule|checkpoint) {stage}:", rules, flags=re.MULTILINE)
         assert (Path(__file__).parent / f"test_{stage}.py").exists()
 
 

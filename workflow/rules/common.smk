@@ -11,6 +11,7 @@ from snakemake.utils import update_config
 
 from lossbench.config import ConfigError, validate
 from lossbench.overview import overview
+from lossbench.provenance import sha256
 
 # Again, and below what is set, since a module that is given a config skips `configfile:`.
 DEFAULTS = [
@@ -81,6 +82,17 @@ def blocks(file):
 def datasets(file):
     """Paths of a file of every dataset of the experiment."""
     return [f"results/datasets/{name}/{file}" for name in EXPERIMENT.matrix.dataset]
+
+
+def settings(text):
+    """What is made from these settings is made again where they change, whatever a clock says."""
+    return sha256(text)[:16]
+
+
+def block_settings(wildcards):
+    """The settings of a block: for the jobs that train and evaluate it."""
+    keys = (wildcards.dataset, wildcards.model, wildcards.fold, wildcards.seed)
+    return settings(EXPERIMENT.block_json(*keys))
 
 
 def print_file(path):

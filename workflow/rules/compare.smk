@@ -6,7 +6,7 @@ rule compare:
         experiment="results/{experiment}/experiment.json",
         cases=blocks("cases.parquet"),
         # Cards, for claims about what a loss computes.
-        check=ancient("results/{experiment}/check.json"),
+        check=checked,
     output:
         cases="results/{experiment}/report/cases.parquet",
         runs="results/{experiment}/report/runs.csv",
@@ -23,6 +23,8 @@ rule compare:
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        settings=settings(EXPERIMENT.experiment_json()),
     shell:
         "python -m lossbench --log {log:q} compare"
         " --experiment {input.experiment:q} --output results/{wildcards.experiment:q}/report"

@@ -22,6 +22,8 @@ rule evaluate:
         gpu=1,
         mem_mb=16000,
         runtime=240,
+    params:
+        settings=block_settings,
     shell:
         "python -m lossbench --log {log:q} evaluate"
         " --block {input.block:q} --data results/datasets/{wildcards.dataset:q}"

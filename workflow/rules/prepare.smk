@@ -19,6 +19,8 @@ rule prepare:
     resources:
         mem_mb=8000,
         runtime=120,
+    params:
+        settings=lambda wildcards: settings(EXPERIMENT.dataset_json(wildcards.dataset)),
     shell:
         "python -m lossbench --log {log:q} prepare"
         " --dataset {input.dataset:q}"

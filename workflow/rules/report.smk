@@ -20,6 +20,8 @@ rule report:
     resources:
         mem_mb=8000,
         runtime=60,
+    params:
+        settings=settings(EXPERIMENT.experiment_json()),
     shell:
         "python -m lossbench --log {log:q} report"
         " --experiment {input.experiment:q} --output results/{wildcards.experiment:q}/report"

@@ -5,8 +5,7 @@ rule train:
     input:
         block="results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/block.json",
         classes="results/datasets/{dataset}/classes.json",
-        # A new check alone retrains nothing.
-        check=ancient("results/{experiment}/check.json"),
+        check=checked,
     output:
         run=expand(
             "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/run.json",
@@ -35,6 +34,8 @@ rule train:
         gpu=1,
         mem_mb=16000,
         runtime=1440,
+    params:
+        settings=block_settings,
     shell:
         "python -m lossbench --log {log:q} train"
         " --block {input.block:q} --data results/datasets/{wildcards.dataset:q}"
