@@ -15,6 +15,16 @@ COUNTS = ("tp", "fp", "fn")
 DIGESTS = b"digests"  # metadata of a block's cases.parquet: the digest of each loss's run
 
 
+def schema(metrics: Sequence[str]) -> pa.Schema:
+    """Of a table of cases. Text as codes: 10,000 runs have a million rows and a thousand names."""
+    text = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema(
+        [(name, text if name in TEXT else pa.int64()) for name in KEYS]
+        + [(name, pa.int64()) for name in COUNTS]
+        + [(name, pa.float64()) for name in metrics]
+    )
+
+
 class DuplicateRowError(Exception):
     """Two rows with the same keys; `keys` names them."""
 

@@ -11,7 +11,7 @@ import torch
 
 from lossbench.batches import patch_size
 from lossbench.config import UserError
-from lossbench.cubes import DIGESTS, TEXT
+from lossbench.cubes import DIGESTS, TEXT, schema
 from lossbench.device import pick_device
 from lossbench.files import read_json, whole
 from lossbench.inference import predict
@@ -56,12 +56,16 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
         tables.append(_cases(block.parent / loss, run, prepared, own).assign(**keys))
     table = pd.concat(tables, ignore_index=True)
     columns = ["dataset", "model", "loss", "fold", "seed", "case", "class", *COLUMNS, *own]
-    arrow = pa.Table.from_pandas(table[columns], preserve_index=False)
-    arrow = arrow.replace_schema_metadata({DIGESTS: json.dumps(digests)})
+    wanted = schema(columns[columns.index("dice") :]).with_metadata({DIGESTS: json.dumps(digests)})
+    arrow = pa.Table.from_pandas(table[columns], wanted, preserve_index=False)
     with whole(output) as part:
         # Dictionaries of figures would only be read more slowly.
         pq.write_table(
-            arrow, part, compression="lz4", use_dictionary=list(TEXT), write_page_checksum=True
+            arrow,
+            part,
+            compression="lz4",
+            use_dictionary=list(TEXT),
+            write_page_checksum=True,
         )
 
 

@@ -17,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lossbench import config
 from lossbench.compare import blocks
-from lossbench.cubes import TEXT
+from lossbench.cubes import TEXT, schema
 from lossbench.files import block_folder, write_json, write_text
 from lossbench.provenance import sha256
 
@@ -110,9 +112,11 @@ def write_block(path: Path, settings: config.Experiment, keys: dict) -> None:
         }
     )
     folder.mkdir(parents=True)
-    table.to_parquet(
-        folder / "cases.parquet", index=False, compression="lz4", use_dictionary=list(TEXT)
-    )
+    arrow = pa.Table.from_pandas(table, schema(config.METRICS), preserve_index=False)
+    pq.write_table(
+        arrow, folder / "cases.parquet", compression="lz4", use_dictionary=list(TEXT),
+        write_page_checksum=True,
+    )  # fmt: skip
     for loss in losses:
         write_json(folder / loss / "status.json", status(keys, loss))
 

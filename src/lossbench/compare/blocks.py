@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lossbench.config import Experiment, UserError
-from lossbench.cubes import COUNTS, DIGESTS, KEYS, TEXT, Cube, DuplicateRowError, cubes, encode
+from lossbench.cubes import DIGESTS, KEYS, TEXT, Cube, DuplicateRowError, cubes, schema
 from lossbench.files import block_folder, read_json
 
 BLOCK = ("dataset", "model", "fold", "seed")
@@ -22,16 +22,6 @@ STATUS = (
     *("init_digest", "batch_digest", "commit", "versions", "device", "started", "finished"),
 )
 AGAIN = "delete it and run the workflow again"
-
-
-def schema(metrics: Sequence[str]) -> pa.Schema:
-    """Of a table of cases. Text as codes: 10,000 runs have a million rows and a thousand names."""
-    text = pa.dictionary(pa.int32(), pa.string())
-    return pa.schema(
-        [(name, text if name in TEXT else pa.int64()) for name in KEYS]
-        + [(name, pa.int64()) for name in COUNTS]
-        + [(name, pa.float64()) for name in metrics]
-    )
 
 
 def read_cases(experiment: Path, settings: Experiment) -> tuple[pa.Table, list[dict[str, str]]]:
@@ -52,55 +42,68 @@ def read_cases(experiment: Path, settings: Experiment) -> tuple[pa.Table, list[d
             f"{missing[0]}: no such file ({len(missing)} missing); run the workflow again"
         )
     wanted = schema(settings.all_metrics)
-    tables = [_read(wanted, file) for file in files]  # threads would wait for each other
-    lengths = [table.num_rows for table in tables]
+    # No threads, which would wait for each other.
+    tables = [_read(file, keys, wanted) for file, keys in zip(files, blocks, strict=True)]
     digests = [json.loads((table.schema.metadata or {}).get(DIGESTS, "{}")) for table in tables]
-    tables = [table.replace_schema_metadata(None) for table in tables]
-    cases = pa.concat_tables(tables).unify_dictionaries()
-    _check_keys(cases, files, blocks, lengths)
+    cases = pa.concat_tables([t.replace_schema_metadata(None) for t in tables])
+    lengths = [table.num_rows for table in tables]
+    cases = _with_blocks(cases.unify_dictionaries(), blocks, lengths).select(wanted.names)
     # A block keeps the results of a loss that has left the matrix.
     of_matrix = pc.is_in(cases["loss"], value_set=pa.array(settings.matrix.loss))
     return cases if pc.all(of_matrix).as_py() else cases.filter(of_matrix), digests
 
 
-def _read(wanted: pa.Schema, file: Path) -> pa.Table:
+def _read(file: Path, keys: dict[str, Any], wanted: pa.Schema) -> pa.Table:
+    """The columns but the keys of the block, which are only looked at: a third of the time."""
     try:
         parquet = pq.ParquetFile(
             file, read_dictionary=TEXT, pre_buffer=False, page_checksum_verification=True
         )
-        names = parquet.schema_arrow.names
+        stored = parquet.schema_arrow
+        names = stored.names
         if lacks := [name for name in wanted.names if name not in names]:
             raise UserError(f"{file}: lacks the column {lacks[0]!r}; {AGAIN}")
-        table = parquet.read(wanted.names, use_threads=False).select(wanted.names)
-        if table.schema != wanted:
-            table = table.cast(wanted.with_metadata(table.schema.metadata))
+        if not parquet.metadata.num_rows:
+            raise UserError(f"{file}: has no rows; {AGAIN}")
+        for name in BLOCK:
+            for found in _values(parquet, name, names.index(name)) - {keys[name]}:
+                raise UserError(f"{file}: {name} is {found!r}, not {keys[name]!r}; {AGAIN}")
+        fields = [field for field in wanted if field.name not in BLOCK]
+        rest = pa.schema(fields, stored.metadata)
+        table = parquet.read(rest.names, use_threads=False).select(rest.names)
+        table = table if table.schema == rest else table.cast(rest)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: damaged ({error}); {AGAIN}") from None
-    if not table.num_rows:
-        raise UserError(f"{file}: has no rows; {AGAIN}")
+    for name in (name for name in KEYS if name in rest.names):
+        if table[name].null_count:
+            raise UserError(f"{file}: {name} is None, not a name; {AGAIN}")
     return table
 
 
-def _check_keys(
-    cases: pa.Table, files: Sequence[Path], blocks: Sequence[dict[str, Any]], lengths: Sequence[int]
-) -> None:
-    """Every row has its keys, and those of the block that its file lies in."""
-    file_of_row = np.repeat(np.arange(len(files)), lengths)
+def _values(parquet: pq.ParquetFile, name: str, at: int) -> set:
+    """What a column holds, or only the ends of it, by the statistics of its parts."""
+    groups = range(parquet.num_row_groups)
+    parts = [parquet.metadata.row_group(group).column(at).statistics for group in groups]
+    if all(part and part.has_min_max and part.null_count == 0 for part in parts):
+        return {end for part in parts for end in (part.min, part.max)}
+    return set(parquet.read([name])[name].to_pylist())
 
-    def refuse(wrong: np.ndarray, name: str) -> None:
-        if wrong.any():
-            row = int(wrong.argmax())
-            file, found = file_of_row[row], cases[name][row].as_py()
-            wanted = repr(blocks[file][name]) if name in BLOCK else "a name"
-            raise UserError(f"{files[file]}: {name} is {found!r}, not {wanted}; {AGAIN}")
 
-    for name in KEYS:
-        if cases[name].null_count:
-            refuse(pc.is_null(cases[name]).to_numpy(), name)
+def _with_blocks(
+    cases: pa.Table, blocks: Sequence[dict[str, Any]], lengths: Sequence[int]
+) -> pa.Table:
+    """With the keys of the block of each row."""
     for name in BLOCK:
-        codes, labels = encode(cases[name])
-        wanted = {label: code for code, label in enumerate(labels)}
-        refuse(codes != np.array([wanted.get(k[name], -1) for k in blocks])[file_of_row], name)
+        labels, codes = np.unique([keys[name] for keys in blocks], return_inverse=True)
+        column = np.repeat(codes.astype(np.int32), lengths)
+        values = pa.array(labels.tolist())
+        rows = (
+            pa.DictionaryArray.from_arrays(column, values)
+            if name in TEXT
+            else pa.array(labels[column])
+        )
+        cases = cases.append_column(name, rows)
+    return cases
 
 
 def read_runs(experiment: Path, settings: Experiment) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from lossbench.compare import nnunet
-from lossbench.compare.blocks import RUN, schema
+from lossbench.compare.blocks import RUN
 from lossbench.compare.empty import QUOTED, ratios
 from lossbench.config import (
     METRICS,
@@ -25,7 +25,7 @@ from lossbench.config import (
     UserError,
     did_you_mean,
 )
-from lossbench.cubes import COUNTS, KEYS, TEXT, Cube, DuplicateRowError, cubes
+from lossbench.cubes import COUNTS, KEYS, TEXT, Cube, DuplicateRowError, cubes, schema
 from lossbench.provenance import sha256
 
 # What a table says when it does not say so.
