@@ -1,16 +1,12 @@
-"""The workflow where a clock jumps, where two of them run in one folder, where results move."""
+"""The workflow where two of them run in one folder, and where results move."""
 
-import json
-import os
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
-from lossbench.files import read_json
 from tests.test_workflow import (
     MY_LOSSES,
     REPOSITORY,
@@ -48,27 +44,6 @@ def folder(compared, tmp_path) -> Path:
 def run(folder: Path, *arguments: str, **changes) -> subprocess.CompletedProcess:
     config = study(folder, **{"matrix": MATRIX, **changes})
     return snakemake(folder, "--configfile", str(config), *arguments)
-
-
-def status(folder: Path) -> dict:
-    return read_json(folder / BLOCK / "dice/status.json")
-
-
-def test_a_clock_that_was_ahead_hides_no_change(folder):
-    """What changed is older than what was made from it before, and the first try was killed."""
-    tomorrow = time.time() + 86400
-    for file in (folder / "results").rglob("*"):
-        os.utime(file, (tomorrow, tomorrow))
-    changed = {"training": {**STUDY["training"], "steps": 13}}
-    assert run(folder, "--until", "configure_block", **changed).returncode == 0
-    for file in (folder / "results").rglob("*"):
-        os.utime(file)  # what its user does: Snakemake refuses files of the future
-    assert status(folder)["steps"] == 12
-    result = run(folder, "--until", "evaluate", **changed)
-    assert result.returncode == 0, result.stderr
-    assert status(folder)["steps"] == 13
-    metadata = pq.read_schema(folder / BLOCK / "cases.parquet").metadata
-    assert json.loads(metadata[b"digests"])["dice"] == status(folder)["digest"]
 
 
 def test_two_workflows_in_one_folder(folder):

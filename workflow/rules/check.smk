@@ -1,9 +1,7 @@
 """check: try every model and loss on the prepared data; what each loss computes; gradients."""
 
 
-# A checkpoint, since Snakemake leaves out a job whose `ancient` input is made again, also where the
-# job has a reason of its own; after a checkpoint it looks again.
-checkpoint check:
+rule check:
     input:
         experiment="results/{experiment}/experiment.json",
         classes=datasets("classes.json"),
@@ -22,8 +20,3 @@ checkpoint check:
     shell:
         "python -m lossbench --log {log:q} check"
         " --experiment {input.experiment:q} --output {output:q}"
-
-
-def checked(wildcards):
-    """check.json, which a job waits for; a new one alone makes nothing again."""
-    return ancient(checkpoints.check.get(experiment=wildcards.experiment).output[0])
