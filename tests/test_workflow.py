@@ -316,10 +316,11 @@ def test_a_dataset_of_ones_own_beside_a_config_elsewhere(tmp_path):
         datasets={"squares": {"_target_": "my_data.Squares", "folds": 2}},
         **changes,
     )
-    target = "results/datasets/squares/classes.json"
+    target = "results/study/squares/tiny/fold0/seed3/cases.parquet"
     result = snakemake(tmp_path, target, "--configfile", str(config))
     assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / target).read_text())["classes"] == ["background", "square"]
+    table = pd.read_parquet(tmp_path / target)
+    assert set(table["class"]) == {"background", "square"}
 
 
 def test_a_dry_run_imports_no_torch(done):

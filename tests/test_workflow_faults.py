@@ -1,10 +1,11 @@
-"""The workflow where two of them run in one folder, and where results move."""
+"""The workflow where it was killed, where two run in one folder, and where results move."""
 
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.test_workflow import (
@@ -44,6 +45,15 @@ def folder(compared, tmp_path) -> Path:
 def run(folder: Path, *arguments: str, **changes) -> subprocess.CompletedProcess:
     config = study(folder, **{"matrix": MATRIX, **changes})
     return snakemake(folder, "--configfile", str(config), *arguments)
+
+
+def test_a_workflow_killed_before_its_check_hides_no_change(folder):
+    """Snakemake sees no reason to train behind an old check.json that is made again."""
+    changed = {"training": {**STUDY["training"], "steps": 13}}
+    assert run(folder, "--until", "configure_block", **changed).returncode == 0
+    result = run(folder, "--until", "compare", **changed)
+    assert result.returncode == 0, result.stderr
+    assert set(pd.read_csv(folder / "results/study/report/runs.csv")["steps"]) == {13}
 
 
 def test_two_workflows_in_one_folder(folder):

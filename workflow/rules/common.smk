@@ -95,6 +95,28 @@ def block_settings(wildcards):
     return settings(EXPERIMENT.block_json(*keys))
 
 
+def checked(wildcards):
+    """The check: a new one alone trains nothing again, but what is to be trained waits for it.
+
+    Behind an ancient file that is made again, Snakemake sees no reason of a job's own: a workflow
+    that was killed before its check had ended would only be checked.
+    """
+    block = "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}".format(
+        **wildcards
+    )
+    first = (
+        f"{block}/block.json",
+        f"results/datasets/{wildcards.dataset}/classes.json",
+    )
+    last = f"{block}/cases.parquet"
+    check = f"results/{wildcards.experiment}/check.json"
+    done = Path(last).exists() and all(
+        Path(file).exists() and Path(file).stat().st_mtime < Path(last).stat().st_mtime
+        for file in first
+    )
+    return ancient(check) if done else check
+
+
 def print_file(path):
     """Show a text file on the terminal, if it is there."""
     if Path(path).exists():

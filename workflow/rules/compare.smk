@@ -6,7 +6,7 @@ rule compare:
         experiment="results/{experiment}/experiment.json",
         cases=blocks("cases.parquet"),
         # Cards, for claims about what a loss computes.
-        check=ancient("results/{experiment}/check.json"),
+        check="results/{experiment}/check.json",
     output:
         cases="results/{experiment}/report/cases.parquet",
         runs="results/{experiment}/report/runs.csv",

@@ -5,8 +5,7 @@ rule train:
     input:
         block="results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/block.json",
         classes="results/datasets/{dataset}/classes.json",
-        # A new check alone retrains nothing.
-        check=ancient("results/{experiment}/check.json"),
+        check=checked,
     output:
         run=expand(
             "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/run.json",
