@@ -557,3 +557,47 @@ def test_prepared_data_that_was_altered_is_named(tmp_path, phantom):
     array.flush()
     with pytest.raises(UserError, match=r"labels\.npy: missing, or not as it was written; delete"):
         run(block(tmp_path, data, LOSSES), data)
+
+
+ENGINE = {"fused": False, "channels_last": False, "compile": False}
+
+
+def curve(folder: Path, loss: str = "dice") -> np.ndarray:
+    """Loss and gradient norm along the training."""
+    return pd.read_csv(folder / loss / "history.csv")[["train/loss", "train/gradient_norm"]].values
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("part", ["fused", "channels_last"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_faster_step_gives_the_same_figures(part, dims, optimizer, tmp_path, phantom, phantom_3d):
+    data = phantom if dims == 2 else phantom_3d
+    plain, fast = (
+        run(block(tmp_path / name, data, {"dice": DICE}, optimizer=optimizer, **settings), data)
+        for name, settings in {"plain": ENGINE, "fast": ENGINE | {part: True}}.items()
+    )
+    np.testing.assert_allclose(curve(fast), curve(plain), rtol=1e-3)
+
+
+def test_a_network_is_compiled_once_for_a_block_and_gives_the_same_figures(
+    tmp_path, phantom, trained
+):
+    """Dropout included."""
+    torch._dynamo.reset()
+    counted = torch._dynamo.utils.counters["stats"]
+    counted.clear()
+    made = run(block(tmp_path, phantom, LOSSES, compile=True), phantom)
+    assert counted["unique_graphs"] == 1
+    for loss in LOSSES:
+        np.testing.assert_allclose(curve(made, loss), curve(trained, loss), rtol=1e-3)
+
+
+def test_a_network_that_cannot_be_compiled_says_what_to_set(tmp_path, phantom, monkeypatch):
+    def broken(graph, inputs):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(
+        "lossbench.train.run.compiled", lambda: torch.compile(lambda m, x: m(x), backend=broken)
+    )
+    with pytest.raises(UserError, match=r"losses.dice: training.compile: .*; set it to false"):
+        run(block(tmp_path, phantom, {"dice": DICE}, compile=True), phantom)

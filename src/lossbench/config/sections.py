@@ -149,6 +149,19 @@ class Training(Strict):
     amp: bool = Field(
         True, description="bfloat16 autocast of the network, on devices that have it."
     )
+    fused: bool = Field(
+        True, description="A kernel for all weights in the optimiser: the same up to rounding."
+    )
+    channels_last: bool = Field(
+        True,
+        description="Layout of the weights of convolutions, in 3D on a CPU alone: the same up to "
+        "rounding.",
+    )
+    compile: bool = Field(
+        False,
+        description="torch.compile of the network, the same up to rounding: takes minutes at the "
+        "start of a block, and needs a C++ compiler.",
+    )
     min_foreground: float = Field(
         0.0,
         ge=0,

@@ -5,13 +5,14 @@ import io
 import logging
 import math
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lossbench.batches import FNV_PRIME, Batches, patch_size, stream_key
 from lossbench.config import UserError, canonical
@@ -24,6 +25,7 @@ from lossbench.metrics import counts, dice_of
 from lossbench.models import build_model
 from lossbench.prepared import Prepared
 from lossbench.provenance import commit, seed_of, state_digest, versions
+from lossbench.train.engine import compiled, make_optimizer, not_compiled, place
 from lossbench.train.stop import Stop
 from lossbench.train.store import FILES
 
@@ -32,6 +34,8 @@ PROGRESS_SECONDS = 2.0  # between two writings of progress.csv
 # Between two checkpoints, at most, where rows of the history come often enough: what a job loses
 # that is killed without a word.
 CHECKPOINT_SECONDS = 60.0
+# A network on images.
+Call = Callable[[nn.Module, Tensor], Tensor]
 # What a checkpoint holds besides the network and its optimiser.
 STATE = ("step", "seconds", "started", "history", "batch_digest", "sums", "since")
 
@@ -70,8 +74,8 @@ class Run:
         self.loss = run_loss(self.spec, self.data).to(self.device)
         model = build_model(self.spec["model"], self.data, seed)
         self.init_digest = state_digest(model.state_dict())
-        self.model = model.to(self.device).train()
-        self.optimizer = _optimizer(self.model, self.training)
+        self.model = place(model, self.device, self.training)
+        self.optimizer = make_optimizer(self.model, self.training)
         key = stream_key(self.training)
         if key not in streams:
             streams[key] = Batches(self.data, fold, seed, self.training, self.device)
@@ -138,7 +142,8 @@ class Run:
             group["lr"] = learning_rate(self.training, step)
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            loss = batch_loss(self.loss, self._predict(batch.images), batch.labels)
+            call = compiled() if self.training["compile"] else nn.Module.__call__
+            loss = batch_loss(self.loss, self._predict(batch.images, call), batch.labels)
             loss.backward()
         except RuntimeError as error:
             raise self._explained(error) from error
@@ -149,7 +154,10 @@ class Run:
         self.batch_digest = self.batch_digest * FNV_PRIME + batch.mark
 
     def _explained(self, error: RuntimeError) -> Exception:
-        """What to do where the memory did not do; any other error as it is."""
+        """What to do where the memory did not do, or compiling; any other error as it is."""
+        if self.training["compile"] and not_compiled(error):
+            reason = str(error).strip().splitlines()[0]
+            return UserError(f"training.compile: {reason}; set it to false, or mend that")
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             return error
         peak, size = (n(self.device) / 1e9 for n in (peak_memory, memory_size))
@@ -159,11 +167,11 @@ class Run:
             f"{self.training['batch_size']} and training.patch_size {list(self.patch)}: lower one"
         )
 
-    def _predict(self, images: Tensor) -> Tensor:
+    def _predict(self, images: Tensor, call: Call = nn.Module.__call__) -> Tensor:
         """Logits in float32: losses run outside autocast."""
         amp = self.training["amp"] and self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
-            return self.model(images).float()
+            return call(self.model, images).float()
 
     def _ledger(self) -> dict[str, float]:
         torch.manual_seed(seed_of("step", self.spec["seed"], 0))
@@ -244,7 +252,7 @@ class Run:
             log.warning("%s cannot be read (%s); %s starts again", path, error, self.name)
             build = build_model(self.spec["model"], self.data, self.spec["seed"])
             self.model.load_state_dict(build.state_dict())
-            self.optimizer = _optimizer(self.model, self.training)
+            self.optimizer = make_optimizer(self.model, self.training)
             return
         for name in STATE:
             setattr(self, name, state[name])
@@ -287,16 +295,6 @@ class Run:
 def learning_rate(training: dict[str, Any], step: int) -> float:
     """Polynomial decay: a function of the step alone."""
     return training["learning_rate"] * (1 - step / training["steps"]) ** training["decay_power"]
-
-
-def _optimizer(model: torch.nn.Module, training: dict[str, Any]) -> torch.optim.Optimizer:
-    rate, decay = training["learning_rate"], training["weight_decay"]
-    if training["optimizer"] == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
-    momentum = training["momentum"]
-    return torch.optim.SGD(
-        model.parameters(), lr=rate, weight_decay=decay, momentum=momentum, nesterov=momentum > 0
-    )
 
 
 def _csv(rows: list[dict[str, float]]) -> str:
