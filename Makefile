@@ -26,6 +26,7 @@ ui: $(INSTALLED)  ## the MLflow UI on 127.0.0.1, over the store that `track` wri
 bench: $(INSTALLED)  ## what things cost, and the error rates of the comparisons: results/benchmarks; an hour
 	$(BIN)/python -m tests.benchmarks.training --output results/benchmarks
 	$(BIN)/python -m tests.benchmarks.start
+	$(BIN)/python -m tests.benchmarks.growth --output results/benchmarks
 	$(BIN)/python -m tests.benchmarks.ten_thousand_runs
 	$(BIN)/python -m tests.benchmarks.tracking
 	$(BIN)/python -m tests.benchmarks.error_rates --output results/benchmarks

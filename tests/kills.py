@@ -97,7 +97,10 @@ def disturb(folder: Path, times: int, seed: int) -> list[str]:
             time.sleep(0.05)
         if workflow.poll() is not None:
             break
-        time.sleep(generator.uniform(0, 6))
+        end = time.monotonic() + generator.uniform(0, 6)
+        # Not so late that nothing would be left to kill: the runs of a block end together.
+        while time.monotonic() < end and len(finished_at(folder)) < len(STUDY["matrix"]["loss"]):
+            time.sleep(0.05)
         target = TARGETS[len(done) % 2]
         number = SIGNALS[len(done) // 2 % 3]
         kill(workflow, target, number, generator)

@@ -1,0 +1,97 @@
+"""How time and memory grow: python -m tests.benchmarks.growth --output DIR
+
+CPU seconds and peak memory against the number of losses in a block, of cases to evaluate and of pixels
+in an image, each in a process of its own, imports left out; growth.json, and growth.png, where a line
+of slope 1 is linear growth. For the number of runs see ten_thousand_runs.py.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from lossbench.evaluate import evaluate
+from lossbench.files import write_json
+from lossbench.prepare import prepare
+from lossbench.prepared import Prepared
+from lossbench.train import train
+from tests.test_train import DICE, block
+
+VALUES = {
+    "losses in a block": (1, 2, 4, 8, 16),
+    "cases to evaluate": (50, 100, 200, 400, 800),
+    "pixels in an image": (64**2, 128**2, 256**2, 512**2),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder")
+    parser.add_argument("--one", nargs=2, metavar=("WHAT", "VALUE"), help="a single measurement")
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measured(options.one[0], int(options.one[1]))))
+        return
+    options.output.mkdir(parents=True, exist_ok=True)
+    again = [sys.executable, "-m", "tests.benchmarks.growth", "--output", options.output, "--one"]
+    rows = []
+    for what, values in VALUES.items():
+        for value in values:
+            done = subprocess.run([*again, what, str(value)], check=True, capture_output=True)
+            rows.append({"what": what, "value": value, **json.loads(done.stdout)})
+            print(rows[-1], flush=True)
+    (options.output / "growth.json").write_text(json.dumps(rows, indent=1))
+    draw(rows, options.output / "growth.png")
+
+
+def measured(what: str, value: int) -> dict[str, float]:
+    """CPU seconds of `train` or `evaluate`, and the memory that this process has had."""
+    torch.set_num_threads(1)
+    cases = 2 * value if what == "cases to evaluate" else 40
+    side = round(value**0.5) if what == "pixels in an image" else 64
+    losses = value if what == "losses in a block" else 1
+    steps = 1 if what == "cases to evaluate" else 20
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        spec = {"_target_": "lossbench.datasets.Phantom", "cases": cases, "size": [side, side]}
+        dataset = {"name": "d", "spec": spec, "folds": 2, "fold_seed": 0, "surface_tolerance": 1.0}
+        write_json(folder / "dataset.json", dataset)
+        prepare(folder / "dataset.json", folder / "d")
+        names = {f"dice_{n}": DICE for n in range(losses)}
+        settings = {"steps": steps, "patch_size": [side, side], "validate_every": 1000}
+        path = block(folder, Prepared(folder / "d"), names, **settings)
+        begin = time.process_time()
+        train(path, folder / "d", folder / "runs")
+        if what == "cases to evaluate":
+            begin = time.process_time()
+            evaluate(path, folder / "d", path.with_name("cases.parquet"))
+        seconds = time.process_time() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": round(seconds, 2), "peak_mb": round(peak)}
+
+
+def draw(rows: list[dict], file: Path) -> None:
+    """A panel for each quantity: seconds and memory, with the slope of the seconds' upper half."""
+    figure, axes = plt.subplots(1, len(VALUES), figsize=(11, 3.2), layout="constrained")
+    for axis, what in zip(axes, VALUES, strict=True):
+        x, seconds, peak = np.array(
+            [[r["value"], r["seconds"], r["peak_mb"]] for r in rows if r["what"] == what]
+        ).T
+        slope = np.diff(np.log(seconds[-2:])) / np.diff(np.log(x[-2:]))
+        axis.loglog(x, seconds, "o-", color="#0072b2", label="CPU seconds")
+        axis.loglog(x, peak / 1000, "s--", color="#d55e00", label="peak memory, GB")
+        axis.set(xlabel=what, title=f"slope at the end {slope.item():.2f}")
+    axes[0].legend(frameon=False)
+    figure.savefig(file, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

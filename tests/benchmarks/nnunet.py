@@ -1,0 +1,135 @@
+"""Stock nnU-Net against its plan here: python -m tests.benchmarks.nnunet --data Task04_Hippocampus
+
+installs nnU-Net from PyPI into a venv of its own, lets it plan and preprocess the MSD task 4, and
+measures iterations per second of its 3d_fullres plan and of config/hippocampus.yaml with DiceCE, batches
+included. The two take turns; the other one waits. On a CPU the arithmetic of the network is all, so
+that the ratio says something on a GPU alone.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from snakemake.utils import update_config
+
+from lossbench.config import validate
+from lossbench.files import write_text
+from lossbench.prepare import prepare
+from lossbench.prepared import Prepared
+from lossbench.train.run import Run
+
+VERSION, TURNS = "2.8.1", 3
+ROOT = Path(__file__).parents[2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder Task04_Hippocampus")
+    parser.add_argument("--steps", type=int, default=2, help="in a turn (2; on a GPU 200)")
+    parser.add_argument("--folder", type=Path, help="to keep everything in; else a temporary one")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.folder or Path(temporary)).resolve()
+        theirs = Stock(folder, options.data.resolve())
+        ours = ours_ready(folder, options.data.resolve())
+        rows = [
+            (theirs.seconds(options.steps), seconds(ours, options.steps)) for _ in range(TURNS + 1)
+        ][1:]  # the first turn warms up
+        theirs.process.stdin.close()
+        theirs.process.wait()
+    ratios = [a / b for a, b in rows]
+    per_second = [options.steps / statistics.median(x) for x in zip(*rows, strict=True)]
+    print(json.dumps({
+        "what": "iterations per second, ours over stock nnU-Net's",
+        "ratio": round(statistics.median(ratios), 2),
+        "lowest": round(min(ratios), 2), "highest": round(max(ratios), 2),
+        "nnunet_per_second": round(per_second[0], 3), "ours_per_second": round(per_second[1], 3),
+        "device": str(ours.device), "threads": torch.get_num_threads(), "nnunetv2": VERSION,
+        "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1),
+    }, indent=1))  # fmt: skip
+
+
+class Stock:
+    """nnU-Net in a process of its own, stopped while it is not its turn: its workers go on."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        venv, bin_ = folder / "venv", folder / "venv/bin"
+        if not (bin_ / "nnUNetv2_train").exists():
+            subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+            subprocess.run([bin_ / "pip", "install", "-q", f"nnunetv2=={VERSION}"], check=True)
+        places = {
+            n: str(folder / n) for n in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+        }
+        here = os.environ | places | {"PATH": f"{bin_}:{os.environ['PATH']}"}
+        preprocessed = folder / "nnUNet_preprocessed/Dataset004_Hippocampus"
+        if not (preprocessed / "nnUNetPlans.json").exists():
+            convert = [bin_ / "nnUNetv2_convert_MSD_dataset", "-i", data]
+            subprocess.run(convert, env=here, check=True, stdout=sys.stderr)
+            plan = [
+                bin_ / "nnUNetv2_plan_and_preprocess",
+                "-d",
+                "4",
+                "-c",
+                "3d_fullres",
+                "-np",
+                "2",
+            ]
+            subprocess.run(plan, env=here, check=True, stdout=sys.stderr)
+            shutil.copy(data / "splits_final.json", preprocessed)
+        self.process = subprocess.Popen(
+            [bin_ / "python", Path(__file__).with_name("nnunet_steps.py"), preprocessed],
+            env=here, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.answer("ready")
+
+    def answer(self, word: str) -> str:
+        """The next line that begins with a word: nnU-Net writes lines of its own."""
+        for line in self.process.stdout:
+            if line.startswith(word):
+                return line.removeprefix(word)
+        raise RuntimeError("nnU-Net ended; see above")
+
+    def seconds(self, steps: int) -> float:
+        print(steps, file=self.process.stdin, flush=True)
+        return float(self.answer("seconds"))
+
+
+def ours_ready(folder: Path, data: Path) -> Run:
+    """The run of config/hippocampus.yaml with DiceCE, ready for its first step."""
+    config: dict = {}
+    for name in ("datasets", "models", "losses", "config", "hippocampus"):
+        update_config(config, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
+    settings = validate(config)
+    write_text(folder / "dataset.json", settings.dataset_json("hippocampus"))
+    os.environ["LOSSBENCH_DATA"] = str(data.parent)
+    prepare(folder / "dataset.json", folder / "hippocampus")
+    keys = {"dataset": "hippocampus", "model": "dynunet", "fold": 0, "seed": 0}
+    spec = settings.run(loss="dice_ce", **keys)
+    spec["training"]["ledger"] = None
+    run = Run(spec, folder / "run", Prepared(folder / "hippocampus"))
+    run.start({})
+    return run
+
+
+def seconds(run: Run, steps: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(steps):
+        run._update(run.step)
+        run.step += 1
+        run.batches.forget()
+    if run.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    main()
