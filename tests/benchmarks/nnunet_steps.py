@@ -14,6 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 def main(preprocessed: Path) -> None:
     plans, dataset = (load_json(preprocessed / f) for f in ("nnUNetPlans.json", "dataset.json"))
+    plans["continue_training"] = False  # as its command line does
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = nnUNetTrainer(plans, "3d_fullres", 0, dataset, device)
     trainer.on_train_start()
