@@ -72,7 +72,7 @@ def save(figure: Figure, path: Path, embed: str = "svg") -> str:
     kinds = {"svg": "image/svg+xml", "png": "image/png"}
     found = {}
     figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine("none")  # laid out once, not again for each file
+    figure.set_layout_engine(None)  # laid out once; any other engine draws twice for each file
     for kind in kinds:
         buffer = io.BytesIO()
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
