@@ -13,8 +13,8 @@ STAGES = {"prepare", "check", "train", "evaluate", "compare", "report", "track"}
 MODULES = sorted(p for p in SOURCE.rglob("*.py"))
 # Only these compute; a report draws predictions, so its examples do too.
 TORCH = {
-    *("augment", "batches", "check", "device", "evaluate", "gradients", "inference", "ledger"),
-    *("losses", "metrics", "models", "semantics", "train", "examples"),
+    *("augment", "batches", "check", "device", "engine", "evaluate", "gradients", "inference"),
+    *("ledger", "losses", "metrics", "models", "semantics", "train", "examples"),
 }
 
 

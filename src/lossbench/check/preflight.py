@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lossbench.batches import Batches
 from lossbench.config import Experiment
 from lossbench.device import pick_device
+from lossbench.engine import make_optimizer, place
 from lossbench.gradients import ClassTerms, class_terms, cosines, flat_gradient, shares
 from lossbench.losses import batch_loss, match_scale, one_hot, run_loss
 from lossbench.models import build_model
@@ -67,14 +68,13 @@ class Flight:
         self.spec, self.step, self.num_classes = runs[self.reference], 0, len(data.classes)
         self.device, training = pick_device(), self.spec["training"]
         self.losses = {name: run_loss(run, data).to(self.device) for name, run in runs.items()}
-        self.model = (
-            build_model(self.spec["model"], data, self.spec["seed"]).train().to(self.device)
-        )
+        model = build_model(self.spec["model"], data, self.spec["seed"])
+        self.model = place(model, self.device, training)
         self.batches = Batches(data, self.spec["fold"], self.spec["seed"], training, self.device)
         self.probe = self.batches(0)
         for name, loss in self.losses.items():
             match_scale(name, loss, partial(self._value, loss), self.model.parameters())
-        self.optimizer = _optimizer(self.model, training)
+        self.optimizer = make_optimizer(self.model, training)
 
     def _value(self, loss: nn.Module) -> Tensor:
         return batch_loss(loss, self._logits(0), self.probe.labels)
@@ -111,14 +111,6 @@ class Flight:
         batch = self.batches(step) if step else self.probe
         torch.manual_seed(seed_of("step", self.spec["seed"], step))
         return self.model(batch.images).float()
-
-
-def _optimizer(model: nn.Module, training: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """Of the experiment's kind and rate; what else is set matters little in so few steps."""
-    if training["optimizer"] == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=training["learning_rate"])
-    momentum = training["momentum"]
-    return torch.optim.SGD(model.parameters(), lr=training["learning_rate"], momentum=momentum)
 
 
 def _table(

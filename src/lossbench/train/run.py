@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lossbench.batches import FNV_PRIME, Batches, patch_size, stream_key
 from lossbench.config import UserError, canonical
 from lossbench.device import device_name, memory_size, peak_memory, pick_device
+from lossbench.engine import compiled, make_optimizer, not_compiled, place
 from lossbench.files import checksums, whole, write_json, write_text
 from lossbench.inference import predict
 from lossbench.ledger import ledger_entry, unmoved
@@ -25,7 +26,6 @@ from lossbench.metrics import counts, dice_of
 from lossbench.models import build_model
 from lossbench.prepared import Prepared
 from lossbench.provenance import commit, seed_of, state_digest, versions
-from lossbench.train.engine import compiled, make_optimizer, not_compiled, place
 from lossbench.train.stop import Stop
 from lossbench.train.store import FILES
 
