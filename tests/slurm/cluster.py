@@ -8,10 +8,13 @@ import shutil
 import socket
 import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 # Snakemake's job step drops $SLURM_CONF: the file must be where Slurm looks for it.
 ETC = Path("/etc/slurm/slurm.conf")
@@ -63,6 +66,7 @@ def why_not() -> str | None:
     """Why this machine cannot run the cluster, after an attempt to install Slurm; None: it can."""
     if os.geteuid() != 0:
         return "a Slurm cluster of one's own wants root"
+    _sweep()
     if ETC.exists() or ETC.is_symlink():
         return f"{ETC} exists: this machine belongs to a Slurm cluster"
     if Path("/dev/nvidia0").exists():
@@ -70,6 +74,14 @@ def why_not() -> str | None:
     if not _installed() and (problem := _install()):
         return f"Slurm cannot be installed: {problem}"
     return None
+
+
+def _sweep() -> None:
+    """Remove the links of a cluster of ours that was killed: its files lie in a temporary folder."""
+    ours = ETC.is_symlink() and ETC.readlink().is_relative_to(tempfile.gettempdir())
+    if ours and not any(process.name() == "slurmctld" for process in psutil.process_iter()):
+        for link in (ETC, ETC.with_name("gres.conf")):
+            link.unlink(missing_ok=True)
 
 
 def _installed() -> bool:
