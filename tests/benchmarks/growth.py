@@ -89,6 +89,9 @@ def draw(rows: list[dict], file: Path) -> None:
         axis.loglog(x, seconds, "o-", color="#0072b2", label="CPU seconds")
         axis.loglog(x, peak / 1000, "s--", color="#d55e00", label="peak memory, GB")
         axis.set(xlabel=what, title=f"slope at the end {slope.item():.2f}")
+        axis.minorticks_off()
+        axis.set_xticks(x, [f"{value:,.0f}" for value in x])
+        axis.set_yticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
     axes[0].legend(frameon=False)
     figure.savefig(file, dpi=120)
 
