@@ -1,13 +1,17 @@
 """The workflow where it was killed, where two run in one folder, and where results move."""
 
+import json
+import os
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
+from lossbench.files import read_json
 from tests.test_workflow import (
     MY_LOSSES,
     REPOSITORY,
@@ -54,6 +58,24 @@ def test_a_workflow_killed_before_its_check_hides_no_change(folder):
     result = run(folder, "--until", "compare", **changed)
     assert result.returncode == 0, result.stderr
     assert set(pd.read_csv(folder / "results/study/report/runs.csv")["steps"]) == {13}
+
+
+def test_a_clock_that_was_ahead_hides_no_change(folder):
+    """What changed is older than what was made from it before, and the first try was killed."""
+    tomorrow = time.time() + 86400
+    for file in (folder / "results").rglob("*"):
+        os.utime(file, (tomorrow, tomorrow))
+    changed = {"training": {**STUDY["training"], "steps": 13}}
+    assert run(folder, "--until", "configure_block", **changed).returncode == 0
+    for file in (folder / "results").rglob("*"):
+        os.utime(file)  # what its user does: Snakemake refuses files of the future
+    status = folder / BLOCK / "dice/status.json"
+    assert read_json(status)["steps"] == 12
+    result = run(folder, "--until", "evaluate", **changed)
+    assert result.returncode == 0, result.stderr
+    assert read_json(status)["steps"] == 13
+    metadata = pq.read_schema(folder / BLOCK / "cases.parquet").metadata
+    assert json.loads(metadata[b"digests"])["dice"] == read_json(status)["digest"]
 
 
 def test_two_workflows_in_one_folder(folder):

@@ -9,9 +9,10 @@ from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-from lossbench.config import ConfigError, validate
+from lossbench.config import ConfigError, UserError, validate
+from lossbench.files import read_json
 from lossbench.overview import overview
-from lossbench.provenance import sha256
+from lossbench.provenance import run_digest, sha256
 
 # Again, and below what is set, since a module that is given a config skips `configfile:`.
 DEFAULTS = [
@@ -95,26 +96,31 @@ def block_settings(wildcards):
     return settings(EXPERIMENT.block_json(*keys))
 
 
+def trained(wildcards):
+    """Whether the runs of a block are those of its settings and data, whatever a clock says."""
+    block = "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}".format(
+        **wildcards
+    )
+    keys = {key: wildcards[key] for key in ("dataset", "model", "fold", "seed")}
+    try:
+        data = read_json(f"results/datasets/{wildcards.dataset}/classes.json")["digest"]
+        return all(
+            read_json(f"{block}/{loss}/status.json")["digest"]
+            == run_digest(EXPERIMENT.run(loss=loss, **keys), data)
+            for loss in LOSSES
+        )
+    except (UserError, KeyError, TypeError):  # missing or damaged
+        return False
+
+
 def checked(wildcards):
     """The check: a new one alone trains nothing again, but what is to be trained waits for it.
 
     Behind an ancient file that is made again, Snakemake sees no reason of a job's own: a workflow
     that was killed before its check had ended would only be checked.
     """
-    block = "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}".format(
-        **wildcards
-    )
-    first = (
-        f"{block}/block.json",
-        f"results/datasets/{wildcards.dataset}/classes.json",
-    )
-    last = f"{block}/cases.parquet"
     check = f"results/{wildcards.experiment}/check.json"
-    done = Path(last).exists() and all(
-        Path(file).exists() and Path(file).stat().st_mtime < Path(last).stat().st_mtime
-        for file in first
-    )
-    return ancient(check) if done else check
+    return ancient(check) if trained(wildcards) else check
 
 
 def print_file(path):
