@@ -69,14 +69,9 @@ def pictures(results: Path, experiment: str, output: Path) -> None:
         Server(ui.embedded(results), Path(folder)) as server,
         browser_page() as page,
     ):
-        texts = {"losses": "matching runs", "runs": "matching runs", "charts": "matching runs"}
         for name, link in said["links"].items():
-            visit(
-                page,
-                server.address + link,
-                texts.get(name, "Comparing"),
-                output / f"mlflow_{name}.png",
-            )
+            text = "Comparing" if name == "compare" else "matching runs"
+            visit(page, server.address + link, text, output / f"mlflow_{name}.png")
         page.set_viewport_size({"width": 1280, "height": 640})
         report = (results / experiment / "report" / "report.html").resolve()
         visit(page, report.as_uri(), "Which loss", output / "report.png", rest=0.5)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lossbench import config
+from lossbench import config, files
 from lossbench.compare import compare
 from lossbench.files import write_json, write_text
 from lossbench.provenance import run_digest, seed_of, sha256
@@ -21,7 +21,6 @@ from lossbench.provenance import run_digest, seed_of, sha256
 STEPS, LOG_EVERY, VALIDATE_EVERY = 40, 10, 20
 SIZE = (16, 16)
 KEYS = ["dataset", "model", "loss", "fold", "seed"]
-METRICS = ["dice", "iou", "precision", "recall", "hd95", "surface_dice"]
 
 
 def write_experiment(
@@ -127,8 +126,7 @@ def write_dataset(folder: Path, e: config.Experiment, classes: Sequence[str], n_
 
 
 def block_folder(experiment: Path, block: dict) -> Path:
-    keys = (block["dataset"], block["model"], f"fold{block['fold']}", f"seed{block['seed']}")
-    return experiment.parent.joinpath(*keys)
+    return files.block_folder(experiment.parent, **block)
 
 
 def write_block(
@@ -158,7 +156,7 @@ def write_block(
         table = _cases(rng, cases, info["classes"], quality=0.02 * i)
         rows.append(table.assign(**block, loss=loss))
     table = pd.concat(rows, ignore_index=True)
-    columns = [*KEYS, "case", "class", "tp", "fp", "fn", *METRICS]
+    columns = [*KEYS, "case", "class", "tp", "fp", "fn", *config.METRICS]
     table[columns].to_parquet(folder / "cases.parquet", index=False, write_page_checksum=True)
 
 
@@ -222,15 +220,13 @@ def _cases(
         size = case[f"voxels_{name}"] * 100
         tp = int(size * np.clip(0.95 - 0.15 * k + quality + rng.normal(0, 0.02), 0, 1))
         fp, fn = int(size * rng.uniform(0.02, 0.1)), size - tp
-        scores = dict.fromkeys(METRICS, np.nan)
+        scores = dict.fromkeys(config.METRICS, np.nan)
         if size:
             scores["dice"] = 2 * tp / (2 * tp + fp + fn)
             scores["iou"] = tp / (tp + fp + fn)
             scores["precision"], scores["recall"] = tp / (tp + fp), tp / size
-            scores["hd95"], scores["surface_dice"] = (
-                10 * (1 - scores["dice"]),
-                scores["dice"] ** 0.5,
-            )
+            scores["hd95"] = 10 * (1 - scores["dice"])
+            scores["surface_dice"] = scores["dice"] ** 0.5
         rows.append({"case": case["case"], "class": name, "tp": tp, "fp": fp, "fn": fn, **scores})
     return pd.DataFrame(rows)
 

@@ -119,13 +119,9 @@ class Server:
 
     def start(self, patience: float = 120) -> None:
         """Start it and wait until it answers."""
-        options = ["--backend-store-uri", self.store, "--port", str(self.port), "--workers", "1"]
-        options += [
-            "--host",
-            "127.0.0.1",
-            "--artifacts-destination",
-            str(self.folder / "artifacts"),
-        ]
+        options = ["--backend-store-uri", self.store, "--host", "127.0.0.1"]
+        options += ["--port", str(self.port), "--workers", "1"]
+        options += ["--artifacts-destination", str(self.folder / "artifacts")]
         environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(

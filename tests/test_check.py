@@ -19,6 +19,7 @@ from lossbench.check import check, preflight
 from lossbench.check.words import text
 from lossbench.config import ConfigError, UserError, validate
 from lossbench.files import read_json, write_json, write_text
+from lossbench.losses import batch_loss
 from lossbench.prepared import IGNORE, Prepared
 from tests.test_config import CONFIG
 
@@ -216,7 +217,7 @@ def test_models_of_the_catalogue_3d(tmp_path, phantom_3d, name):
     run(tmp_path, phantom_3d, models={name: MODELS[name]}, patch_size=[32, 32, 32])
 
 
-THREE = {
+LOSSES = {
     "dice": DICE,
     "again": DICE,
     "triple": {"_target_": f"{__name__}.Scaled", "factor": 3.0},
@@ -227,11 +228,11 @@ THREE = {
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, phantom):
     """check.json of a loss, its copy, its multiple, and another."""
-    return run(tmp_path_factory.mktemp("found"), phantom, THREE, batch_size=4)
+    return run(tmp_path_factory.mktemp("found"), phantom, LOSSES, batch_size=4)
 
 
 def test_each_loss_has_a_card(found):
-    assert found["losses"] == list(THREE)
+    assert found["losses"] == list(LOSSES)
     cards = found["cards"]["phantom"]
     assert cards["again"] == cards["dice"]
     assert cards["triple"]["scale"] == pytest.approx(3, rel=0.01)
@@ -278,43 +279,48 @@ def test_words_about_scale(found):
 
 
 def test_words_where_entries_train_differently(tmp_path, phantom):
-    losses = {"dice": DICE, "triple": {**THREE["triple"], "training": {"optimizer": "sgd"}}}
+    losses = {"dice": DICE, "triple": {**LOSSES["triple"], "training": {"optimizer": "sgd"}}}
     (words,) = run(tmp_path, phantom, losses)["preflight"][0]["words"]
     assert words.startswith("triple is about 3 times dice (cosine 1.000")
     assert words.endswith("); their training settings differ.")
 
 
 def test_a_matched_loss_is_looked_at_with_its_factor(tmp_path, phantom):
-    matched = {"_target_": "lossbench.losses.Scaled", "loss": THREE["triple"], "match": DICE}
+    matched = {"_target_": "lossbench.losses.Scaled", "loss": LOSSES["triple"], "match": DICE}
     flight = run(tmp_path, phantom, {"dice": DICE, "matched": matched})["preflight"][0]
     assert flight["looks"][0]["losses"]["matched"]["scale"] == pytest.approx(1, rel=1e-3)
 
 
 def test_words_under_sgd(tmp_path, phantom):
-    losses = {name: THREE[name] for name in ("dice", "triple")}
+    losses = {name: LOSSES[name] for name in ("dice", "triple")}
     options = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9}
     (words,) = run(tmp_path, phantom, losses, **options)["preflight"][0]["words"]
     assert "a learning rate of 0.03 instead of 0.01; compare them at rates that make up" in words
 
 
 def test_a_check_is_repeatable(tmp_path, phantom):
-    losses = {name: THREE[name] for name in ("dice", "no_background")}
+    losses = {name: LOSSES[name] for name in ("dice", "no_background")}
     assert run(tmp_path, phantom, losses) == run(tmp_path, phantom, losses)
 
 
 def test_ignored_voxels_take_no_part_in_the_gradients(tmp_path, phantom):
-    """What the network says there makes no difference, and the labels are no class's."""
+    """What the network says there makes no difference."""
     folder = tmp_path / "ignoring"
     shutil.copytree(phantom.folder, folder)
     labels = np.load(folder / "labels.npy")
     labels[::3] = IGNORE
     np.save(folder / "labels.npy", labels)
     write_json(folder / "classes.json", {**phantom.info, "ignore": True})
-    losses = {name: THREE[name] for name in ("dice", "triple")}
-    (flight,) = run(tmp_path, Prepared(folder), losses)["preflight"]
-    for look in flight["looks"]:
-        assert look["losses"]["triple"]["scale"] == pytest.approx(3, rel=1e-3)
+    data = Prepared(folder)
+    for look in run(tmp_path, data)["preflight"][0]["looks"]:
         assert sum(look["losses"]["dice"]["share_value"]) == pytest.approx(1, abs=1e-3)
+    flight = preflight.Flight(experiment_of(data), data, "small")
+    labels = flight.probe.labels
+    logits = torch.randn(2, 3, 32, 32, requires_grad=True)
+    batch_loss(flight.losses["dice"], logits, labels).backward()
+    gradient = logits.grad.abs().sum(dim=1)
+    assert (gradient[labels != IGNORE] > 0).all()
+    assert not gradient[labels == IGNORE].any()
 
 
 def test_no_time_for_steps(tmp_path, phantom, monkeypatch):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lossbench.check import cost, preflight
+from lossbench.check import cost
 from lossbench.check.data import _far, survey
 from lossbench.check.study import _draw
 from lossbench.check.words import text
 from lossbench.files import write_json
+from lossbench.models import build_model
 from lossbench.prepare import prepare
 from lossbench.prepared import Prepared
 from tests.test_check import DICE, SMALL, experiment_of
@@ -45,6 +46,11 @@ class Cells:
 
     def _twin(self, i, case):
         return Cells()[2] | {"case": "c7"} if i == 7 else case
+
+    def _empty_twin(self, i, case):
+        if i in (2, 7):
+            case["image"], case["label"][:] = Cells()[2]["image"], 0
+        return case
 
     def _size(self, i, case):
         if i == 7:
@@ -111,6 +117,7 @@ def test_nothing_is_doubtful_where_all_is_well(tmp_path):
     ("flaw", "kind", "says"),
     [
         ("twin", "same image", "c2, c7 have the same image and label"),
+        ("empty_twin", "same image", "c2, c7 have the same image and label"),
         ("same_image", "same image", "c2, c7 have the same image, labelled in two ways"),
         ("same_label", "same label", "c2, c7 have the same label, and other images"),
         ("size", "size", "size far from the median 40x40: c7 (32x8)"),
@@ -185,7 +192,7 @@ def costs(phantom):
     patch = pytest.MonkeyPatch()
     with patch.context() as context:
         context.setattr(cost.time, "perf_counter", iter(np.arange(1e4) * 2.0).__next__)
-        context.setattr(preflight, "STEPS", 1)
+        context.setattr(cost, "peak_memory", lambda device: 1_000_000_000)
         return cost.block_cost(settings, phantom, "small", 60.0)
 
 
@@ -205,7 +212,10 @@ def test_the_time_of_a_block_adds_up(costs):
 
 
 def test_memory_holds_the_state_of_every_loss(phantom, costs):
-    assert 1e8 < costs["memory_bytes"] < 1e11
+    """Of the second one, in float32: weights and their copy, gradients, AdamW's two moments."""
+    model = build_model({"name": "small", **SMALL}, phantom, 0)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    assert costs["memory_bytes"] == 1_000_000_000 + 5 * 4 * weights
 
 
 def test_important_things_come_first():

@@ -187,6 +187,16 @@ def test_verdict_of_the_usual_test_stands_beside(tmp_path):
     assert (comparisons["p_cases_holm"] < 0.01).all()
     assert (comparisons["p_holm"] > 0.05).all()
     assert comparisons["improvement"].to_numpy() == pytest.approx(0.5)
+    # It is second where the worse seed is drawn twice, which is in a quarter of the resamples.
+    highest = {}
+    for alpha in (0.05, 0.6):
+        settings = read_json(experiment)
+        settings["comparison"]["alpha"] = alpha
+        write_json(experiment, settings)
+        tables(experiment)
+        ranks = read(experiment, "ranks")
+        highest[alpha] = set(ranks.loc[ranks["loss"] == "lucky", "rank_high"])
+    assert highest == {0.05: {2}, 0.6: {1}}
 
 
 def test_less_is_better_for_a_distance(tmp_path):

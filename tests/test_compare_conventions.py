@@ -46,8 +46,8 @@ def test_conventions_for_empty_classes(convention):
     assert np.isnan(overlap(np.array([np.nan]), fp[:1], fn[:1], convention)).all(), "no row"
 
 
-def test_conventions_are_the_libraries():
-    """SMP on the four cases; MONAI by the reference values, many of them of absent classes."""
+def test_conventions_are_smps():
+    """On the four cases."""
     from segmentation_models_pytorch.metrics import f1_score, iou_score
 
     tp, fp, fn = torch.tensor([[0, 0, 0, 4], [0, 3, 0, 6], [0, 0, 3, 2]])[..., None]
@@ -62,6 +62,7 @@ def test_conventions_are_the_libraries():
 
 @pytest.mark.skipif(not PARITY.is_dir(), reason=f"no {PARITY}; LOSSBENCH_PARITY names it")
 def test_conventions_are_monais():
+    """By the reference values, many of them of absent classes."""
     names = {True: "monai_ignore_empty", False: "monai_count_empty"}
     seen = 0
     for text in (PARITY / "monai_metrics.jsonl").read_text().splitlines():

@@ -8,10 +8,8 @@ import pytest
 from scipy.stats import wilcoxon
 
 from lossbench.compare import compare, compare_files
-from lossbench.config import UserError
+from lossbench.config import UserError, load
 from tests.fake_results import write_experiment
-
-FIGURES = ["tp", "fp", "fn", "dice", "iou", "precision", "recall", "hd95", "surface_dice"]
 
 
 @pytest.fixture
@@ -120,8 +118,6 @@ def test_a_table_with_the_least_columns(tmp_path, output):
 
 
 def test_experiment_json_says_what_was_compared(study, tmp_path, output):
-    from lossbench.config import load
-
     study[1].to_csv(tmp_path / "all.csv", index=False)
     path = compare_files(
         [str(tmp_path / "all.csv")],

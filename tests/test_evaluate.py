@@ -16,7 +16,7 @@ from lossbench.evaluate import evaluate
 from lossbench.files import read_json, write_json
 from lossbench.inference import predict
 from lossbench.metrics import COLUMNS, measure
-from lossbench.models import load_run
+from lossbench.models import build_model, load_run
 from lossbench.train import train
 from tests.test_train import LOSSES, block
 
@@ -34,16 +34,8 @@ def test_a_row_per_run_case_and_class(evaluated, phantom):
     table = pd.read_parquet(evaluated.parent / "cases.parquet")
     rows = phantom.validation(0)
     assert len(table) == len(LOSSES) * len(rows) * 3
-    assert table.columns.tolist() == [
-        "dataset",
-        "model",
-        "loss",
-        "fold",
-        "seed",
-        "case",
-        "class",
-        *COLUMNS,
-    ]
+    keys = ["dataset", "model", "loss", "fold", "seed", "case", "class"]
+    assert table.columns.tolist() == [*keys, *COLUMNS]
     assert set(table["loss"]) == set(LOSSES)
     assert set(table["case"]) == set(phantom.cases["case"].iloc[rows])
     assert table["class"].tolist()[:3] == phantom.classes
@@ -118,8 +110,6 @@ def test_an_altered_table_is_noticed(evaluated, tmp_path):
 
 
 def test_initial_weights_are_a_function_of_model_and_seed(evaluated, phantom):
-    from lossbench.models import build_model
-
     spec = read_json(evaluated.parent / "dice" / "run.json")["model"]
     torch.manual_seed(5)
     one = build_model(spec, phantom, 0).state_dict()

@@ -3,6 +3,7 @@
 Seconds here; `LOSSBENCH_FUZZ=5000 python -m pytest tests/test_fuzz.py` looks longer.
 """
 
+import io
 import json
 import os
 from contextlib import suppress
@@ -58,6 +59,7 @@ PATHS += [("losses", "dice", "training"), ("models",), ("losses",), ("training",
 @given(st.sampled_from(PATHS), values)
 @example(("training", "patch_size"), [2**70])
 @example(("losses", "dice"), {"_target_": "a.B", "weight": float("nan")})
+@example(("datasets", "mni152"), {"spacing": float("inf")})
 def test_any_value_at_any_key(path, value):
     change = value
     for key in reversed(path):
@@ -83,8 +85,6 @@ def test_any_text_as_a_study(text):
 
 
 def image_bytes() -> bytes:
-    import io
-
     file = io.BytesIO()
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(file, "png")
     return file.getvalue()
@@ -135,7 +135,7 @@ SUMMARY = json.dumps(
 def test_any_bytes_as_a_table(tmp_path_factory, content):
     root = tmp_path_factory.mktemp("fuzz")
     (root / "t.csv").write_bytes(content)
-    refused_or_done([f"{root / 't.csv'}"], "a", root / "out")
+    refused_or_done([str(root / "t.csv")], "a", root / "out")
 
 
 @bounded

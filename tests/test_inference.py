@@ -11,9 +11,9 @@ from lossbench.inference import predict
 class Threshold(nn.Module):
     """Class by the intensity of the voxel alone, so that windows and padding must not matter."""
 
-    def __init__(self, patch):
+    def __init__(self):
         super().__init__()
-        self.patch, self.shapes = tuple(patch), set()
+        self.shapes = set()
 
     def forward(self, x):
         self.shapes.add(tuple(x.shape[2:]))
@@ -26,7 +26,7 @@ def expected(image):
 
 @pytest.mark.parametrize("patch", [[32, 32], [64, 64], [16, 48]])
 def test_any_case_is_predicted_whole_and_the_model_sees_the_patch_alone(phantom, patch):
-    model = Threshold(patch)
+    model = Threshold()
     rows = phantom.validation(0)[::-1]
     for row, found in zip(rows, predict(model, phantom, rows, patch), strict=True):
         assert found.dtype == np.uint8
@@ -36,7 +36,7 @@ def test_any_case_is_predicted_whole_and_the_model_sees_the_patch_alone(phantom,
 
 def test_3d(phantom_3d):
     rows = phantom_3d.validation(1)
-    found = predict(Threshold([16, 16, 16]), phantom_3d, rows, [16, 16, 16])
+    found = predict(Threshold(), phantom_3d, rows, [16, 16, 16])
     assert np.array_equal(found[0], expected(phantom_3d.image(rows[0])[0]))
 
 
@@ -46,6 +46,6 @@ def test_the_mode_of_the_model_is_put_back(phantom):
             assert not self.training
             return super().forward(x)
 
-    model = Mode([64, 64]).train()
+    model = Mode().train()
     predict(model, phantom, [0], [64, 64])
     assert model.training

@@ -22,16 +22,15 @@ def test_arguments_are_passed_and_filled():
         "out_channels": "$num_classes",
         "kernel_size": 3,
     }
-    made = instantiate({"name": "mine", **conv}, nn.Module, "models.mine", {"num_classes": 3})
+    made = instantiate(conv, nn.Module, "models.mine", {"num_classes": 3})
     assert made.out_channels == 3
 
 
 def test_a_placeholder_may_begin_a_path():
-    spec = {"_target_": "pathlib.PurePosixPath"}
-    assert "unknown '$rooot/a'; did you mean '$num_classes'" not in message(
-        {**spec, "x": "$rooot/a"}, object
-    )
-    assert "unknown '$rooot/a'" in message({**spec, "x": "$rooot/a"}, object)
+    spec = {"_target_": "types.SimpleNamespace", "path": "$root/a/b", "name": "b"}
+    made = instantiate(spec, object, "x", {"root": "/data"})
+    assert (made.path, made.name) == ("/data/a/b", "b")
+    assert "unknown '$rooot/a'" in message({**spec, "path": "$rooot/a"}, object)
 
 
 def test_an_argument_that_is_a_component_is_made_first():

@@ -1,5 +1,6 @@
 """Class weights from the data; losses of the catalogue; activations; ignored pixels."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,11 @@ from monai.losses import (
 )
 from segmentation_models_pytorch import losses as smp
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossbench.config import Loss, UserError
 from lossbench.losses import (
+    DiceOfSums,
     ForegroundProbability,
     FScoreLoss,
     Ignoring,
@@ -37,6 +40,7 @@ from lossbench.losses import (
     are_probabilities,
     build_loss,
     class_weights,
+    of_sums,
     one_hot,
 )
 from tests.test_check import problems
@@ -634,3 +638,64 @@ def test_other_losses_that_cannot_leave_pixels_out_are_refused():
 def test_one_hot_of_ignored_is_zero():
     labels = torch.tensor([[0, 2, 255]], dtype=torch.uint8)
     assert one_hot(labels, 3)[0].T.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+
+
+# --- Dice from sums
+
+
+class Reads(TorchDispatchMode):
+    """Counts what would make the host wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero")
+        return func(*args, **(kwargs or {}))
+
+
+PLAIN = [
+    DiceLoss(softmax=True),
+    DiceLoss(sigmoid=True, smooth_nr=0.1, smooth_dr=0.2),
+    DiceLoss(softmax=True, include_background=False, weight=[1.0, 5.0]),
+    DiceLoss(softmax=True, batch=True, weight=[0.1, 1.0, 5.0]),
+    DiceLoss(softmax=True, squared_pred=True, reduction="sum"),
+    DiceLoss(softmax=True, jaccard=True, weight=2.0),
+    DiceLoss(softmax=True, jaccard=True, squared_pred=True, batch=True),
+    DiceCELoss(softmax=True, include_background=False),
+    DiceFocalLoss(softmax=True, batch=True),
+]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("loss", PLAIN, ids=range(len(PLAIN)))
+def test_dice_of_sums_is_dice(loss, dims):
+    sums = of_sums(copy.deepcopy(loss))
+    assert any(isinstance(part, DiceOfSums) for part in sums.modules())
+    logits, target = batch(dims)
+    values, gradients = [], []
+    for function in (loss, sums):
+        logits = logits.detach().requires_grad_()
+        with Reads() as reads:
+            values.append(function(logits, target))
+            values[-1].backward()
+        gradients.append(logits.grad)
+    assert reads.count == 0
+    torch.testing.assert_close(*values, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6 * gradients[0].abs().max().item())
+
+
+def test_monai_reads_its_weights_from_the_device():
+    """The reason for sums; without it, they can go."""
+    with Reads() as reads:
+        DiceLoss(softmax=True, weight=[0.1, 1.0, 5.0])(*batch())
+    assert reads.count > 0
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [DiceLoss(other_act=torch.exp), DiceLoss(softmax=True, soft_label=True), TverskyLoss()],
+    ids=["activation", "soft", "tversky"],
+)
+def test_what_is_no_function_of_these_sums_stays_monais(loss):
+    assert of_sums(loss) is loss
+    assert not any(isinstance(part, DiceOfSums) for part in loss.modules())

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from lossbench.__main__ import main
-from lossbench.compare import compare
+from lossbench.compare import compare, compare_files
 from lossbench.config import UserError
 from lossbench.files import read_json, write_json
 from lossbench.plan import plan
@@ -106,8 +106,6 @@ def test_results_of_others_are_pilots_too(tmp_path, capsys):
     experiment = pilot(tmp_path)
     cases = pd.read_parquet(experiment.parent / "report/cases.parquet")
     cases.to_csv(tmp_path / "cases.csv", index=False)
-    from lossbench.compare import compare_files
-
     compare_files([str(tmp_path / "cases.csv")], "dice", tmp_path / "out")
     for results in (experiment.parent, tmp_path / "out"):
         plan(results, 0.005, output=tmp_path / f"{results.name}.csv")

@@ -76,6 +76,10 @@ class NoClasses:
         raise IndexError
 
 
+class Bare:
+    classes = ("a", "b")
+
+
 def put(key, change):
     return lambda case: {**case, key: change(case[key])}
 
@@ -362,10 +366,6 @@ def test_unusable_attributes(run):
         run(Made, ignore="void")
     with pytest.raises(UserError, match="it has neither __getitem__ nor __iter__"):
         run(Bare)
-
-
-class Bare:
-    classes = ("a", "b")
 
 
 # Real data

@@ -62,7 +62,7 @@ def test_retries_live_in_the_profile_and_what_failed_is_done_again(name):
         assert "retries" not in rules.read_text()
 
 
-# Stands in for a scheduler's command: answers by its name and first word, keeps what it was given.
+# Stands in for kubectl: runs a Job at once, keeps it, and says what became of it.
 KUBECTL = """#!{python}
 import json, pathlib, subprocess, sys
 jobs = pathlib.Path({folder!r})

@@ -197,8 +197,6 @@ def test_missing_pieces_are_said(tmp_path):
     experiment, output = make(tmp_path)
     for path in experiment.parent.rglob("fold0/seed0/*/history.csv"):
         path.unlink()
-    for path in experiment.parent.rglob("fold0/seed0/*/status.json"):
-        path.unlink()
     (experiment.parents[1] / "datasets/hippocampus/classes.json").unlink()
     report(experiment, output)
     page = Page(output / "report.html")

@@ -1,4 +1,4 @@
-"""What only some experiments have: claims, doubts, the ledger, scale controls, other's results."""
+"""What only some experiments have: claims, doubts, the ledger, scale controls, results of others."""
 
 import json
 import shutil

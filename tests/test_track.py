@@ -195,21 +195,16 @@ def test_a_verdict_without_an_interval_says_so():
 
 def test_the_shared_views_name_columns_that_exist(finished):
     tags = client(finished).get_experiment("1").tags
-    for key, kind in {"lossbench": "loss", "lossbench_runs": "run"}.items():
+    links = read_json(finished.parent / "track.json")["links"]
+    views = [("lossbench", "loss", "losses"), ("lossbench_runs", "run", "runs")]
+    for key, kind, link in views:
         view = json.loads(tags[f"mlflow.sharedViewState.{key}"])
-        found = set(runs(finished, kind).columns)
+        table = runs(finished, kind)
         columns = {column.replace("`", "") for column in view["selectedColumns"]}
         assert "metrics.test/dice/anterior" in columns
-        assert columns <= found
-        assert len(client(finished).search_runs(["1"], view["searchFilter"])) == len(
-            runs(finished, kind)
-        )
-        assert (
-            f"viewStateShareKey={key}"
-            in json.loads((finished.parent / "track.json").read_text())["links"][
-                {"loss": "losses", "run": "runs"}[kind]
-            ]
-        )
+        assert columns <= set(table.columns)
+        assert len(client(finished).search_runs(["1"], view["searchFilter"])) == len(table)
+        assert f"viewStateShareKey={key}" in links[link]
 
 
 def test_a_second_sync_writes_nothing(finished):

@@ -7,7 +7,7 @@ from lossbench.track import ui
 
 from .browser import CHROMIUM, browser_page, visit
 from .fake_results import write_experiment
-from .stores import Server, empty_store, sync
+from .stores import Server, empty_store, runs, sync
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no {CHROMIUM}")
@@ -46,16 +46,9 @@ def test_the_links_lead_to_tables_charts_and_artifacts(tmp_path, monkeypatch):
         visit(page, links["compare"], "Comparing 3 Runs", picture)
         assert "dice_inverse_frequency · hippocampus · unet" in page.inner_text("body")
 
-        run = next(iter(_runs(store, "comparison")))
+        run = runs(experiment, "comparison")["run_id"].item()
         pages = f"{server.address}/#/experiments/{said['experiment_id']}/runs/{run}"
         visit(page, f"{pages}/artifacts", "report.html", picture)
         assert "comparisons.csv" in page.inner_text("body")
         visit(page, pages, "comparison of fake", picture)
         assert "against dice" in page.inner_text("body")
-
-
-def _runs(store: str, kind: str) -> list[str]:
-    from mlflow import MlflowClient
-
-    found = MlflowClient(store).search_runs(["1"], f"tags.`lossbench.kind` = '{kind}'")
-    return [run.info.run_id for run in found]

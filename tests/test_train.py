@@ -16,6 +16,7 @@ from torch import nn
 
 import lossbench.train.run
 from lossbench.config import UserError, canonical, validate
+from lossbench.engine import rehearse
 from lossbench.files import read_json, try_lock, write_json, write_text
 from lossbench.prepared import Prepared
 from lossbench.provenance import run_digest
@@ -559,7 +560,7 @@ def test_prepared_data_that_was_altered_is_named(tmp_path, phantom):
         run(block(tmp_path, data, LOSSES), data)
 
 
-ENGINE = {"fused": False, "channels_last": False, "compile": False}
+ENGINE = {"fused": False, "channels_last": False, "compile": False, "cuda_graph": False}
 
 
 def curve(folder: Path, loss: str = "dice") -> np.ndarray:
@@ -601,3 +602,57 @@ def test_a_network_that_cannot_be_compiled_says_what_to_set(tmp_path, phantom, m
     )
     with pytest.raises(UserError, match=r"losses.dice: training.compile: .*; set it to false"):
         run(block(tmp_path, phantom, {"dice": DICE}, compile=True), phantom)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_step_that_is_rehearsed_gives_the_same_bits(optimizer, tmp_path, phantom, monkeypatch):
+    """As for a CUDA graph: before the first step, and before the first one after a kill."""
+    plain = run(block(tmp_path / "plain", phantom, LOSSES, optimizer=optimizer), phantom)
+    times = []
+
+    def rehearsed(step, model, optimizer, images, labels):
+        times.append(images.shape)
+        rehearse(lambda: step(images, labels), model, optimizer)
+        return step
+
+    monkeypatch.setattr("lossbench.train.run.is_captured", lambda device, training: True)
+    monkeypatch.setattr("lossbench.train.run.captured", rehearsed)
+    path = block(tmp_path / "rehearsed", phantom, LOSSES, optimizer=optimizer)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 13)
+        with pytest.raises(Interrupted):
+            run(path, phantom)
+    again = run(path, phantom)
+    assert len(times) == 2 * len(LOSSES)
+    for loss in LOSSES:
+        assert equal(weights(again / loss), weights(plain / loss))
+
+
+def test_a_step_that_cannot_be_a_graph_says_what_to_set(tmp_path, phantom, monkeypatch):
+    def refused(*given):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\n...")
+
+    monkeypatch.setattr("lossbench.train.run.is_captured", lambda device, training: True)
+    monkeypatch.setattr("lossbench.train.run.captured", refused)
+    with pytest.raises(UserError, match=r"training.cuda_graph: .*under losses.dice.training"):
+        run(block(tmp_path, phantom, {"dice": DICE}, cuda_graph=True), phantom)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_cuda_graph_gives_the_same_figures(optimizer, tmp_path, phantom):
+    plain, graph = (
+        run(block(tmp_path / name, phantom, LOSSES, optimizer=optimizer, **settings), phantom)
+        for name, settings in {"plain": ENGINE, "graph": ENGINE | {"cuda_graph": True}}.items()
+    )
+    for loss in LOSSES:
+        np.testing.assert_allclose(curve(graph, loss), curve(plain, loss), rtol=1e-3)
+
+
+def test_dice_of_sums_gives_the_same_figures(tmp_path, phantom):
+    weighted = {**DICE, "weight": "$inverse_frequency"}
+    plain, sums = (
+        run(block(tmp_path / str(on), phantom, {"dice": weighted}, dice_of_sums=on), phantom)
+        for on in (False, True)
+    )
+    np.testing.assert_allclose(curve(sums), curve(plain), rtol=1e-3)

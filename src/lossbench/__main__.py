@@ -3,6 +3,8 @@
 import argparse
 import logging
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _compare(experiment: Path | None, output: Path, **given: Any) -> None:
     """The blocks of an experiment, or other people's results: these get their report as well."""
-    if experiment and given["cases"]:
-        raise UserError("wanted: --experiment or --cases, not both")
-    if experiment and (of_files := [name for name, value in given.items() if value]):
-        raise UserError(f"--{of_files[0]} goes with --cases: experiment.json says how to compare")
     if experiment:
+        if given["cases"]:
+            raise UserError("wanted: --experiment or --cases, not both")
+        for name, value in given.items():
+            if value:
+                raise UserError(f"--{name} goes with --cases: experiment.json says how to compare")
         _function("compare")(experiment, output)
     elif given["cases"] and given["reference"]:
         compared = _function("compare", "compare_files")(output=output, **given)
@@ -56,10 +59,8 @@ def _compare(experiment: Path | None, output: Path, **given: Any) -> None:
         raise UserError("wanted: --experiment PATH, or --cases FILE... and --reference NAME")
 
 
-def _function(stage: str, name: str = ""):  # noqa: ANN202 (the stage's function)
+def _function(stage: str, name: str = "") -> Callable[..., Any]:
     """The function of a stage, or another of its module; only that module is imported."""
-    from importlib import import_module
-
     module = "track.ui" if stage == "ui" else stage
     return getattr(import_module(f"lossbench.{module}"), name or stage)
 
@@ -82,28 +83,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--log", type=Path, help="file that gets the messages too")
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
-
-    def stage(name: str, text: str, **options: str) -> argparse.ArgumentParser:
-        sub = stages.add_parser(name, help=text, description=text)
-        for option, meaning in options.items():
-            sub.add_argument(f"--{option}", type=Path, required=True, metavar="PATH", help=meaning)
-        return sub
-
-    stage(
+    _stage(
+        stages,
         "prepare",
         "read a dataset ($LOSSBENCH_DATA: local copies), check it, write arrays, folds, a picture",
         dataset="dataset.json: class, keyword arguments, folds",
         output="folder to write",
     )
-    _check_parser(stages)
-    train = stage(
+    _add_check(stages)
+    train = _stage(
+        stages,
         "train",
         "train the losses of a block, from the same weights on the same batches",
         block="block.json: the specification of each run",
         data="folder of the prepared dataset",
         store="folder of finished runs, by digest",
     )
-    evaluate = stage(
+    evaluate = _stage(
+        stages,
         "evaluate",
         "measure the runs of a block on its validation cases",
         block="block.json, beside the folders of its runs",
@@ -112,72 +109,65 @@ def _parser() -> argparse.ArgumentParser:
     )
     for sub in (train, evaluate):
         sub.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (1)")
-    _compare_parser(stages)
-    stage(
+    _add_compare(stages)
+    _stage(
+        stages,
         "report",
         "write the report page, its figures and tables",
         experiment="experiment.json, beside the blocks",
         output="folder of the report, with the tables of compare",
     )
-    _track_parser(stages)
-    _plan_parser(stages)
-    text = "the MLflow UI over the store that track writes"
-    ui = stages.add_parser("ui", help=text, description=text)
+    _add_track(stages)
+    _add_plan(stages)
+    ui = _stage(stages, "ui", "the MLflow UI over the store that track writes")
     ui.add_argument("--port", type=int, help="port on 127.0.0.1 (5000, or the next free one)")
-    text = "print the keys of an experiment: a JSON schema, for editors"
-    schema = stages.add_parser("schema", help=text, description=text)
+    schema = _stage(stages, "schema", "print the keys of an experiment: a JSON schema, for editors")
     schema.add_argument(
         "--markdown", action="store_true", help="a table of keys, defaults and meanings instead"
     )
-    for name, sub in stages.choices.items():
-        sub.epilog = f"example:\n  python -m lossbench {name} {EXAMPLES[name]}"
-        sub.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
 
 
-def _track_parser(stages: argparse._SubParsersAction) -> None:
-    text = "make MLflow equal to the results"
-    sub = stages.add_parser("track", help=text, description=text)
-    files = {"experiment": "experiment.json, beside the blocks", "output": "report/mlflow.json"}
-    for name, meaning in files.items():
-        required = name == "experiment"
+def _stage(
+    stages: argparse._SubParsersAction, name: str, text: str, **paths: str
+) -> argparse.ArgumentParser:
+    """A subcommand, with the paths that it cannot do without and what each is."""
+    sub = stages.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=f"example:\n  python -m lossbench {name} {EXAMPLES[name]}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_paths(sub, required=True, **paths)
+    return sub
+
+
+def _add_paths(sub: argparse.ArgumentParser, required: bool, **paths: str) -> None:
+    for name, meaning in paths.items():
         sub.add_argument(f"--{name}", type=Path, required=required, metavar="PATH", help=meaning)
-    flags = {
-        "follow": "again and again while the workflow runs, so that curves grow",
-        "restore": "bring back runs that somebody deleted in MLflow",
-        "models": "give each run its weights as an artifact",
-    }
-    for name, meaning in flags.items():
-        sub.add_argument(f"--{name}", action="store_true", help=meaning)
 
 
-def _check_parser(stages: argparse._SubParsersAction) -> None:
-    """The only stage with two ways in: the workflow's, and one for people."""
+def _add_check(stages: argparse._SubParsersAction) -> None:
+    """Two ways in: a config, for people, and what the workflow writes of it."""
     text = (
         "look at the data of an experiment, try every model and loss on it, say what each computes"
     )
-    sub = stages.add_parser("check", help=text, description=text)
-    options = {
-        "configfile": "config of an experiment: prepare its data, check it, say what it will take",
-        "experiment": "instead: experiment.json, as the workflow writes it",
-        "output": "check.json to write",
-    }
-    for option, meaning in options.items():
-        sub.add_argument(f"--{option}", type=Path, metavar="PATH", help=meaning)
+    _add_paths(
+        _stage(stages, "check", text),
+        required=False,
+        configfile="config of an experiment: prepare its data, check it, say what it will take",
+        experiment="instead: experiment.json, as the workflow writes it",
+        output="check.json to write",
+    )
 
 
-def _compare_parser(stages: argparse._SubParsersAction) -> None:
-    """An experiment, or the results of others."""
+def _add_compare(stages: argparse._SubParsersAction) -> None:
+    """Two ways in: an experiment, or the results of others."""
     text = "compare each loss with the reference, per class"
-    sub = stages.add_parser(
-        "compare", help=text, description=f"{text}: of an experiment, or of --cases FILES"
-    )
-    sub.add_argument(
-        "--experiment", type=Path, metavar="PATH", help="experiment.json, beside the blocks"
-    )
-    sub.add_argument(
-        "--output", type=Path, metavar="PATH", required=True, help="folder of the report"
-    )
+    sub = _stage(stages, "compare", text, output="folder of the report")
+    sub.description = f"{text}: of an experiment, or of --cases FILES"
+    _add_paths(sub, required=False, experiment="experiment.json, beside the blocks")
     sub.add_argument(
         "--cases",
         nargs="+",
@@ -195,23 +185,32 @@ def _compare_parser(stages: argparse._SubParsersAction) -> None:
     sub.add_argument("--metrics", nargs="+", default=(), metavar="NAME", help="to compare (dice)")
 
 
-def _plan_parser(stages: argparse._SubParsersAction) -> None:
+def _add_track(stages: argparse._SubParsersAction) -> None:
+    text = "make MLflow equal to the results"
+    sub = _stage(stages, "track", text, experiment="experiment.json, beside the blocks")
+    _add_paths(sub, required=False, output="report/mlflow.json")
+    flags = {
+        "follow": "again and again while the workflow runs, so that curves grow",
+        "restore": "bring back runs that somebody deleted in MLflow",
+        "models": "give each run its weights as an artifact",
+    }
+    for name, meaning in flags.items():
+        sub.add_argument(f"--{name}", action="store_true", help=meaning)
+
+
+def _add_plan(stages: argparse._SubParsersAction) -> None:
     text = "how many cases, seeds and hours would show a difference, from the results of a pilot"
-    sub = stages.add_parser("plan", help=text, description=text)
+    sub = _stage(stages, "plan", text)
     sub.add_argument(
         "results", type=Path, metavar="RESULTS", help="folder of an experiment or of its report"
     )
     sub.add_argument(
-        "--difference",
-        type=float,
-        required=True,
-        metavar="X",
-        help="that is to be shown, e.g. 0.005",
+        "--difference", type=float, required=True, metavar="X", help="to be shown, e.g. 0.005"
     )
     sub.add_argument(
         "--power", type=float, default=0.8, metavar="X", help="chance of showing it (0.8)"
     )
-    sub.add_argument("--output", type=Path, metavar="PATH", help="CSV to write as well")
+    _add_paths(sub, required=False, output="CSV to write as well")
 
 
 if __name__ == "__main__":

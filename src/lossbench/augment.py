@@ -38,19 +38,18 @@ def augment(
         images, labels = _flip(images, labels, generator)
     if settings["rotate"] or settings["scale"]:
         images, labels = _resample(images, labels, settings, draw)
-    shape = (-1, *[1] * (images.ndim - 1))
     if settings["contrast"]:
         mean = images.mean(dim=tuple(range(2, images.ndim)), keepdim=True)
-        images = (images - mean) * (1 + draw(settings["contrast"])).view(shape) + mean
+        images = (images - mean) * _per_image(1 + draw(settings["contrast"]), images) + mean
     if settings["brightness"]:
-        images = images + draw(settings["brightness"]).view(shape)
+        images = images + _per_image(draw(settings["brightness"]), images)
     if settings["gamma"]:
-        images = _gamma(images, (1 + draw(settings["gamma"])).view(shape))
+        images = _gamma(images, _per_image(1 + draw(settings["gamma"]), images))
     if settings["noise"]:
         seed = int(torch.randint(2**62, (1,), generator=generator))
         there = torch.Generator(images.device).manual_seed(seed)
         noise = torch.randn(images.shape, generator=there, device=images.device)
-        images = images + noise * draw(settings["noise"]).abs().view(shape)
+        images = images + noise * _per_image(draw(settings["noise"]).abs(), images)
     return images, labels
 
 
@@ -79,8 +78,8 @@ def _flip(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[T
     for axis in range(1, labels.ndim):
         chosen = torch.rand(len(images), generator=generator) < 0.5
         chosen = chosen.to(images.device, non_blocking=True)
-        images = torch.where(_like(chosen, images), images.flip(axis + 1), images)
-        labels = torch.where(_like(chosen, labels), labels.flip(axis), labels)
+        images = torch.where(_per_image(chosen, images), images.flip(axis + 1), images)
+        labels = torch.where(_per_image(chosen, labels), labels.flip(axis), labels)
     return images, labels
 
 
@@ -96,7 +95,7 @@ def _resample(
         return images, labels
     matrix = _rotation(angles)[chosen] / factors[chosen].view(-1, 1, 1)
     # Grid coordinates run from -1 to 1 on every axis, x first: rotate in pixels, not in these.
-    size = torch.tensor(images.shape[:1:-1], dtype=torch.float32)
+    size = torch.tensor(images.shape[2:][::-1], dtype=torch.float32)
     matrix = matrix * size.view(1, 1, -1) / size.view(1, -1, 1)
     theta = torch.cat([matrix, torch.zeros(len(chosen), dims, 1)], dim=2).to(images.device)
     chosen = chosen.to(images.device)
@@ -134,5 +133,6 @@ def _gamma(images: Tensor, exponent: Tensor) -> Tensor:
     return ((images - low) / span).clamp(0, 1) ** exponent * span + low
 
 
-def _like(chosen: Tensor, tensor: Tensor) -> Tensor:
-    return chosen.view(-1, *[1] * (tensor.ndim - 1))
+def _per_image(values: Tensor, batch: Tensor) -> Tensor:
+    """Values (B,) in a shape that broadcasts over a batch (B, ...)."""
+    return values.view(-1, *[1] * (batch.ndim - 1))

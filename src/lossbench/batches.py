@@ -1,6 +1,8 @@
 """The batch is a function of (dataset, fold, seed, step), and of nothing else."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,8 +36,17 @@ def patch_size(data: Prepared, training: Mapping[str, Any]) -> tuple[int, ...]:
     """Size of a training image: as set, else the largest case, up to a multiple of 32."""
     if training["patch_size"]:
         return tuple(training["patch_size"])
-    largest = np.max(data.cases["shape"].tolist(), axis=0)
-    return tuple(int(n) for n in -(-largest // MULTIPLE) * MULTIPLE)
+    return round_up(np.max(data.cases["shape"].tolist(), axis=0))
+
+
+def round_up(size: Sequence[int]) -> tuple[int, ...]:
+    """The next multiples of 32."""
+    return tuple(math.ceil(n / MULTIPLE) * MULTIPLE for n in size)
+
+
+def stream_key(training: Mapping[str, Any]) -> str:
+    """Equal for runs that share their batches."""
+    return repr([training[name] for name in BATCH_SETTINGS])
 
 
 class Batches:
@@ -44,7 +55,8 @@ class Batches:
     Parameters
     ----------
     data
-        The dataset; it lies on the device where it fits, else in the mapped arrays.
+        The dataset; it lies on the device where it fits, else in the mapped arrays, from which the
+        next batch is read while one is used.
     fold, seed
         Of the block.
     training
@@ -66,9 +78,15 @@ class Batches:
         self.rows = data.training(fold, training["min_foreground"])
         self.key = (data.digest, fold, seed)
         self.device, self.channels = device, data.info["channels"]
-        self.images, self.labels = (_on(device, array) for array in (data.images, data.labels))
+        self.images, self.labels = (torch.from_numpy(a) for a in (data.images, data.labels))
         self.shapes, self.offsets = data.cases["shape"].tolist(), data.cases["offset"].tolist()
         self.recent: dict[int, Batch] = {}
+        self.reader: ThreadPoolExecutor | None = None
+        self.coming: dict[int, Future] = {}
+        if _fits(data, device):
+            self.images, self.labels = self.images.to(device), self.labels.to(device)
+        else:
+            self.reader = ThreadPoolExecutor(1)
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step; kept until `forget`, for the other losses of the block."""
@@ -81,21 +99,38 @@ class Batches:
         self.recent.clear()
 
     def _make(self, step: int) -> Batch:
-        generator = torch.Generator().manual_seed(seed_of("batch", *self.key, step))
-        patches = [self._patch(row, generator) for row in self._rows(step)]
-        images, labels = (torch.stack(parts) for parts in zip(*patches, strict=True))
+        images, labels, generator = self._read(step)
+        images, labels = (t.to(self.device, non_blocking=True) for t in (images, labels))
         if self.augmentation:
             images, labels = augment(images, labels, self.augmentation, generator)
         return Batch(images, labels, checksum(images) * FNV_PRIME + checksum(labels))
 
+    def _read(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
+        """The patches of a step, and the generator of what is still to be drawn."""
+        if self.reader is None:
+            return self._cut(step)
+        wanted = self.coming.pop(step, None) or self.reader.submit(self._cut, step)
+        self.coming = {step + 1: self.reader.submit(self._cut, step + 1)}
+        return wanted.result()
+
+    def _cut(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
+        generator = torch.Generator().manual_seed(seed_of("batch", *self.key, step))
+        patches = [self._patch(row, generator) for row in self._rows(step)]
+        images, labels = (torch.stack(parts) for parts in zip(*patches, strict=True))
+        if images.device != self.device:  # only from pinned memory does a copy wait for nobody
+            images, labels = images.pin_memory(), labels.pin_memory()
+        return images, labels, generator
+
     def _rows(self, step: int) -> list[int]:
         """Cases of a step: each epoch is a permutation of its own, and epochs follow each other."""
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        orders = {}
-        for epoch in {place // len(self.rows) for place in places}:
-            generator = torch.Generator().manual_seed(seed_of("epoch", *self.key, epoch))
-            orders[epoch] = torch.randperm(len(self.rows), generator=generator)
-        return [int(self.rows[orders[p // len(self.rows)][p % len(self.rows)]]) for p in places]
+        first, last = places[0] // len(self.rows), places[-1] // len(self.rows)
+        order = np.concatenate([self._epoch(number) for number in range(first, last + 1)])
+        return [int(order[place - first * len(self.rows)]) for place in places]
+
+    def _epoch(self, number: int) -> np.ndarray:
+        generator = torch.Generator().manual_seed(seed_of("epoch", *self.key, number))
+        return self.rows[torch.randperm(len(self.rows), generator=generator).numpy()]
 
     def _patch(self, row: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A random part of a case; where the case is smaller, padded with background."""
@@ -112,10 +147,7 @@ class Batches:
             missing = max(wanted - n, 0)
             padding = [missing // 2, missing - missing // 2, *padding]
         image, label = image[(slice(None), *window)], label[tuple(window)]
-        return (
-            torch.nn.functional.pad(image, padding).to(self.device),
-            torch.nn.functional.pad(label, padding).to(self.device),
-        )
+        return torch.nn.functional.pad(image, padding), torch.nn.functional.pad(label, padding)
 
 
 def checksum(tensor: Tensor) -> Tensor:
@@ -123,24 +155,16 @@ def checksum(tensor: Tensor) -> Tensor:
 
     Made on the device, of whole numbers: no synchronisation, and no rounding to depend on order.
     """
-    integers = tensor.contiguous().view(
-        torch.int32 if tensor.dtype == torch.float32 else torch.uint8
-    )
-    integers = integers.flatten().to(torch.int64)
+    content = tensor.contiguous().flatten().view(torch.uint8)
+    words = torch.nn.functional.pad(content, (0, -len(content) % 8)).view(torch.int64)
     # Odd factors, since these have an inverse modulo 2**64.
-    factors = torch.arange(1, 2 * len(integers), 2, device=tensor.device) * 0x5851F42D4C957F2D
-    return (integers * factors).sum()
+    factors = torch.arange(1, 2 * len(words), 2, device=tensor.device) * 0x5851F42D4C957F2D
+    return (words * factors).sum()
 
 
-def _on(device: torch.device, array: np.ndarray) -> Tensor:
-    """A mapped array as a tensor: on the device if it fits, else where it is."""
-    tensor = torch.from_numpy(array)
+def _fits(data: Prepared, device: torch.device) -> bool:
+    """Whether the dataset is to lie on the device; that of a CPU is where it is already."""
     if device.type != "cuda":
-        return tensor
+        return True
     free, _ = torch.cuda.mem_get_info(device)
-    return tensor.to(device) if array.nbytes < DATA_SHARE * free else tensor
-
-
-def stream_key(training: Mapping[str, Any]) -> str:
-    """Equal for runs that share their batches."""
-    return repr([training[name] for name in BATCH_SETTINGS])
+    return data.images.nbytes + data.labels.nbytes < DATA_SHARE * free

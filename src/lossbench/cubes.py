@@ -136,23 +136,23 @@ def cubes(table: pa.Table, losses: Sequence[str]) -> list[Cube]:
     DuplicateRowError
         Where two rows have the same keys.
     """
-    columns, labels = {}, {}
+    codes, labels = {}, {}
     for name in KEYS:
-        columns[name], labels[name] = encode(table[name])
+        codes[name], labels[name] = _encode(table[name])
     # By name, so that what is drawn at random does not depend on the order of rows.
-    columns["case"], labels["case"] = _sorted(columns["case"], labels["case"])
+    codes["case"], labels["case"] = _sorted(codes["case"], labels["case"])
     order = {name: position for position, name in enumerate(losses)}
-    columns["loss"] = np.array([order.get(x, -1) for x in labels["loss"]])[columns["loss"]]
+    codes["loss"] = np.array([order.get(x, -1) for x in labels["loss"]])[codes["loss"]]
     labels["loss"] = list(losses)
-    group = columns["dataset"] * len(labels["model"]) + columns["model"]
-    group[columns["loss"] < 0] = -1
+    group = codes["dataset"] * len(labels["model"]) + codes["model"]
+    group[codes["loss"] < 0] = -1
     groups = _groups(group)
     found, places = [], []
     for rows in groups:
-        cube, at = _empty_cube({name: codes[rows] for name, codes in columns.items()}, labels)
+        cube, at = _empty_cube({name: column[rows] for name, column in codes.items()}, labels)
         found.append(cube)
         places.append(at)
-    del columns, group
+    del codes, group
     for name in table.column_names:
         if name not in KEYS:  # a column at a time: a large study fits into little memory
             numbers = table[name].to_numpy().astype(float, copy=False)
@@ -163,46 +163,7 @@ def cubes(table: pa.Table, losses: Sequence[str]) -> list[Cube]:
     return found
 
 
-def _empty_cube(codes: dict[str, np.ndarray], labels: dict[str, list]) -> tuple[Cube, np.ndarray]:
-    """A cube without values, and the place of each row in its flat arrays."""
-    cases, case = np.unique(codes["case"], return_inverse=True)
-    class_, classes = pd.factorize(codes["class"])
-    folds, fold = np.unique(codes["fold"], return_inverse=True)
-    fold_of_case = np.zeros(len(cases), dtype=np.int64)
-    fold_of_case[case] = fold
-    shared = bool((fold_of_case[case] != fold).any())
-    training_code = codes["seed"] + (fold * len(labels["seed"]) if shared else 0)
-    trainings, training = np.unique(training_code, return_inverse=True)
-    fold_labels = [labels["fold"][f] for f in folds]
-    axes = (len(labels["loss"]), len(trainings), len(cases), len(classes))
-    at = np.ravel_multi_index((codes["loss"], training, case, class_), axes)
-    present = np.bincount(at, minlength=np.prod(axes))
-    if present.max(initial=0) > 1:
-        row = np.flatnonzero(present[at] > 1)[0]
-        raise DuplicateRowError({name: labels[name][codes[name][row]] for name in KEYS})
-
-    cube = Cube(
-        dataset=labels["dataset"][codes["dataset"][0]],
-        model=labels["model"][codes["model"][0]],
-        losses=labels["loss"],
-        trainings=[
-            (
-                fold_labels[code // len(labels["seed"])] if shared else None,
-                labels["seed"][code % len(labels["seed"])],
-            )
-            for code in trainings
-        ],
-        cases=[labels["case"][c] for c in cases],
-        classes=[labels["class"][c] for c in classes],
-        folds=[None] if shared else fold_labels,
-        fold=np.zeros_like(fold_of_case) if shared else fold_of_case,
-        rows=(present > 0).reshape(axes),
-        values={},
-    )
-    return cube, at
-
-
-def encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list]:
+def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list]:
     """Codes of the values, and their labels; numbers in ascending order."""
     if pa.types.is_integer(column.type):
         labels, codes = np.unique(column.to_numpy(), return_inverse=True)
@@ -224,5 +185,43 @@ def _groups(group: np.ndarray) -> list[np.ndarray]:
     """Positions of each group's rows, in order of appearance; -1 is none."""
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    parts = [part for part in np.split(order, starts)[1:] if len(part)]
+    parts = np.split(order, starts)[1:]  # the first is that of -1
     return sorted(parts, key=lambda rows: rows[0])
+
+
+def _empty_cube(codes: dict[str, np.ndarray], labels: dict[str, list]) -> tuple[Cube, np.ndarray]:
+    """A cube without values, and the place of each row in its flat arrays."""
+    cases, case = np.unique(codes["case"], return_inverse=True)
+    class_, classes = pd.factorize(codes["class"])  # in the order of the table
+    folds, fold = np.unique(codes["fold"], return_inverse=True)
+    fold_of_case = np.zeros(len(cases), dtype=np.int64)
+    fold_of_case[case] = fold
+    shared = bool((fold_of_case[case] != fold).any())
+    # A training is a seed, or a pair of fold and seed in one code.
+    n_seeds = len(labels["seed"])
+    training_code = codes["seed"] + (fold * n_seeds if shared else 0)
+    trainings, training = np.unique(training_code, return_inverse=True)
+    fold_labels = [labels["fold"][f] for f in folds]
+    axes = (len(labels["loss"]), len(trainings), len(cases), len(classes))
+    at = np.ravel_multi_index((codes["loss"], training, case, class_), axes)
+    n_rows = np.bincount(at, minlength=np.prod(axes))
+    if n_rows.max(initial=0) > 1:
+        row = np.flatnonzero(n_rows[at] > 1)[0]
+        raise DuplicateRowError({name: labels[name][codes[name][row]] for name in KEYS})
+
+    cube = Cube(
+        dataset=labels["dataset"][codes["dataset"][0]],
+        model=labels["model"][codes["model"][0]],
+        losses=labels["loss"],
+        trainings=[
+            (fold_labels[code // n_seeds] if shared else None, labels["seed"][code % n_seeds])
+            for code in trainings
+        ],
+        cases=[labels["case"][c] for c in cases],
+        classes=[labels["class"][c] for c in classes],
+        folds=[None] if shared else fold_labels,
+        fold=np.zeros_like(fold_of_case) if shared else fold_of_case,
+        rows=(n_rows > 0).reshape(axes),
+        values={},
+    )
+    return cube, at

@@ -11,7 +11,7 @@ import torch
 
 from lossbench.batches import patch_size
 from lossbench.config import UserError
-from lossbench.cubes import DIGESTS, TEXT, schema
+from lossbench.cubes import COUNTS, DIGESTS, TEXT, schema
 from lossbench.device import pick_device
 from lossbench.files import read_json, whole
 from lossbench.inference import predict
@@ -50,14 +50,15 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
     }
     tables, digests = [], {}
     for loss, run in spec["runs"].items():
-        digests[loss] = _digest(block, loss, run_digest(run, prepared.digest))
+        digests[loss] = run_digest(run, prepared.digest)
+        _check_digest(block, loss, digests[loss])
         keys = {"dataset": spec["dataset"], "model": spec["model"], "loss": loss}
         keys |= {"fold": spec["fold"], "seed": spec["seed"]}
         tables.append(_cases(block.parent / loss, run, prepared, own).assign(**keys))
     table = pd.concat(tables, ignore_index=True)
-    columns = ["dataset", "model", "loss", "fold", "seed", "case", "class", *COLUMNS, *own]
-    wanted = schema(columns[columns.index("dice") :]).with_metadata({DIGESTS: json.dumps(digests)})
-    arrow = pa.Table.from_pandas(table[columns], wanted, preserve_index=False)
+    metrics = [name for name in (*COLUMNS, *own) if name not in COUNTS]
+    wanted = schema(metrics).with_metadata({DIGESTS: json.dumps(digests)})
+    arrow = pa.Table.from_pandas(table[wanted.names], wanted, preserve_index=False)
     with whole(output) as part:
         # Dictionaries of figures would only be read more slowly.
         pq.write_table(
@@ -69,10 +70,10 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
         )
 
 
-def _digest(block: Path, loss: str, expected: str) -> str:
-    """The digest of a run, which is that of its specification in the block.
+def _check_digest(block: Path, loss: str, expected: str) -> None:
+    """Refuse a run of other settings than the block's.
 
-    It is another one where a clock jumped, and Snakemake took an old training for a new one.
+    There is one where a clock jumped, and Snakemake took an old training for a new one.
     """
     status = block.parent / loss / "status.json"
     if read_json(status).get("digest") != expected:
@@ -80,7 +81,6 @@ def _digest(block: Path, loss: str, expected: str) -> str:
             f"{status}: not of the settings in {block.name} and of its data; delete it and run the "
             "workflow again"
         )
-    return expected
 
 
 def _cases(folder: Path, run: dict, data: Prepared, own: dict[str, OwnMetric]) -> pd.DataFrame:
@@ -90,12 +90,13 @@ def _cases(folder: Path, run: dict, data: Prepared, own: dict[str, OwnMetric]) -
     found = predict(model, data, rows, patch_size(data, run["training"]), device)
     measured = []
     for prediction, row in zip(found, rows, strict=True):
-        case = (prediction, np.asarray(data.label(row)), data.cases["spacing"].iloc[row])
-        figures = measure(*case, len(data.classes), data.info["surface_tolerance"])
-        figures |= {name: metric(*case) for name, metric in own.items()}
+        label, spacing = np.asarray(data.label(row)), data.cases["spacing"].iloc[row]
+        k, tolerance = len(data.classes), data.info["surface_tolerance"]
+        figures = measure(prediction, label, spacing, k, tolerance)
+        figures |= {name: metric(prediction, label, spacing) for name, metric in own.items()}
         measured.append(figures)
     names = np.repeat(data.cases["case"].iloc[rows].to_numpy(), len(data.classes))
     table = pd.DataFrame({"case": names, "class": data.classes * len(rows)})
     for column in (*COLUMNS, *own):
-        table[column] = np.concatenate([case[column] for case in measured])
+        table[column] = np.concatenate([figures[column] for figures in measured])
     return table

@@ -37,8 +37,11 @@ def whole(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         part.replace(path)
+    except UserError:
+        raise
     except Exception as error:
-        if isinstance(error, UserError) or not (why := _unwritable(error, path.parent)):
+        why = _unwritable(error, path.parent)
+        if not why:
             raise
         raise UserError(
             f"{path}: cannot be written: {why}; mend that, and run the workflow again: what is "

@@ -13,7 +13,6 @@ CERTAIN = 60.0  # gap of logits that makes a probability of 1 in float32, withou
 # What a loss calls to turn logits into probabilities: over the classes, or class by class.
 SOFTMAX = ("softmax", "log_softmax")
 SIGMOID = ("sigmoid", "log_sigmoid", "logsigmoid", "binary_cross_entropy_with_logits")
-CROSS_ENTROPY = ("cross_entropy", "cross_entropy_loss")
 INCOMPLETE = 1e-2  # largest part of a gradient that may pass by the probabilities
 
 
@@ -91,7 +90,8 @@ def class_terms(loss_of: LossOf, logits: Tensor, target: Tensor) -> ClassTerms:
     if watched.sigmoid:  # a class's probabilities depend on its own logits alone
         terms = [term + _only(rest, k) for k, term in enumerate(terms)]
     elif not rest.norm() <= INCOMPLETE * whole.norm() + _rounding(parts):
-        return ClassTerms(*[torch.full((len(terms),), torch.nan, device=logits.device)] * 3)
+        unknown = torch.full((len(terms),), torch.nan, device=logits.device)
+        return ClassTerms(unknown, unknown, unknown)
     return ClassTerms(
         _values(loss_of, logits.detach(), certain(target), watched.found),
         torch.stack([term.abs().sum() for term in terms]),
@@ -121,7 +121,10 @@ def _values(loss_of: LossOf, logits: Tensor, perfect: Tensor, found: Sequence[Te
         return torch.full((logits.shape[1],), torch.nan, device=logits.device)
     values = []
     for k in range(logits.shape[1]):
-        mixed = [i + _only(f - i, k) for f, i in zip(found, ideal.found, strict=True)]
+        mixed = [
+            best + _only(predicted - best, k)
+            for best, predicted in zip(ideal.found, found, strict=True)
+        ]
         with _Watch(logits.shape[1], mixed):
             values.append(loss_of(perfect + _only(logits - perfect, k)))
     return torch.stack(values) - floor
@@ -163,7 +166,7 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         """Called by torch for every function."""
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
-        if name in CROSS_ENTROPY and not kwargs.get("label_smoothing"):
+        if name == "cross_entropy" and not kwargs.get("label_smoothing"):
             return self._cross_entropy(*args, **kwargs)
         found = func(*args, **kwargs)
         self.sigmoid |= name in SIGMOID

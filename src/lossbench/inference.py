@@ -9,7 +9,7 @@ from monai.inferers import sliding_window_inference
 from lossbench.prepared import Prepared
 
 OVERLAP = 0.5  # of neighbouring windows
-VOXELS_PER_BATCH = 2**20
+VOXELS_PER_BATCH = 2**20  # that the network sees at once, or one window where that is larger
 
 
 @torch.no_grad()
@@ -31,6 +31,8 @@ def predict(
     patch_size
         What the model sees at a time: smaller cases are padded, larger ones get a window that
         slides with an overlap of a half and Gaussian weights.
+    device
+        Where the model is.
 
     Returns
     -------

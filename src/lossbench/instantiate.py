@@ -30,7 +30,7 @@ def instantiate(
     where
         The entry, for messages: ``losses.dice``.
     fill
-        Values for the arguments that are written ``$name``.
+        Values for the arguments that are written ``$name``, or ``$name/`` and the rest of a path.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def instantiate(
     arguments = {
         key: _filled(value, f"{where}.{key}", fill or {})
         for key, value in spec.items()
-        if key not in ("_target_", "name")
+        if key != "_target_"
     }
     _check_arguments(cls, arguments, where)
     try:
@@ -101,6 +101,7 @@ def place_of(error: Exception) -> str:
 
 
 def _filled(value: Any, where: str, fill: Mapping[str, Any]) -> Any:
+    """An argument as it is passed: a component is made, and a ``$name`` is filled in."""
     if isinstance(value, Mapping) and "_target_" in value:
         return instantiate(value, object, where, fill)
     if isinstance(value, str) and value.startswith("$"):
@@ -118,12 +119,13 @@ def _check_arguments(cls: type, arguments: Mapping[str, Any], where: str) -> Non
     except ValueError:  # a class written in C
         return
     parameters = signature.parameters.values()
-    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        for key in arguments:
-            if key not in names:
-                text = f"{cls.__name__} takes no argument {key!r}; {did_you_mean(key, names)}"
-                raise UserError(f"{where}: {text}")
-    for p in parameters:
-        if p.name in names and p.default is p.empty and p.name not in arguments:
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    names = [p.name for p in named]
+    for key in arguments:
+        if key not in names and not takes_any:
+            text = f"{cls.__name__} takes no argument {key!r}; {did_you_mean(key, names)}"
+            raise UserError(f"{where}: {text}")
+    for p in named:
+        if p.default is p.empty and p.name not in arguments:
             raise UserError(f"{where}: {cls.__name__} needs the argument {p.name!r}")

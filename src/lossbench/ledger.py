@@ -43,18 +43,16 @@ def ledger_entry(
         share of the value and of the norms of the gradient with respect to the logits. NaN where
         a loss cannot be taken apart, or a gradient is 0.
     """
-    mine, others = (partial(batch_loss, loss, labels=batch.labels) for loss in losses)
+    mine, other = (partial(batch_loss, loss, labels=batch.labels) for loss in losses)
     with unmoved(model):
         logits = predict(batch.images)
-        gradient, other = (
-            flat_gradient(loss(logits), model.parameters()) for loss in (mine, others)
-        )
+        gradients = [flat_gradient(loss(logits), model.parameters()) for loss in (mine, other)]
     terms = class_terms(mine, logits, one_hot(batch.labels, len(classes)))
-    norm, other_norm = float(gradient.norm()), float(other.norm())
+    norm, other_norm = (float(gradient.norm()) for gradient in gradients)
     entry = {
         "norm": norm,
         "scale": norm / other_norm if other_norm else torch.nan,
-        "cosine": float(cosines([gradient, other])[0, 1]),
+        "cosine": float(cosines(gradients)[0, 1]),
     }
     for kind, parts in terms._asdict().items():
         entry |= {f"{kind}/{c}": s for c, s in zip(classes, shares(parts).tolist(), strict=True)}

@@ -41,10 +41,8 @@ def dice_of(cases: Sequence[np.ndarray]) -> np.ndarray:
     """Mean Dice per class over cases that have the class, from their counts: float (K,)."""
     tp, fp, fn = np.stack(cases).astype(float).transpose(1, 0, 2)
     dice = _ratio(2 * tp, 2 * tp + fp + fn, tp + fn)
-    present = ~np.isnan(dice)
-    return np.where(
-        present.any(axis=0), np.nansum(dice, axis=0) / np.maximum(present.sum(axis=0), 1), np.nan
-    )
+    present = np.sum(~np.isnan(dice), axis=0)
+    return _ratio(np.nansum(dice, axis=0), present, present)
 
 
 def measure(
@@ -87,7 +85,7 @@ def measure(
 
 
 def build_metric(name: str, spec: Mapping[str, Any], data: Prepared) -> OwnMetric:
-    """Make a metric of the user's, which is looked at whenever it is called.
+    """Make a metric of the user's; what it gives is checked at every call.
 
     Parameters
     ----------
@@ -149,7 +147,8 @@ def _surfaces(
     for c in range(num_classes):
         ours, theirs = found == c, truth == c
         if ours.any() and theirs.any():
-            there, back = (_distances(*both, spacing) for both in ((ours, theirs), (theirs, ours)))
+            there = _distances(ours, theirs, spacing)
+            back = _distances(theirs, ours, spacing)
             hd95[c] = max(np.quantile(there, 0.95), np.quantile(back, 0.95))
             near = np.sum(there <= tolerance) + np.sum(back <= tolerance)
             surface_dice[c] = near / (len(there) + len(back))

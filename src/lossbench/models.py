@@ -40,7 +40,8 @@ def build_model(spec: Mapping[str, Any], data: Prepared, seed: int) -> torch.nn.
         "num_classes": len(data.classes),
         "spatial_dims": data.info["spatial_dims"],
     }
-    return instantiate(spec, torch.nn.Module, f"models.{spec['name']}", fill)
+    entry = {key: value for key, value in spec.items() if key != "name"}
+    return instantiate(entry, torch.nn.Module, f"models.{spec['name']}", fill)
 
 
 def load_run(folder: Path, data: Prepared) -> torch.nn.Module:

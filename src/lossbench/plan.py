@@ -1,6 +1,7 @@
 """Plan a study from a pilot: the cases, seeds and hours that would show a difference."""
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,9 @@ def plan(results: Path, difference: float, power: float = 0.8, output: Path | No
 def _pilot(results: Path) -> tuple[Experiment, list[Cube], dict[tuple[str, str, str], float]]:
     """The experiment, its cubes, and hours of a training by dataset, model and loss."""
     report = results if (results / "cases.parquet").exists() else results / "report"
-    experiment = next(
-        (
-            f / "experiment.json"
-            for f in (results, results.parent)
-            if (f / "experiment.json").exists()
-        ),
-        results / "experiment.json",
-    )
+    experiment = results / "experiment.json"
+    if not experiment.exists() and (results.parent / "experiment.json").exists():
+        experiment = results.parent / "experiment.json"
     for file in (experiment, report / "cases.parquet", report / "runs.csv"):
         if not file.exists():
             raise UserError(f"{file}: no such file; wanted: the folder of an experiment, compared")
@@ -90,28 +86,34 @@ def _rows(
     goal: float,
     power: float,
 ) -> Iterator[dict[str, Any]]:
+    """A row per comparison and study; one without a study where nothing can be planned."""
     how = settings.comparison
     others = [loss for loss in settings.matrix.loss if loss != how.reference]
     tests = len(others) * len(how.metrics) * sum(len(cube.classes) for cube in found)
     for cube in found:
         of_training = {x: hours.get((cube.dataset, cube.model, x), np.nan) for x in cube.losses}
-        for k, name in enumerate(cube.classes):
-            for metric in how.metrics:
-                for loss in others:
-                    d = paired_difference(cube.pairs(metric, loss, how.reference, k))
-                    row = {**cube.keys, "loss": loss, "class": name, "metric": metric}
-                    row |= {"pilot_cases": d.n_cases, "pilot_seeds": cube.n_seeds}
-                    row |= {"pilot_blocks": d.n_blocks}
-                    for part in ("case", "block", "residual"):
-                        row[f"sd_{part}"] = np.sqrt(getattr(d, part))
-                    sides = [
-                        cube.of_folds(cube.values[metric][cube.losses.index(x), ..., k])
-                        for x in (loss, how.reference)
-                    ]
-                    row["pairing_gain"] = pairing_gain(*sides)
-                    per_block = of_training[loss] + of_training[how.reference]
-                    for study in planned(d, goal, power, how.alpha, tests) or [None]:
-                        yield row | _study(study, per_block)
+        for (k, name), metric, loss in product(enumerate(cube.classes), how.metrics, others):
+            d = paired_difference(cube.pairs(metric, loss, how.reference, k))
+            mine, other = (
+                cube.of_folds(cube.values[metric][cube.losses.index(x), ..., k])
+                for x in (loss, how.reference)
+            )
+            pilot = {
+                **cube.keys,
+                "loss": loss,
+                "class": name,
+                "metric": metric,
+                "pilot_cases": d.n_cases,
+                "pilot_seeds": cube.n_seeds,
+                "pilot_blocks": d.n_blocks,
+                "sd_case": np.sqrt(d.case),
+                "sd_block": np.sqrt(d.block),
+                "sd_residual": np.sqrt(d.residual),
+                "pairing_gain": pairing_gain(mine, other),
+            }
+            per_block = of_training[loss] + of_training[how.reference]
+            for study in planned(d, goal, power, how.alpha, tests) or [None]:
+                yield pilot | _study(study, per_block)
 
 
 def _study(study: Plan | None, hours: float) -> dict[str, Any]:
@@ -134,9 +136,8 @@ def _text(settings: Experiment, table: pd.DataFrame, goal: float, power: float) 
         lines.append(line)
         chosen.append(study)
     shown = pd.DataFrame(lines)
-    shown = shown.drop(
-        columns=[c for c in ("dataset", "model", "metric") if shown[c].nunique() == 1]
-    )
+    alike = [name for name in ("dataset", "model", "metric") if shown[name].nunique() == 1]
+    shown = shown.drop(columns=alike)
     how = settings.comparison
     return (
         f"To show a true difference of {goal:g} to {how.reference} with probability {power:g}, "
@@ -157,17 +158,14 @@ def _line(studies: pd.DataFrame) -> tuple[dict[str, str], pd.Series | None]:
         return line | {"hours": "", "cases, same seeds": ""}, None
     enough = studies[studies["n_cases"] <= first["pilot_cases"]]
     study = enough.iloc[0] if len(enough) else None
-    column = "seeds (blocks), same cases"
-    line[column] = "none: more cases" if study is None else _count(study["n_seeds"], study)
-    line["hours"] = "" if study is None or np.isnan(study["hours"]) else f"{study['hours']:.2f}"
+    line["seeds (blocks), same cases"], line["hours"] = "none: more cases", ""
+    if study is not None:
+        line["seeds (blocks), same cases"] = f"{study['n_seeds']:.0f} ({study['n_blocks']:.0f})"
+        line["hours"] = "" if np.isnan(study["hours"]) else f"{study['hours']:.2f}"
     same = studies[studies["n_seeds"] <= first["pilot_seeds"]]
     cases = same["n_cases"].iloc[-1] if len(same) else np.inf
     line["cases, same seeds"] = f"{cases:.0f}" if np.isfinite(cases) else "none: more seeds"
     return line, study
-
-
-def _count(seeds: float, study: pd.Series) -> str:
-    return f"{seeds:.0f} ({study['n_blocks']:.0f})"
 
 
 def _unknown(pilot: pd.Series) -> str:
@@ -180,7 +178,8 @@ def _unknown(pilot: pd.Series) -> str:
 
 def _together(table: pd.DataFrame, chosen: list[pd.Series | None]) -> str:
     """What decides all comparisons at once, in words."""
-    if (unknown := table[table["n_seeds"].isna()]).size:
+    unknown = table[table["n_seeds"].isna()]
+    if len(unknown):
         why = " or ".join(sorted({_unknown(row) for _, row in unknown.iterrows()}))
         return f"Of {len(unknown)} comparisons nothing can be said: {why}."
     if without := sum(study is None for study in chosen):

@@ -1,7 +1,6 @@
 """Stage prepare: a dataset -> arrays that later stages map, cases.csv, cases.png, classes.json."""
 
 import hashlib
-import itertools
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,18 +53,13 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
         cases = _write_arrays(source, images, labels, where)
         own = getattr(source, "folds", None)
         cases["fold"] = assign_folds(cases, own, entry["folds"], entry["fold_seed"], where)
+        # All is in order: from here, until a new one is written, the folder holds a mixture.
         (output / "classes.json").unlink(missing_ok=True)
     info = _info(source, entry, cases)
-    columns = [
-        "case",
-        "fold",
-        "shape",
-        "spacing",
-        "offset",
-        *(f"voxels_{c}" for c in info["classes"]),
-    ]
+    voxels = [f"voxels_{name}" for name in info["classes"]]
     with whole(output / "cases.csv") as part:
-        cases[columns].to_csv(part, index=False, lineterminator="\n")
+        table = cases[["case", "fold", "shape", "spacing", "offset", *voxels]]
+        table.to_csv(part, index=False, lineterminator="\n")
     with whole(output / "cases.png") as part:
         picture(cases, output, info).savefig(part, format="png", dpi=150)
     sums = checksums(output, ["images.npy", "labels.npy", "cases.csv"])
@@ -78,19 +72,23 @@ def normalised(image: np.ndarray) -> np.ndarray:
 
     A constant channel, as a slice outside the body has, becomes 0.
     """
-    flat = image.reshape(len(image), -1).astype(np.float64)
-    flat -= flat.mean(axis=1, keepdims=True)
-    deviation = flat.std(axis=1, keepdims=True)
-    constant = (image.reshape(len(image), -1) == image.reshape(len(image), -1)[:, :1]).all(axis=1)
-    flat[constant], deviation[constant] = 0, 1
-    return (flat / deviation).reshape(image.shape).astype(np.float32)
+    channels = image.reshape(len(image), -1)
+    centred = channels.astype(np.float64)
+    centred -= centred.mean(axis=1, keepdims=True)
+    deviation = centred.std(axis=1, keepdims=True)
+    # Not by the deviation: rounding of the mean may leave it above 0.
+    constant = (channels == channels[:, :1]).all(axis=1)
+    centred[constant], deviation[constant] = 0, 1
+    return (centred / deviation).reshape(image.shape).astype(np.float32)
 
 
 def _write_arrays(source: Any, images: Path, labels: Path, where: str) -> pd.DataFrame:
     """Append every case to the two files; a row per case, with the digests of its bytes."""
     n_classes, ignore = len(source.classes), getattr(source, "ignore", None)
     sliced = bool(getattr(source, "sliced", False))
-    rows, problems, seen = [], [], {}
+    rows: list[dict[str, Any]] = []
+    problems: list[str] = []
+    seen: dict[str, str] = {}
     with _Growing(images, np.float32) as image_file, _Growing(labels, np.uint8) as label_file:
         for number, case in enumerate(_cases(source)):
             if isinstance(case, UserError):
@@ -100,7 +98,8 @@ def _write_arrays(source: Any, images: Path, labels: Path, where: str) -> pd.Dat
             problems += [f"{case_title(case, number)}: {problem}" for problem in found]
             if problems:  # read on, to report all of them, but write no more
                 continue
-            image, label = normalised(np.asarray(case["image"])), _stored(case["label"], ignore)
+            image = normalised(np.asarray(case["image"]))
+            label = _stored(case["label"], ignore)
             rows.append(_row(case, image, label, source.classes) | {"offset": label_file.length})
             image_file.append(image)
             label_file.append(label)
@@ -113,34 +112,38 @@ def _write_arrays(source: Any, images: Path, labels: Path, where: str) -> pd.Dat
 
 def _cases(source: Any) -> Iterator[Any]:
     """Every case, or the error that reading it gave; an iterable ends at its first error."""
-    by_index = hasattr(source, "__getitem__") and hasattr(source, "__len__")
-    length = len(source) if by_index else None
-    iterator, end = None if by_index else iter(source), object()
-    for number in tqdm(range(length) if by_index else itertools.count(), unit="case", disable=None):
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        for number in tqdm(range(len(source)), unit="case", disable=None):
+            try:
+                yield source[number]
+            except Exception as error:
+                yield _reading_failed(error, number)
+    else:
+        number = 0
         try:
-            case = source[number] if by_index else next(iterator, end)
-        except UserError as error:
-            case = error
+            for case in tqdm(source, unit="case", disable=None):
+                yield case
+                number += 1
         except Exception as error:
-            what = f"{type(error).__name__}: {error} ({place_of(error)})"
-            case = UserError(f"case number {number}: {what}")
-        if case is end:
-            return
-        yield case
-        if isinstance(case, UserError) and not by_index:
-            return
+            yield _reading_failed(error, number)
 
 
-def _disagreements(case: Mapping[str, Any], seen: dict[str, tuple[int, int]]) -> list[str]:
-    """What a case has otherwise than the first one; `seen` (channels, axes) is extended."""
-    name, size = case["case"], (len(case["image"]), np.ndim(case["label"]))
+def _reading_failed(error: Exception, number: int) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    what = f"{type(error).__name__}: {error} ({place_of(error)})"
+    return UserError(f"case number {number}: {what}")
+
+
+def _disagreements(case: Mapping[str, Any], seen: dict[str, str]) -> list[str]:
+    """How a case disagrees with those before it; `seen`, their names and sizes, is extended."""
+    name = case["case"]
     if name in seen:
         return ["is listed twice"]
-    seen[name] = size
-    first, expected = next(iter(seen.items()))
-    if size != expected:
-        have = "{} channels and {} axes".format
-        return [f"has {have(*size)}, and case {first} has {have(*expected)}; they must be equal"]
+    seen[name] = f"{len(case['image'])} channels and {np.ndim(case['label'])} axes"
+    first = next(iter(seen))
+    if seen[name] != seen[first]:
+        return [f"has {seen[name]}, and case {first} has {seen[first]}; they must be equal"]
     return []
 
 

@@ -85,9 +85,8 @@ class Prepared:
     def label(self, index: int) -> np.ndarray:
         """Label of a row of `cases`: uint8 (*S), a view."""
         row = self.cases.iloc[index]
-        return self.labels[row["offset"] : row["offset"] + int(np.prod(row["shape"]))].reshape(
-            row["shape"]
-        )
+        start, size = row["offset"], int(np.prod(row["shape"]))
+        return self.labels[start : start + size].reshape(row["shape"])
 
     def voxels(self) -> np.ndarray:
         """Voxels per case and class: int (n_cases, K)."""

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 TEXT = (
-    *("dataset", "model", "loss", "reference", "class", "metric", "case", "verdict"),
-    *("verdict_cases", "convention", "seeds", "claim", "source", "figure", "evidence", "commit"),
-)
+    "dataset", "model", "loss", "reference", "class", "metric", "case", "verdict", "verdict_cases",
+    "convention", "seeds", "claim", "source", "figure", "evidence", "commit",
+)  # fmt: skip
 
 
 def read_csv(path: Path) -> pd.DataFrame:

@@ -18,7 +18,7 @@ import numpy as np
 from lossbench.statistics import (
     Difference,
     bootstrap_interval,
-    cases_test,
+    cases_tests,
     holm,
     paired_difference,
     planned,
@@ -141,7 +141,7 @@ def rates(design: Design, studies: int, seed: int = 0) -> dict[str, float | str]
     return {
         "design": str(design),
         "block": design.block,
-        "wilcoxon": any_winner(np.array([[cases_test(f) for f in row] for row in comparisons])),
+        "wilcoxon": any_winner(np.array([cases_tests(row) for row in comparisons])),
         "ours": any_winner(p),
         "coverage": covering([d.interval(1 - ALPHA) for row in differences for d in row]),
         "bootstrap": covering([bootstrap_interval(row[0], 1 - ALPHA) for row in differences]),

@@ -1,7 +1,8 @@
 """What starts cost, in CPU time: python -m tests.benchmarks.start
 
 The start of a training job over an import of torch, monai, mlflow and segmentation_models_pytorch; a
-dry run of 1,000 blocks over one of a Snakefile with as many jobs that do nothing. The two take turns.
+process for each of three losses over one for their block, 20 steps each; a dry run of 1,000 blocks over
+one of a Snakefile with as many jobs that do nothing. The two take turns.
 """
 
 import os
@@ -13,6 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+
+from lossbench.files import write_text
+from lossbench.prepared import Prepared
+from tests.benchmarks.training import LOSSES, drawn, settings
 
 BLOCKS, TURNS = 1_000, 3
 ROOT = Path(__file__).parents[2]
@@ -48,12 +53,17 @@ def main() -> None:
         folder = Path(temporary)
         (folder / "Empty").write_text(EMPTY.format(blocks=BLOCKS))
         study = {"matrix": {"seed": list(range(BLOCKS))}}
+        data = drawn(folder, "images", [96, 96])
         (folder / "study.yaml").write_text(yaml.safe_dump(study))
         ours = [*SNAKEMAKE, "--snakefile", str(ROOT / "Snakefile"), "--configfile", "study.yaml"]
         pairs = {
             "start of a training job, over importing its libraries": (
                 python("import lossbench.train"),
                 python("import torch, monai, mlflow, segmentation_models_pytorch"),
+            ),
+            f"{len(LOSSES)} losses in a process each, over one block of them": (
+                trainings(data, *([loss] for loss in LOSSES)),
+                trainings(data, LOSSES),
             ),
             f"`snakemake -n` of {BLOCKS} blocks, over one of jobs that do nothing": (
                 ours,
@@ -71,6 +81,21 @@ def main() -> None:
                 f"{max(ratios):.2f} | {middle[0]:.1f}, {middle[1]:.1f} |",
                 flush=True,
             )
+
+
+def trainings(data: Prepared, *blocks: Sequence[str]) -> list[str]:
+    """A process for each block of losses, which trains them from the start."""
+    commands = ["rm -rf store"]
+    for losses in blocks:
+        experiment = settings(steps=20)
+        matrix = experiment.matrix.model_copy(update={"loss": list(losses)})
+        experiment = experiment.model_copy(update={"matrix": matrix})
+        block = data.folder.parent / "-".join(losses) / "block.json"
+        write_text(block, experiment.block_json(**next(experiment.blocks())))
+        commands.append(
+            f"{sys.executable} -m lossbench train --block {block} --data {data.folder} --store store"
+        )
+    return ["bash", "-c", " && ".join(commands)]
 
 
 def python(code: str) -> list[str]:

@@ -130,10 +130,10 @@ def stepping(runs: list[Run]) -> Callable[[], None]:
 def bare(data: Prepared) -> Callable[[], None]:
     """A plain PyTorch loop on batches that are there already: nothing but the step."""
     torch.manual_seed(0)
-    model, loss = UNet(**NET), DiceLoss(softmax=True)
+    model, loss = UNet(**NET).to(pick_device()), DiceLoss(softmax=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    images, labels = arrays(data, range(BATCH))
-    images, target = torch.from_numpy(images), one_hot(torch.from_numpy(labels)[:, None], 3)
+    images, labels = (torch.from_numpy(a).to(pick_device()) for a in arrays(data, range(BATCH)))
+    target = one_hot(labels[:, None], 3)
 
     def take() -> None:
         for _ in range(STEPS):
@@ -177,7 +177,7 @@ def monai_batches(data: Prepared, augmented: bool) -> Iterator[dict[str, Any]]:
 def monai_loop(data: Prepared, augmented: bool = True) -> Callable[[], None]:
     """A training loop around these batches."""
     torch.manual_seed(0)
-    model, loss = UNet(**NET), DiceLoss(softmax=True, to_onehot_y=True)
+    model, loss = UNet(**NET).to(pick_device()), DiceLoss(softmax=True, to_onehot_y=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     batches = monai_batches(data, augmented)
 
@@ -185,7 +185,8 @@ def monai_loop(data: Prepared, augmented: bool = True) -> Callable[[], None]:
         for _ in range(STEPS):
             batch = next(batches)
             optimizer.zero_grad(set_to_none=True)
-            loss(model(batch["image"]), batch["label"]).backward()
+            images, labels = (batch[key].to(pick_device()) for key in ("image", "label"))
+            loss(model(images), labels).backward()
             optimizer.step()
 
     return take
@@ -206,12 +207,24 @@ def steps(data: Prepared, folder: Path) -> Iterator[dict[str, Any]]:
 def engine(data: Prepared, folder: Path) -> Iterator[dict[str, Any]]:
     """A step without each of the engine's parts over one with it, on one batch."""
     dims, size = data.info["spatial_dims"], {"patch_size": list(data.cases["shape"][0])}
-    off = size | {"fused": False, "channels_last": False, "compile": False, "augmentation": None}
-    for part in ("fused", "channels_last", "compile"):
-        without, with_it = (
-            stepping(started(data, folder, LOSSES[:1], **off | {part: on})) for on in (False, True)
+    parts = ["fused", "channels_last", "compile"]
+    parts += ["cuda_graph"] if pick_device().type == "cuda" else []
+    off = size | dict.fromkeys(parts, False) | {"augmentation": None}
+    for part in parts:
+        yield compared(
+            f"a step in {dims}D without `{part}`, over one with it",
+            *(
+                stepping(started(data, folder, LOSSES[:1], **off | {part: x}))
+                for x in (False, True)
+            ),
         )
-        yield compared(f"a step in {dims}D without `{part}`, over one with it", without, with_it)
+    yield compared(
+        f"a step in {dims}D with weights, MONAI's Dice over that of sums",
+        *(
+            stepping(started(data, folder, LOSSES[2:], **off, dice_of_sums=x))
+            for x in (False, True)
+        ),
+    )
 
 
 def data_cost(data: Prepared) -> Iterator[dict[str, Any]]:
@@ -270,10 +283,19 @@ def compared(
 
 
 def seconds(call: Callable[[], None]) -> float:
-    """CPU time of this process: others on the machine count less than in wall time."""
-    begin = time.process_time()
+    """Time that a call takes on the device.
+
+    On a CPU that of this process, since others on the machine count less there than in wall time.
+    """
+    on_gpu = pick_device().type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
+    if on_gpu:
+        torch.cuda.synchronize()
+    begin = clock()
     call()
-    return time.process_time() - begin
+    if on_gpu:
+        torch.cuda.synchronize()
+    return clock() - begin
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

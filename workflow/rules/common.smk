@@ -43,24 +43,23 @@ except ConfigError as error:
 LOSSES = EXPERIMENT.matrix.loss
 
 
-def before(variable, *folders):
-    """The folders, and what an environment variable holds, as a search path."""
+def search_path(variable, *folders):
+    """What an environment variable holds, with these folders in front, each once."""
     held = os.environ.get(variable, "").split(os.pathsep)
     return os.pathsep.join(dict.fromkeys(filter(None, [*map(str, folders), *held])))
 
 
 # A job runs the Python that runs Snakemake, whether or not its environment is activated, and finds
-# the package beside the Snakefile and the user's own modules beside the config file. The place of
-# local copies is no parameter of `prepare`: moving data makes nothing again.
-os.environ.update(
-    PATH=before("PATH", Path(sys.executable).parent),
-    PYTHONPATH=before(
-        "PYTHONPATH",
-        *[Path(file).resolve().parent for file in OWN],
-        Path(original(DEFAULTS[0])).parents[1] / "src",
-    ),
-    **({"LOSSBENCH_DATA": EXPERIMENT.data_root} if EXPERIMENT.data_root else {}),
+# the package beside the Snakefile and the user's own modules beside the config file.
+os.environ["PATH"] = search_path("PATH", Path(sys.executable).parent)
+os.environ["PYTHONPATH"] = search_path(
+    "PYTHONPATH",
+    *[Path(file).resolve().parent for file in OWN],
+    Path(original(DEFAULTS[0])).parents[1] / "src",
 )
+# The place of local copies is no parameter of `prepare`: moving data makes nothing again.
+if EXPERIMENT.data_root:
+    os.environ["LOSSBENCH_DATA"] = EXPERIMENT.data_root
 
 
 wildcard_constraints:

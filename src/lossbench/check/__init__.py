@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from lossbench.check.data import survey
 from lossbench.check.study import study
 from lossbench.config import ConfigError, UserError, load
 from lossbench.files import write_json
@@ -45,8 +46,7 @@ def check(
         return
     if not (experiment and output):
         raise UserError("check wants --experiment and --output, or --configfile")
-    # Here, since these import torch, and a config is checked by another process.
-    from lossbench.check.data import survey
+    # Here, since these import torch, and with a config another process does the work.
     from lossbench.check.preflight import preflight
     from lossbench.check.trials import attempts, cards
     from lossbench.semantics import PROPERTIES
@@ -81,6 +81,7 @@ def check(
 
 
 def _try(attempts: Iterable[tuple[str, Callable[[], None]]]) -> list[str]:
+    """Names of what can be used; where something cannot, all that is wrong at once."""
     problems, tried = [], []
     for what, attempt in attempts:
         try:

@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,26 +46,22 @@ def block_cost(settings: Experiment, data: Prepared, model: str, seconds: float)
     flight, matrix = Flight(settings, data, model), settings.matrix
     batch = _batch_seconds(flight)
     per_loss = seconds / len(matrix.loss)
-    steps = {loss: _step_seconds(flight, loss, batch, per_loss) for loss in matrix.loss}
-    per_case, of_measure = _case_seconds(flight, data)
-    cases = [len(data.validation(fold)) for fold in matrix.fold]
-    mean_cases = sum(cases) / len(cases)
-    base = _voxels(flight.spec["training"], data)
+    steps = {loss: _step_seconds(flight, data, loss, batch, per_loss) for loss in matrix.loss}
+    predicting, measuring = _case_seconds(flight, data)
+    cases = statistics.fmean(len(data.validation(fold)) for fold in matrix.fold)
     losses = {}
-    for loss in matrix.loss:
+    # The losses of a block share the batches.
+    block = batch * max(training["steps"] for training in flight.trainings.values())
+    for loss, step in steps.items():
         training = flight.trainings[loss]
         validations = math.ceil(training["steps"] / training["validate_every"])
-        step = steps[loss] * _voxels(training, data) / base
-        losses[loss] = {
-            "step_seconds": step,
+        parts = {
             "train_seconds": step * training["steps"],
-            "validate_seconds": per_case * mean_cases * validations,
-            "evaluate_seconds": (per_case + of_measure) * mean_cases,
+            "validate_seconds": predicting * cases * validations,
+            "evaluate_seconds": (predicting + measuring) * cases,
         }
-    # The losses of a block share the batches.
-    shared = batch * max(training["steps"] for training in flight.trainings.values())
-    parts = ("train_seconds", "validate_seconds", "evaluate_seconds")
-    block = shared + sum(row[part] for row in losses.values() for part in parts)
+        losses[loss] = {"step_seconds": step, **parts}
+        block += sum(parts.values())
     blocks = len(matrix.fold) * len(matrix.seed)
     others = len(matrix.loss) - 1
     return {
@@ -92,24 +89,28 @@ def _timed(device: torch.device, call: Callable[[], object]) -> float:
 def _batch_seconds(flight: Flight) -> float:
     times = []
     for step in range(1, STEPS + 1):
-        times.append(_timed(flight.device, lambda step=step: flight.batches(step)))
+        times.append(_timed(flight.device, partial(flight.batches, step)))
         flight.batches.forget()
     return statistics.median(times)
 
 
-def _step_seconds(flight: Flight, loss: str, batch: float, seconds: float) -> float:
+def _step_seconds(flight: Flight, data: Prepared, loss: str, batch: float, seconds: float) -> float:
     """Of a step with a loss, without making its batch; the first one, which warms up, is left out.
 
     The network runs in half precision where it will in the training.
     """
-    amp = flight.trainings[loss]["amp"] and flight.device.type == "cuda"
+    training = flight.trainings[loss]
+    amp = training["amp"] and flight.device.type == "cuda"
+    step = partial(flight.update, loss)
     times: list[float] = []
     with torch.autocast(flight.device.type, torch.bfloat16, enabled=amp):
-        first = _timed(flight.device, lambda: flight.update(loss))
+        first = _timed(flight.device, step)
         end = time.monotonic() + seconds - first
         while len(times) < STEPS and time.monotonic() < end:
-            times.append(_timed(flight.device, lambda: flight.update(loss)))
-    return max(statistics.median(times or [first]) - batch, 0.0)
+            times.append(_timed(flight.device, step))
+    # Timed on batches of the reference; a loss may have others.
+    share = _voxels(training, data) / _voxels(flight.spec["training"], data)
+    return max(statistics.median(times or [first]) - batch, 0.0) * share
 
 
 def _case_seconds(flight: Flight, data: Prepared) -> tuple[float, float]:
@@ -118,15 +119,15 @@ def _case_seconds(flight: Flight, data: Prepared) -> tuple[float, float]:
     patch = patch_size(data, flight.spec["training"])
     device, k = flight.device, len(data.classes)
 
-    def measured() -> None:
+    def measure_all() -> None:
         for row in rows:
             label = np.asarray(data.label(row))
             moved = np.roll(np.where(label == IGNORE, 0, label), 1, axis=0)
             spacing = data.cases["spacing"].iloc[row]
             measure(moved, label, spacing, k, data.info["surface_tolerance"])
 
-    predicted = _timed(device, lambda: predict(flight.model, data, rows, patch, device))
-    return predicted / len(rows), _timed(device, measured) / len(rows)
+    predicting = _timed(device, partial(predict, flight.model, data, rows, patch, device))
+    return predicting / len(rows), _timed(device, measure_all) / len(rows)
 
 
 def _voxels(training: Mapping[str, Any], data: Prepared) -> int:

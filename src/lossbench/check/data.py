@@ -4,8 +4,10 @@ Intensities say nothing here, since `prepare` has normalised every case.
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,8 @@ def survey(data: Prepared, folds: Sequence[int]) -> dict[str, Any]:
         share of each class); doubts, the worst first: kind, text, cases.
     """
     voxels = data.voxels()
-    found = _Doubts(data, list(folds))
+    by_fold = [data.validation(fold) for fold in range(data.info["folds"])]
+    doubts = _Doubts(data, list(folds))
     return {
         "cases": len(voxels),
         "sizes": _spread(data.cases["shape"]),
@@ -51,17 +54,16 @@ def survey(data: Prepared, folds: Sequence[int]) -> dict[str, Any]:
         "classes": [_of_class(name, k, voxels) for k, name in enumerate(data.classes)],
         "folds": [
             {"fold": fold, "cases": len(rows), "shares": _shares(voxels[rows].sum(axis=0))}
-            for fold in range(data.info["folds"])
-            for rows in [data.validation(fold)]
+            for fold, rows in enumerate(by_fold)
         ],
-        "doubts": [doubt for part in found.parts() for doubt in part],
+        "doubts": list(chain.from_iterable(doubts.parts())),
     }
 
 
 def _spread(values: Iterable[tuple]) -> dict[str, list[float]]:
     table = np.array(list(values), dtype=float)
-    marks = {"min": table.min(axis=0), "max": table.max(axis=0)}
-    return {k: v.tolist() for k, v in {**marks, "median": np.median(table, axis=0)}.items()}
+    marks = {"min": np.min, "median": np.median, "max": np.max}
+    return {name: mark(table, axis=0).tolist() for name, mark in marks.items()}
 
 
 def _shares(voxels: np.ndarray) -> list[float]:
@@ -88,20 +90,19 @@ class _Doubts:
         """In the order in which they spoil a study."""
         return [
             self.copies(), self.absent_classes(), self.single_classes(), self.empty_labels(),
-            self.outliers(), self.specks(),
+            self.odd_sizes(), self.odd_shares(), self.specks(),
         ]  # fmt: skip
 
     def copies(self) -> Iterator[Doubt]:
         """Cases with one image, or with one label."""
-        of_images = _equal(self.data.image, self._start, range(len(self.names)))
+        of_images = _equal(self.data.image, self._middle, range(len(self.names)))
         foreground = np.flatnonzero(self.voxels[:, 1:].any(axis=1))
         of_labels = _equal(self.data.label, lambda row: self.voxels[row].tobytes(), foreground)
-        twins = [set(group) for group in of_labels]
         for group in of_images:
-            same_label = any(set(group) <= twin for twin in twins)
-            text = "have the same image" + (
-                " and label" if same_label else ", labelled in two ways"
-            )
+            first, *others = [self.data.label(row) for row in group]
+            same_label = all(np.array_equal(first, other) for other in others)
+            text = "have the same image"
+            text += " and label" if same_label else ", labelled in two ways"
             among = sorted({int(fold) for fold in self.fold[group] if fold >= 0})
             if len(among) > 1:
                 text += f", in folds {_listed(among)}: what is validated on is trained on"
@@ -111,8 +112,8 @@ class _Doubts:
                 text = f"{self._named(group)} have the same label, and other images"
                 yield self._doubt("same label", text, group)
 
-    def _start(self, row: int) -> bytes:
-        """A few voxels from the middle of an image: most images differ there."""
+    def _middle(self, row: int) -> bytes:
+        """A few voxels of an image: most images differ there."""
         flat = self.data.image(row).reshape(-1)
         return flat[flat.size // 2 :][:256].tobytes()
 
@@ -123,11 +124,11 @@ class _Doubts:
             if not has.any():
                 yield self._doubt("class", f"class {name} occurs in no case", [])
                 continue
-            for where, kind, why in (
+            for rows_of, kind, why in (
                 (self.data.validation, "validation", "its Dice is not measured there"),
                 (self.data.training, "training", "it is not learned there"),
             ):
-                if without := [fold for fold in self.folds if not has[where(fold)].any()]:
+                if without := [fold for fold in self.folds if not has[rows_of(fold)].any()]:
                     text = f"class {name}: no {kind} case of fold {_listed(without)} has it: {why}"
                     yield self._doubt("class", text, [])
 
@@ -148,21 +149,22 @@ class _Doubts:
                 text = f"{len(rows)} of {len(self.names)} cases have {what}: {self._named(rows)}"
                 yield self._doubt(what, text, rows)
 
-    def outliers(self) -> Iterator[Doubt]:
-        """Cases whose size, spacing or share of a class is far from the others'."""
+    def odd_sizes(self) -> Iterator[Doubt]:
+        """Cases whose size or spacing is far from the others'."""
         every = np.ones(len(self.names), dtype=bool)
         for kind, column in {"size": "shape", "spacing": "spacing"}.items():
             table = np.array(self.data.cases[column].tolist(), dtype=float)
-            far = np.zeros_like(every)
-            for axis in table.T:
-                far |= _far(axis, every)
+            far = np.any([_far(axis, every) for axis in table.T], axis=0)
             if rows := np.flatnonzero(far).tolist():
-                median = "x".join(f"{x:g}" for x in np.median(table, axis=0))
-                odd = [f"{self.names[r]} ({'x'.join(f'{x:g}' for x in table[r])})" for r in rows]
+                odd = [f"{self.names[r]} ({_sizes(table[r])})" for r in rows]
+                median = _sizes(np.median(table, axis=0))
                 text = f"{kind} far from the median {median}: {_cut(odd)}"
                 yield self._doubt(kind, text, rows)
+
+    def odd_shares(self) -> Iterator[Doubt]:
+        """Cases whose share of a class is far from the others'."""
         shares = self.voxels / np.maximum(self.voxels.sum(axis=1, keepdims=True), 1)
-        for k, name in list(enumerate(self.data.classes))[1:]:
+        for k, name in enumerate(self.data.classes[1:], start=1):
             has = shares[:, k] > 0
             if rows := np.flatnonzero(_far(shares[:, k], has)).tolist():
                 odd = [f"{self.names[r]} ({shares[r, k]:.2%})" for r in rows]
@@ -172,23 +174,26 @@ class _Doubts:
 
     def specks(self) -> Iterator[Doubt]:
         """Parts of a class of a few voxels, apart from a part that is much larger."""
-        found, seen = defaultdict(list), 0
-        order = np.random.default_rng(0).permutation(len(self.names))
-        for looked, row in enumerate(order, start=1):  # noqa: B007
+        found = defaultdict(list)
+        looked_at = self._for_specks()
+        for row in looked_at:
             label = np.asarray(self.data.label(row))
             for k in np.flatnonzero(self.voxels[row, 1:]) + 1:
                 parts, _ = ndimage.label(label == k, np.ones((3,) * label.ndim))
                 sizes = np.bincount(parts.reshape(-1))[1:]
                 if sizes.min() <= SPECK and sizes.max() >= LARGER * sizes.min():
-                    found[k].append(int(row))
-            seen += label.size * len(self.data.classes)
-            if seen > SPECK_VOXELS:
-                break
-        for k, rows in sorted((k, sorted(rows)) for k, rows in found.items()):
+                    found[k].append(row)
+        for k, rows in sorted(found.items()):
             name = self.data.classes[k]
-            where = f"{len(rows)} of {looked} cases: {self._named(rows)}"
+            where = f"{len(rows)} of {len(looked_at)} cases: {self._named(rows)}"
             text = f"class {name} has specks of at most {SPECK} voxels in {where}"
             yield self._doubt(f"speck of {name}", text, rows)
+
+    def _for_specks(self) -> list[int]:
+        """Rows at random until `SPECK_VOXELS` are passed, each voxel counted once per class."""
+        order = np.random.default_rng(0).permutation(len(self.names))
+        sizes = self.data.cases["shape"].map(math.prod).to_numpy() * len(self.data.classes)
+        return sorted(order[: np.sum(sizes[order].cumsum() <= SPECK_VOXELS) + 1].tolist())
 
     def _named(self, rows: Sequence[int]) -> str:
         return _cut([self.names[row] for row in rows])
@@ -229,6 +234,10 @@ def _far(values: np.ndarray, among: np.ndarray) -> np.ndarray:
 def _cut(names: Sequence[str]) -> str:
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + rest
+
+
+def _sizes(numbers: Iterable[float]) -> str:
+    return "x".join(f"{number:g}" for number in numbers)
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -4,6 +4,7 @@ Two losses whose gradients point the same way are the same function up to scale,
 change of the learning rate: worth knowing before the cluster is busy for hours.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from lossbench.batches import Batches
 from lossbench.config import Experiment
 from lossbench.device import pick_device
 from lossbench.engine import make_optimizer, place
-from lossbench.gradients import ClassTerms, class_terms, cosines, flat_gradient, shares
+from lossbench.gradients import class_terms, cosines, flat_gradient, shares
 from lossbench.losses import batch_loss, match_scale, one_hot, run_loss
 from lossbench.models import build_model
 from lossbench.prepared import Prepared
@@ -61,17 +62,20 @@ class Flight:
     """A network that the reference trains for some steps, and the losses to look at on the way."""
 
     def __init__(self, settings: Experiment, data: Prepared, model: str) -> None:
-        matrix, self.reference = settings.matrix, settings.comparison.reference
-        keys = {"dataset": data.info["name"], "fold": matrix.fold[0], "seed": matrix.seed[0]}
-        runs = {loss: settings.run(model=model, loss=loss, **keys) for loss in matrix.loss}
+        matrix = settings.matrix
+        fold, seed = matrix.fold[0], matrix.seed[0]
+        keys = {"dataset": data.info["name"], "model": model, "fold": fold, "seed": seed}
+        runs = {loss: settings.run(loss=loss, **keys) for loss in matrix.loss}
         self.trainings = {name: run["training"] for name, run in runs.items()}
-        self.spec, self.step, self.num_classes = runs[self.reference], 0, len(data.classes)
-        self.device, training = pick_device(), self.spec["training"]
+        self.reference = settings.comparison.reference
+        self.spec = runs[self.reference]
+        training = self.spec["training"]
+        self.device = pick_device()
         self.losses = {name: run_loss(run, data).to(self.device) for name, run in runs.items()}
-        model = build_model(self.spec["model"], data, self.spec["seed"])
-        self.model = place(model, self.device, training)
-        self.batches = Batches(data, self.spec["fold"], self.spec["seed"], training, self.device)
+        self.model = place(build_model(self.spec["model"], data, seed), self.device, training)
+        self.batches = Batches(data, fold, seed, training, self.device)
         self.probe = self.batches(0)
+        self.step = 0
         for name, loss in self.losses.items():
             match_scale(name, loss, partial(self._value, loss), self.model.parameters())
         self.optimizer = make_optimizer(self.model, training)
@@ -82,15 +86,24 @@ class Flight:
     def look(self) -> dict[str, Any]:
         """Gradients of all losses on the probe, with the weights of now."""
         logits, labels = self._logits(0), self.probe.labels
-        target = one_hot(labels, self.num_classes)
-        values, gradients, terms = [], [], []
-        for loss in self.losses.values():
+        target = one_hot(labels, logits.shape[1])
+        losses, gradients = {}, {}
+        for name, loss in self.losses.items():
             loss_of = partial(batch_loss, loss, labels=labels)
-            values.append(loss_of(logits))
-            gradients.append(flat_gradient(values[-1], self.model.parameters()))
-            terms.append(class_terms(loss_of, logits, target))
-        found = _table(list(self.losses), self.reference, values, gradients, terms)
-        return {"step": self.step, **found}
+            value = loss_of(logits)
+            gradients[name] = flat_gradient(value, self.model.parameters())
+            losses[name] = {"value": _figure(value.item())}
+            for kind, parts in class_terms(loss_of, logits, target)._asdict().items():
+                losses[name][f"share_{kind}"] = _figures(shares(parts))
+        norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}
+        unit = norms[self.reference]
+        for name, norm in norms.items():
+            losses[name]["gradient_norm"] = _figure(norm)
+            losses[name]["scale"] = _figure(norm / unit) if unit else None
+        table = {}
+        for name, row in zip(gradients, cosines(list(gradients.values())), strict=True):
+            table[name] = dict(zip(gradients, _figures(row), strict=True))
+        return {"step": self.step, "cosines": table, "losses": losses}
 
     def train(self, steps: int, seconds: float) -> None:
         """Take plain steps with the reference, until the time is over."""
@@ -113,35 +126,13 @@ class Flight:
         return self.model(batch.images).float()
 
 
-def _table(
-    names: list[str],
-    reference: str,
-    values: list[Tensor],
-    gradients: list[Tensor],
-    terms: list[ClassTerms],
-) -> dict[str, Any]:
-    norms = dict(zip(names, (float(g.norm()) for g in gradients), strict=True))
-    matrix = cosines(gradients).tolist()
-    losses = {}
-    for name, value, parts in zip(names, values, terms, strict=True):
-        scale = norms[name] / norms[reference] if norms[reference] else None
-        per_class = {f"share_{kind}": _plain(shares(p)) for kind, p in parts._asdict().items()}
-        losses[name] = {
-            "value": _figure(value.item()), "gradient_norm": _figure(norms[name]),
-            "scale": _figure(scale), **per_class,
-        }  # fmt: skip
-    rows = [dict(zip(names, map(_figure, row), strict=True)) for row in matrix]
-    pairs = dict(zip(names, rows, strict=True))
-    return {"cosines": pairs, "losses": losses}
+def _figures(values: Tensor) -> list[float | None]:
+    return [_figure(value) for value in values.tolist()]
 
 
-def _plain(parts: Tensor) -> list[float | None]:
-    return [_figure(x) for x in parts.tolist()]
-
-
-def _figure(value: float | None) -> float | None:
-    """Four significant digits; None where there is no number, since JSON has none for that."""
-    return float(f"{value:.4g}") if value is not None and abs(value) < float("inf") else None
+def _figure(value: float) -> float | None:
+    """Four significant digits; None for what is not finite, which JSON cannot hold."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def _words(looks: list[dict], reference: str, trainings: Mapping[str, dict]) -> list[str]:

@@ -40,7 +40,7 @@ def study(configfile: Path) -> str:
     UserError
         Where the config has no name, the workflow refused it (it has said why), or a step failed.
     """
-    folder = Path("results") / experiment_name(configfile)
+    folder = Path("results") / _experiment_name(configfile)
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
         *("--configfile", str(configfile), "--cores", "1", "--quiet", *QUIET, "--no-hooks"),
@@ -61,7 +61,7 @@ def study(configfile: Path) -> str:
     return words.text(found, plan, _costs(settings, datasets), pictures)
 
 
-def experiment_name(configfile: Path) -> str:
+def _experiment_name(configfile: Path) -> str:
     """The key `experiment` of a config, or that of the default one."""
     for path in (configfile, ROOT / "config" / "config.yaml"):
         try:
@@ -84,18 +84,16 @@ def _draw(data: Prepared, doubts: list[dict[str, Any]], path: Path) -> Path | No
     path.unlink(missing_ok=True)
     if not notes:
         return None
-    as_written = {
-        name: ["x".join(str(size) for size in sizes) for sizes in data.cases[name]]
-        for name in ("shape", "spacing")
-    }
+    # `picture` reads shapes as cases.csv has them.
+    shapes = ["x".join(str(size) for size in shape) for shape in data.cases["shape"]]
     with whole(path) as part:
-        figure = picture(data.cases.assign(**as_written), data.folder, data.info, notes)
+        figure = picture(data.cases.assign(shape=shapes), data.folder, data.info, notes)
         figure.savefig(part, format="png", dpi=150)
     return path
 
 
 def _costs(settings: Experiment, datasets: Mapping[str, Prepared]) -> list[dict[str, Any]]:
-    """What a block of each dataset and model takes, each in a process of its own: its memory."""
+    """What a block of each dataset and model takes, each in a process whose memory is its own."""
     costs = []
     pairs = list(product(datasets.values(), settings.matrix.model))
     for data, model in pairs:

@@ -1,12 +1,13 @@
 """Try what an experiment names on its data: folds, losses, models, metrics, claims; and cards."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from lossbench.batches import MULTIPLE, patch_size
+from lossbench.batches import MULTIPLE, patch_size, round_up
 from lossbench.config import Experiment, UserError, did_you_mean
 from lossbench.config.sections import Claim
 from lossbench.instantiate import place_of
@@ -23,30 +24,22 @@ from lossbench.prepared import IGNORE, Prepared
 from lossbench.semantics import PROPERTIES, Property, measure, probe_voxels
 
 
-def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Any]]:
-    """What to try on a dataset: a name, and a call that raises where it cannot be used."""
-    keys = {"dataset": data.info["name"], "fold": settings.matrix.fold[0], "seed": 0}
-    for fold in settings.matrix.fold:
-        yield f"{data.info['name']}/fold{fold}", lambda fold=fold: _check_fold(data, fold)
-    for loss in settings.matrix.loss:
-        run = settings.run(model=settings.matrix.model[0], loss=loss, **keys)
-        yield (
-            f"{data.info['name']}/{loss}",
-            lambda run=run: _check_loss(run, data, settings.matrix.fold),
-        )
-    for model in settings.matrix.model:
-        run = settings.run(model=model, loss=settings.matrix.loss[0], **keys)
-        yield f"{data.info['name']}/{model}", lambda run=run: _check_model(run, data)
-    for name in settings.metrics:
-        yield (
-            f"{data.info['name']}/{name}",
-            lambda name=name: _check_metric(name, settings.metrics[name].spec(), data),
-        )
+def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What to try on a dataset: a name, and a call that raises UserError if it cannot be used."""
+    name, matrix = data.info["name"], settings.matrix
+    keys = {"dataset": name, "fold": matrix.fold[0], "seed": 0}
+    for fold in matrix.fold:
+        yield f"{name}/fold{fold}", partial(_check_fold, data, fold)
+    for loss in matrix.loss:
+        run = settings.run(model=matrix.model[0], loss=loss, **keys)
+        yield f"{name}/{loss}", partial(_check_loss, run, data, matrix.fold)
+    for model in matrix.model:
+        run = settings.run(model=model, loss=matrix.loss[0], **keys)
+        yield f"{name}/{model}", partial(_check_model, run, data)
+    for metric, entry in settings.metrics.items():
+        yield f"{name}/{metric}", partial(_check_metric, metric, entry.spec(), data)
     for n, claim in enumerate(settings.claims):
-        yield (
-            f"{data.info['name']}/claims.{n}",
-            lambda where=f"claims.{n}", claim=claim: _check_claim(where, claim, data),
-        )
+        yield f"{name}/claims.{n}", partial(_check_claim, f"claims.{n}", claim, data)
 
 
 def cards(settings: Experiment, data: Prepared) -> dict[str, dict[str, Property]]:
@@ -100,6 +93,7 @@ def _try_loss(loss: torch.nn.Module, where: str, data: Prepared) -> None:
     if not value.requires_grad:
         raise UserError(f"{where}: has no gradient with respect to the logits")
     value.backward()
+    # Before what is not finite, since logits taken as probabilities often are the cause of that.
     if logits.grad.any() and (problem := activation_problem(loss, k, dims)):
         raise UserError(f"{where}: {problem}")
     if not (value.isfinite() and logits.grad.isfinite().all() and logits.grad.any()):
@@ -123,12 +117,12 @@ def _check_metric(name: str, spec: dict[str, Any], data: Prepared) -> None:
 
 def _check_claim(where: str, claim: Claim, data: Prepared) -> None:
     """What only the data and the cards know: names of classes and of properties."""
-    for kind in ("comparison", "ledger"):
-        of_class = getattr(getattr(claim, kind), "of_class", None)
-        if of_class is not None and of_class not in data.classes:
-            hint = did_you_mean(of_class, data.classes)
+    for kind, evidence in {"comparison": claim.comparison, "ledger": claim.ledger}.items():
+        name = evidence.of_class if evidence else None
+        if name is not None and name not in data.classes:
+            hint = did_you_mean(name, data.classes)
             raise UserError(
-                f"{where}.{kind}.class: {data.info['name']} has no class {of_class!r}; {hint}"
+                f"{where}.{kind}.class: {data.info['name']} has no class {name!r}; {hint}"
             )
     if claim.card and claim.card.property not in PROPERTIES:
         hint = did_you_mean(claim.card.property, list(PROPERTIES))
@@ -149,11 +143,10 @@ def _check_model(run: dict[str, Any], data: Prepared) -> None:
         with torch.no_grad():
             found = model(torch.zeros(2, data.info["channels"], *patch))
     except Exception as error:
-        near = [int(n) for n in -(-np.array(patch) // MULTIPLE) * MULTIPLE]
         raise UserError(
             f"{where}: cannot take a patch of {list(patch)} of {data.info['name']} "
             f"({type(error).__name__}: {error}; {place_of(error)}); for training.patch_size, "
-            f"multiples of {MULTIPLE} suit most networks: {near}"
+            f"multiples of {MULTIPLE} suit most networks: {list(round_up(patch))}"
         ) from error
     if not isinstance(found, torch.Tensor) or tuple(found.shape) != wanted:
         shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__

@@ -55,41 +55,29 @@ def text(
     return "\n\n".join(parts)
 
 
-def _first(found: Mapping[str, Any], pictures: Mapping[str, Path | None]) -> Iterator[str]:
-    nothing = True
+def _first(found: Mapping[str, Any], pictures: Mapping[str, Path | None]) -> list[str]:
+    lines = []
     for name, data in found["data"].items():
-        for doubt in data["doubts"]:
-            nothing = False
-            yield f"{name}: {doubt['text']}"
+        lines += [f"{name}: {doubt['text']}" for doubt in data["doubts"]]
         if pictures[name]:
-            yield f"{name}: such cases are drawn in {pictures[name]}"
+            lines += [f"{name}: such cases are drawn in {pictures[name]}"]
     for flight in found["preflight"]:
-        for sentence in flight["words"]:
-            nothing = False
-            yield f"{flight['dataset']}, {flight['model']}: {sentence}"
-    if nothing:
-        yield "nothing: no case is suspicious, and no two losses are the same up to scale"
+        lines += [f"{flight['dataset']}, {flight['model']}: {words}" for words in flight["words"]]
+    return lines or ["nothing: no case is suspicious, and no two losses are the same up to scale"]
 
 
 def _data(data: Mapping[str, Any]) -> Iterator[str]:
     yield f"{data['cases']} cases; size {_range(data['sizes'])}; spacing {_range(data['spacing'])}"
-    classes = pd.DataFrame(data["classes"]).rename(
-        columns={"share": "of all voxels", "low": "least in a case", "high": "most in a case"}
-    )
-    shares = ["of all voxels", "least in a case", "median", "most in a case"]
-    classes[shares] = classes[shares].map(_percent)
-    yield _shown(classes, index=False)
-    folds = pd.DataFrame(
-        [
-            {"fold": fold["fold"], "cases": fold["cases"]}
-            | {
-                row["class"]: _percent(share)
-                for row, share in zip(data["classes"], fold["shares"], strict=True)
-            }
-            for fold in data["folds"]
-        ]
-    )
-    yield _shown(folds, index=False)
+    classes = pd.DataFrame(data["classes"])
+    columns = ["share", "low", "median", "high"]
+    classes[columns] = classes[columns].map(_percent)
+    titles = {"share": "of all voxels", "low": "least in a case", "high": "most in a case"}
+    yield _shown(classes.rename(columns=titles), index=False)
+    folds = []
+    for fold in data["folds"]:
+        shares = dict(zip(classes["class"], map(_percent, fold["shares"]), strict=True))
+        folds.append({"fold": fold["fold"], "cases": fold["cases"], **shares})
+    yield _shown(pd.DataFrame(folds), index=False)
 
 
 def _range(values: Mapping[str, Sequence[float]]) -> str:
@@ -157,4 +145,6 @@ def _number(value: float | None) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.3%}" if 0 < share < 0.001 else f"{share:.1%}"
+    if share is None:
+        return "-"
+    return f"{share:.3%}" if 0 < share < 0.001 else f"{share:.1%}"

@@ -109,10 +109,11 @@ def _tables(
     """Every table but the cases, by the name of its file."""
     how = settings.comparison
     dice = summary.dice_of_runs(cubes, background)
-    first = [*blocks.RUN, "digest", "status", "steps", "dice", "dice_with_background"]
     runs = runs.merge(dice, on=list(blocks.RUN), how="left", validate="one_to_one")
+    first = [*blocks.RUN, "digest", "status", "steps", "dice", "dice_with_background"]
+    first = [name for name in first if name in runs]  # results of others have fewer
     return {
-        "runs": runs[[name for name in dict.fromkeys([*first, *runs]) if name in runs]],
+        "runs": runs[[*first, *runs.columns.difference(first, sort=False)]],
         "summary": summary.summary(cubes, how.alpha),
         "comparisons": inference.comparisons(
             cubes, settings, inference.pairing(runs, how.reference)
@@ -143,24 +144,21 @@ def _write(output: Path, cases: pa.Table, tables: dict[str, pd.DataFrame]) -> No
 def _verdicts(settings: Experiment, comparisons: pd.DataFrame) -> str:
     """The verdicts as text, for the terminal."""
     how = settings.comparison
-    table = comparisons[
-        ["dataset", "model", "class", "metric", "loss", "difference", "verdict"]
-    ].copy()
-    table["interval"] = [
-        f"{row.ci_low:+.4f} to {row.ci_high:+.4f}" if row.ci_low == row.ci_low else _unknown(row)
-        for row in comparisons.itertuples()
-    ]
-    table["difference"] = table["difference"].map("{:+.4f}".format)
-    columns = ["dataset", "model", "class", "metric", "loss", "difference", "interval", "verdict"]
+    table = comparisons[["dataset", "model", "class", "metric", "loss"]].copy()
+    table["difference"] = comparisons["difference"].map("{:+.4f}".format)
+    table["interval"] = [_interval(row) for row in comparisons.itertuples()]
+    table["verdict"] = comparisons["verdict"]
     return (
         f"{settings.experiment}: each loss minus {how.reference}, paired by case within blocks; "
         f"{1 - how.alpha:.0%} intervals, margin {how.margin}\n\n"
-        f"{table[columns].to_string(index=False)}\n\n"
+        f"{table.to_string(index=False)}\n\n"
     )
 
 
-def _unknown(row: Any) -> str:
-    """Why a comparison has no interval."""
+def _interval(row: Any) -> str:
+    """The interval of a comparison, or why it has none."""
+    if pd.notna(row.ci_low):
+        return f"{row.ci_low:+.4f} to {row.ci_high:+.4f}"
     if row.n_cases == 0:
         return "unknown: no case has a value"
     return "unknown: one block" if row.n_blocks < 2 else "unknown: too few cases"

@@ -66,16 +66,16 @@ def _read(file: Path, keys: dict[str, Any], wanted: pa.Schema) -> pa.Table:
         if not parquet.metadata.num_rows:
             raise UserError(f"{file}: has no rows; {AGAIN}")
         for name in BLOCK:
-            for found in _values(parquet, name, names.index(name)) - {keys[name]}:
-                raise UserError(f"{file}: {name} is {found!r}, not {keys[name]!r}; {AGAIN}")
+            if others := _values(parquet, name, names.index(name)) - {keys[name]}:
+                raise UserError(f"{file}: {name} is {others.pop()!r}, not {keys[name]!r}; {AGAIN}")
         fields = [field for field in wanted if field.name not in BLOCK]
         rest = pa.schema(fields, stored.metadata)
         table = parquet.read(rest.names, use_threads=False).select(rest.names)
         table = table if table.schema == rest else table.cast(rest)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: damaged ({error}); {AGAIN}") from None
-    for name in (name for name in KEYS if name in rest.names):
-        if table[name].null_count:
+    for name in KEYS:
+        if name not in BLOCK and table[name].null_count:
             raise UserError(f"{file}: {name} is None, not a name; {AGAIN}")
     return table
 
@@ -95,14 +95,12 @@ def _with_blocks(
     """With the keys of the block of each row."""
     for name in BLOCK:
         labels, codes = np.unique([keys[name] for keys in blocks], return_inverse=True)
-        column = np.repeat(codes.astype(np.int32), lengths)
-        values = pa.array(labels.tolist())
-        rows = (
-            pa.DictionaryArray.from_arrays(column, values)
-            if name in TEXT
-            else pa.array(labels[column])
-        )
-        cases = cases.append_column(name, rows)
+        codes = np.repeat(codes.astype(np.int32), lengths)
+        if name in TEXT:
+            column = pa.DictionaryArray.from_arrays(codes, pa.array(labels.tolist()))
+        else:
+            column = pa.array(labels[codes])
+        cases = cases.append_column(name, column)
     return cases
 
 
@@ -119,9 +117,7 @@ def read_runs(experiment: Path, settings: Experiment) -> pd.DataFrame:
         folder = block_folder(experiment.parent, **keys)
         for loss in settings.matrix.loss:
             rows.append({**keys, "loss": loss, **_status(f"{folder}/{loss}/status.json")})
-    runs = pd.DataFrame(rows)
-    first = [*RUN, "digest", "status", "steps"]
-    return runs[[*first, *runs.columns.difference(first, sort=False)]]
+    return pd.DataFrame(rows)
 
 
 def _status(file: str) -> dict[str, Any]:
@@ -145,6 +141,7 @@ def refuse_stale(
     UserError
         Names the cases.parquet of others: where a clock jumped, Snakemake may take it for new.
     """
+    # A row per block, a column per loss: the order of `read_runs`.
     trained = runs["digest"].to_numpy().reshape(-1, len(settings.matrix.loss))
     for keys, evaluated, row in zip(settings.blocks(), digests, trained, strict=True):
         for loss, digest in zip(settings.matrix.loss, row, strict=True):

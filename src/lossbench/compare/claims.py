@@ -54,7 +54,10 @@ def claims(settings: Experiment, folder: Path, cubes: Sequence[Cube]) -> pd.Data
 
 
 def _tested(settings: Experiment, cubes: Sequence[Cube]) -> Iterator[tuple[Difference, float]]:
-    """The difference of each comparison that is claimed, and its p after Holm over all of them."""
+    """The difference of each comparison that is claimed, and its p after Holm over all of them.
+
+    In the order of claims, then cubes.
+    """
     claimed = [c.comparison for c in settings.claims if c.comparison]
     differences = [
         paired_difference(cube.pairs(c.metric, c.loss, c.against, cube.classes.index(c.of_class)))

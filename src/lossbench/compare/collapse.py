@@ -45,7 +45,7 @@ def collapses(cubes: Sequence[Cube], experiment: Path | None) -> pd.DataFrame:
             if experiment is not None:
                 block = block_folder(experiment.parent, **cube.keys, fold=fold, seed=seed)
                 best = _best(block / cube.losses[i] / "history.csv", cube.classes)
-                low[b, i] &= ~(best >= STARTED)
+                low[b, i] &= ~(best >= STARTED)  # a class without a validation stays low
         n_runs = (~np.isnan(ends)).sum(axis=0)
         for (i, loss), (k, name) in product(enumerate(cube.losses), enumerate(cube.classes)):
             which = [blocks[b][:2] for b in np.flatnonzero(low[:, i, k])]
@@ -62,6 +62,6 @@ def _best(file: Path, classes: Sequence[str]) -> np.ndarray:
         columns = [history.get(f"val/dice/{name}") for name in classes]
         return np.array([np.nan if c is None else c.astype(float).max() for c in columns])
     except FileNotFoundError:
-        raise UserError(f"{file}: no such file; {AGAIN.removeprefix('delete it and ')}") from None
+        raise UserError(f"{file}: no such file; run the workflow again") from None
     except ValueError as error:  # what pandas raises for text that is no table is one, too
         raise UserError(f"{file}: damaged ({error}); {AGAIN}") from None

@@ -31,6 +31,7 @@ from lossbench.provenance import sha256
 # What a table says when it does not say so.
 DEFAULTS = {"dataset": "dataset", "model": "model", "class": "foreground", "fold": 0, "seed": 0}
 BACKGROUND = ("background", "0")
+NOTHING = ("", "nan", "na", "n/a", "none", "null")  # a figure without a value
 FIGURES = (*COUNTS, *METRICS)
 
 
@@ -168,14 +169,11 @@ def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             frame[name] = numbers.astype(np.int64)
         elif name in FIGURES:
             text = frame[name].astype(object)
-            empty = text.isna() | text.astype(str).str.strip().str.lower().isin(_NOTHING)
+            empty = text.isna() | text.astype(str).str.strip().str.lower().isin(NOTHING)
             numbers = pd.to_numeric(text.where(~empty, np.nan), errors="coerce").astype(float)
             _refuse(frame, numbers.isna() & ~empty, path, name, "is no number")
             frame[name] = numbers.replace([np.inf, -np.inf], np.nan)
     return frame
-
-
-_NOTHING = ("", "nan", "na", "n/a", "none", "null")
 
 
 def _refuse(frame: pd.DataFrame, wrong: pd.Series, path: Path, name: str, why: str) -> None:
@@ -264,27 +262,21 @@ def experiment(
         if value is not None and not (0 < value < (1 if key == "alpha" else math.inf)):
             wanted = "above 0" + (" and below 1" if key == "alpha" else "")
             raise UserError(f"--{key} {value:g}: wanted: a number {wanted}")
+    # Built without a check of the names: those of others become no folders.
     how = Comparison(
         reference="reference",
         metrics=list(metrics) or there[:1],
         **{key: value for key, value in numbers.items() if value is not None},
     )
-    entries = {key: {x: _entry(key) for x in labels[key]} for key in ("dataset", "model", "loss")}
-    # Built without a check of the names: those of others become no folders.
+    unknown = {"_target_": "results.of.others"}  # only the names are known
     return Experiment.model_construct(
         experiment=re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "results",
         matrix=Matrix.model_construct(**{key: labels[key] for key in RUN}),
         comparison=how.model_copy(update={"reference": reference}),
-        datasets=entries["dataset"],
-        models=entries["model"],
-        losses=entries["loss"],
+        datasets={label: Dataset(**unknown) for label in labels["dataset"]},
+        models={label: Component(**unknown) for label in labels["model"]},
+        losses={label: Loss(**unknown) for label in labels["loss"]},
     )
-
-
-def _entry(kind: str) -> Component:
-    """An entry of a catalogue for something of which only the name is known."""
-    sections = {"dataset": Dataset, "model": Component, "loss": Loss}
-    return sections[kind](_target_="results.of.others")
 
 
 def runs(cubes: Sequence[Cube]) -> pd.DataFrame:

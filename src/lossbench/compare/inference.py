@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class _Pair:
     keys: dict[str, Any]
     folds: list[np.ndarray]
     difference: Difference
-    flips: str
+    flips: str  # conventions under which the other loss wins
     higher_is_better: bool
 
 
@@ -65,51 +65,58 @@ def comparisons(
     """
     how = settings.comparison
     found = [pair for cube in cubes for pair in _pairs(cube, settings)]
-    p_holm = holm([pair.difference.p() for pair in found])
+    p = np.array([pair.difference.p() for pair in found])
+    tests = int(np.isfinite(p).sum())  # as `holm` counts them
     p_cases = cases_tests([pair.folds for pair in found])
     rows = [
         {
             **pair.keys,
-            **_verdict(pair, how, corrected, len(found)),
+            **_verdict(pair, how, corrected, tests),
             "p_cases": alone,
             "p_cases_holm": alone_corrected,
             "verdict_cases": _usual_verdict(pair, alone_corrected, how.alpha),
             "paired": paired.get(tuple(pair.keys[k] for k in ("dataset", "model", "loss")), False),
         }
         for pair, corrected, alone, alone_corrected in zip(
-            found, p_holm, p_cases, holm(p_cases), strict=True
+            found, holm(p), p_cases, holm(p_cases), strict=True
         )
     ]
     return pd.DataFrame(rows, columns=COMPARISONS)
 
 
 def _pairs(cube: Cube, settings: Experiment) -> Iterator[_Pair]:
-    how = settings.comparison
-    convention_means = cache(lambda convention, metric: _means(cube, convention, metric))
-    for k, name in enumerate(cube.classes):
-        for metric in how.metrics:
-            for loss in cube.losses:
-                if loss == how.reference or metric not in cube.values:
-                    continue
-                keys = {**cube.keys, "loss": loss, "reference": how.reference}
-                keys |= {"class": name, "metric": metric, "n_seeds": cube.n_seeds}
-                folds = cube.pairs(metric, loss, how.reference, k)
-                difference = paired_difference(folds)
-                flips = ""
-                if metric in ("dice", "iou") and set(COUNTS) <= cube.values.keys():
-                    at = [cube.losses.index(x) for x in (loss, how.reference)]
-                    by = {c: convention_means(c, metric)[at, k] for c in CONVENTIONS}
-                    flips = _flips({c: mine - other for c, (mine, other) in by.items()})
-                yield _Pair(keys, folds, difference, flips, not settings.lower_is_better(metric))
+    reference = settings.comparison.reference
+    metrics = settings.comparison.metrics
+    means = {metric: _convention_means(cube, metric) for metric in metrics}
+    for (k, name), metric, loss in product(enumerate(cube.classes), metrics, cube.losses):
+        if loss == reference:
+            continue
+        keys = {**cube.keys, "loss": loss, "reference": reference}
+        keys |= {"class": name, "metric": metric, "n_seeds": cube.n_seeds}
+        folds = cube.pairs(metric, loss, reference, k)
+        mine, other = cube.losses.index(loss), cube.losses.index(reference)
+        flips = _flips({c: m[mine, k] - m[other, k] for c, m in means[metric].items()})
+        higher_is_better = not settings.lower_is_better(metric)
+        yield _Pair(keys, folds, paired_difference(folds), flips, higher_is_better)
 
 
-def _means(cube: Cube, convention: str, metric: str) -> np.ndarray:
-    """(L, K): mean over cases under a convention, the seeds of a case averaged first."""
-    return mean(mean(convention_values(cube, convention, metric), axis=1), axis=1)
+def _convention_means(cube: Cube, metric: str) -> dict[str, np.ndarray]:
+    """(L, K) by convention: mean over cases, the seeds of a case averaged first.
+
+    Empty for a metric that has no conventions, and for results without counts.
+    """
+    if metric not in ("dice", "iou") or not set(COUNTS) <= cube.values.keys():
+        return {}
+    return {
+        convention: mean(mean(convention_values(cube, convention, metric), axis=1), axis=1)
+        for convention in CONVENTIONS
+    }
 
 
 def _flips(differences: dict[str, float]) -> str:
     """The conventions under which the other loss has the higher mean."""
+    if not differences:
+        return ""
     quoted = differences[QUOTED]
     flipped = [
         c for c, d in differences.items() if quoted * d < 0 and min(abs(quoted), abs(d)) > TIE
@@ -120,9 +127,11 @@ def _flips(differences: dict[str, float]) -> str:
 def _verdict(pair: _Pair, how: Comparison, p_holm: float, tests: int) -> dict[str, Any]:
     d = pair.difference
     said = verdict(d, p_holm, how.margin, how.alpha, pair.higher_is_better)
-    more = needed(d, how.margin, how.alpha, tests) if said == "undecided" else (np.nan, np.nan)
+    cases, blocks = np.nan, np.nan
+    if said == "undecided":
+        cases, blocks = needed(d, how.margin, how.alpha, tests)
     low, high = d.interval(1 - how.alpha)
-    boot_low, boot_high = bootstrap_interval(d, 1 - how.alpha, seed=0)
+    boot_low, boot_high = bootstrap_interval(d, 1 - how.alpha)
     chance = improvement(pair.folds)
     return {
         "n_cases": d.n_cases,
@@ -134,8 +143,8 @@ def _verdict(pair: _Pair, how: Comparison, p_holm: float, tests: int) -> dict[st
         "p": d.p(),
         "p_holm": p_holm,
         "verdict": said,
-        "n_cases_needed": more[0],
-        "n_blocks_needed": more[1],
+        "n_cases_needed": cases,
+        "n_blocks_needed": blocks,
         # Of a distance, less is an improvement.
         "improvement": chance if pair.higher_is_better else 1 - chance,
         "boot_low": boot_low,
@@ -167,21 +176,17 @@ def rank_table(cubes: Sequence[Cube], settings: Experiment) -> pd.DataFrame:
     """The rank of each loss with its interval, and how often it is first (see `ranks`)."""
     rows = []
     for cube in cubes:
-        for metric in settings.comparison.metrics:
-            if metric not in cube.values:
-                continue
+        for metric, (k, name) in product(settings.comparison.metrics, enumerate(cube.classes)):
             sign = -1 if settings.lower_is_better(metric) else 1
-            for k, name in enumerate(cube.classes):
-                values = sign * cube.values[metric][..., k]
-                measured = ~np.isnan(values).all(axis=(0, 1))
-                parts = zip(cube.of_folds(values), cube.of_folds(measured), strict=True)
-                found = ranks([fold[..., keep] for fold, keep in parts])
-                columns = (found.rank, found.low, found.high, found.p_first)
-                keys = {**cube.keys, "class": name, "metric": metric}
-                rows += [
-                    {**keys, "loss": loss, **dict(zip(RANKS[5:], figures, strict=True))}
-                    for loss, *figures in zip(cube.losses, *columns, strict=True)
-                ]
+            folds = cube.of_folds(sign * cube.values[metric][..., k])
+            # Without the cases that have no value in any training.
+            folds = [fold[..., ~np.isnan(fold).all(axis=(0, 1))] for fold in folds]
+            found = ranks(folds, confidence=1 - settings.comparison.alpha)
+            for i, loss in enumerate(cube.losses):
+                keys = {**cube.keys, "class": name, "metric": metric, "loss": loss}
+                figures = {"rank": found.rank[i], "rank_low": found.low[i]}
+                figures |= {"rank_high": found.high[i], "p_first": found.p_first[i]}
+                rows.append(keys | figures)
     return pd.DataFrame(rows, columns=RANKS)
 
 
@@ -190,16 +195,14 @@ def scale(cubes: Sequence[Cube], how: Comparison) -> pd.DataFrame:
     rows = []
     for cube in cubes:
         controlled = [loss for loss in cube.losses if loss + MATCHED in cube.losses]
-        for k, name in enumerate(cube.classes):
-            for metric in (m for m in how.metrics if m in cube.values):
-                for loss in controlled:
-                    own = paired_difference(cube.pairs(metric, loss, how.reference, k))
-                    matched = loss + MATCHED
-                    other = paired_difference(cube.pairs(metric, matched, how.reference, k))
-                    explained = paired_difference(cube.pairs(metric, loss, matched, k))
-                    low, high = explained.interval(1 - how.alpha)
-                    keys = {**cube.keys, "loss": loss, "class": name, "metric": metric}
-                    figures = {"difference": own.mean, "matched": other.mean}
-                    figures |= {"explained": explained.mean, "ci_low": low, "ci_high": high}
-                    rows.append(keys | figures)
+        for (k, name), metric, loss in product(enumerate(cube.classes), how.metrics, controlled):
+            matched = loss + MATCHED
+            own = paired_difference(cube.pairs(metric, loss, how.reference, k))
+            other = paired_difference(cube.pairs(metric, matched, how.reference, k))
+            explained = paired_difference(cube.pairs(metric, loss, matched, k))
+            low, high = explained.interval(1 - how.alpha)
+            keys = {**cube.keys, "loss": loss, "class": name, "metric": metric}
+            figures = {"difference": own.mean, "matched": other.mean}
+            figures |= {"explained": explained.mean, "ci_low": low, "ci_high": high}
+            rows.append(keys | figures)
     return pd.DataFrame(rows, columns=SCALE)

@@ -33,11 +33,16 @@ from lossbench.config.sections import (
 
 __all__ = [
     "BATCH_SETTINGS",
+    "MATCHED",
     "METRICS",
     "Augmentation",
+    "Comparison",
+    "Component",
     "ConfigError",
+    "Dataset",
     "Experiment",
     "Loss",
+    "Matrix",
     "Training",
     "UserError",
     "canonical",
@@ -46,6 +51,7 @@ __all__ = [
     "validate",
 ]
 
+# Columns of the tables: no metric of a user's may be called so.
 TAKEN = (*METRICS, "tp", "fp", "fn", "dataset", "model", "loss", "fold", "seed", "case", "class")
 # The settings of `training` that make the batch: runs that agree in them share it.
 BATCH_SETTINGS = ("batch_size", "patch_size", "min_foreground", "augmentation")
@@ -129,12 +135,11 @@ class Experiment(Strict):
         return {"name": loss, **self.losses[loss].spec()}
 
     def with_scale_control(self) -> "Experiment":
-        """With a loss more for each but the reference: itself, at the reference's scale."""
-        reference = self.comparison.reference
-        names = [name for name in self.matrix.loss if name != reference]
+        """With one more loss for each but the reference: the same, at the reference's scale."""
         if not self.comparison.scale_control:
             return self
-        added = {name + MATCHED: self._matched(name) for name in names}
+        others = [loss for loss in self.matrix.loss if loss != self.comparison.reference]
+        added = {loss + MATCHED: self._matched(loss) for loss in others}
         matrix = self.matrix.model_copy(update={"loss": [*self.matrix.loss, *added]})
         return self.model_copy(update={"matrix": matrix, "losses": {**self.losses, **added}})
 
@@ -224,17 +229,21 @@ def load(path: str | Path) -> Experiment:
 
 def _name_checks(raw: Mapping[str, Any]) -> Iterator[tuple[tuple, str]]:
     """Names in the matrix that no catalogue has, also where the config is wrong elsewhere."""
-    matrix = raw.get("matrix") if isinstance(raw.get("matrix"), Mapping) else {}
+    matrix = raw.get("matrix")
+    if not isinstance(matrix, Mapping):
+        return
     for kind, section in {"dataset": "datasets", "model": "models", "loss": "losses"}.items():
-        catalogue = raw.get(section) if isinstance(raw.get(section), Mapping) else {}
-        names = matrix.get(kind) if isinstance(matrix.get(kind), list) else []
-        for name in names if catalogue else []:
+        names, catalogue = matrix.get(kind), raw.get(section)
+        if not isinstance(names, list) or not isinstance(catalogue, Mapping):
+            continue
+        for name in names:
             if str(name) not in catalogue:
-                hint = did_you_mean(str(name), [*map(str, catalogue)])
+                hint = did_you_mean(str(name), [str(known) for known in catalogue])
                 yield ("matrix", kind), f"no {kind} {name!r} in {section}; {hint}"
 
 
 def _cross_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
+    """What does not fit together, where each section is in order."""
     reference = e.comparison.reference
     if reference not in e.matrix.loss:
         text = f"{reference!r} is not in matrix.loss; {did_you_mean(reference, e.matrix.loss)}"
@@ -245,21 +254,37 @@ def _cross_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
             if folds is not None and fold >= folds:
                 text = f"fold {fold} of {name!r}, which has folds 0 to {folds - 1}"
                 yield ("matrix", "fold"), text
+    for section in ("models", "losses"):
+        for name, entry in getattr(e, section).items():
+            if "name" in entry.spec():
+                yield (section, name, "name"), "an entry's name is its key; take this one away"
     yield from _ledger_checks(e.training.ledger, e, ("training",))
     for name in e.matrix.loss:
-        try:
-            if name in e.losses and e.losses[name].training:
-                ledger = e.training_of(name).ledger
-                yield from _ledger_checks(ledger, e, ("losses", name, "training"))
-        except ValidationError as error:
-            for problem in error.errors():
-                path = ("losses", name, "training", *problem["loc"])
-                yield path, problem_text(problem, list(Training.model_fields))
-        if e.comparison.scale_control and name + MATCHED in e.losses:
-            text = f"scale_control makes a loss of this name; rename {name + MATCHED!r}"
-            yield ("losses", name + MATCHED), text
+        yield from _loss_checks(name, e)
     yield from _metric_checks(e)
     yield from _claim_checks(e)
+
+
+def _ledger_checks(
+    ledger: Ledger | None, e: Experiment, section: tuple[str, ...]
+) -> Iterator[tuple[tuple, str]]:
+    if ledger and ledger.reference not in e.losses:
+        hint = did_you_mean(ledger.reference, list(e.losses))
+        yield (*section, "ledger", "reference"), f"no loss {ledger.reference!r} in losses; {hint}"
+
+
+def _loss_checks(name: str, e: Experiment) -> Iterator[tuple[tuple, str]]:
+    if name in e.losses and e.losses[name].training:
+        section = ("losses", name, "training")
+        try:
+            yield from _ledger_checks(e.training_of(name).ledger, e, section)
+        except ValidationError as error:
+            for problem in error.errors():
+                keys = _keys_beside(("training", *problem["loc"]))
+                yield (*section, *problem["loc"]), problem_text(problem, keys)
+    if e.comparison.scale_control and name + MATCHED in e.losses:
+        text = f"scale_control makes a loss of this name; rename {name + MATCHED!r}"
+        yield ("losses", name + MATCHED), text
 
 
 def _metric_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
@@ -275,17 +300,6 @@ def _metric_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
             yield path, f"no metric {metric!r}; {did_you_mean(metric, e.all_metrics)}"
 
 
-def _ledger_checks(
-    ledger: Ledger | None, e: Experiment, section: tuple[str, ...]
-) -> Iterator[tuple[tuple, str]]:
-    if ledger and ledger.reference not in e.losses:
-        text = f"no loss {ledger.reference!r} in losses; "
-        yield (
-            (*section, "ledger", "reference"),
-            text + did_you_mean(ledger.reference, list(e.losses)),
-        )
-
-
 def _claim_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
     trained = e.with_scale_control().matrix.loss
     for n, claim in enumerate(e.claims):
@@ -299,13 +313,12 @@ def _claim_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
 
 def _explain(problem: Mapping[str, Any], where: Where) -> str:
     path = [part for part in problem["loc"] if part != "[key]"]
-    section = _section(path[:-1])
-    return f"{where(path)}: {problem_text(problem, list(section.model_fields) if section else [])}"
+    return f"{where(path)}: {problem_text(problem, _keys_beside(path))}"
 
 
-def _section(path: Sequence[str | int]) -> type[BaseModel] | None:
-    """The model that describes the section of the config at this path."""
-    sections = {
+def _keys_beside(path: Sequence[str | int]) -> list[str]:
+    """The keys of the section that holds this one, for a suggestion; empty for other sections."""
+    sections: dict[tuple, type[BaseModel]] = {
         (): Experiment,
         ("matrix",): Matrix,
         ("training",): Training,
@@ -313,4 +326,5 @@ def _section(path: Sequence[str | int]) -> type[BaseModel] | None:
         ("training", "ledger"): Ledger,
         ("comparison",): Comparison,
     }
-    return sections.get(tuple(path))
+    section = sections.get(tuple(path[:-1]))
+    return list(section.model_fields) if section else []

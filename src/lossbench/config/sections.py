@@ -44,7 +44,7 @@ class Strict(BaseModel):
 class Component(BaseModel):
     """A class by its dotted path, and its keyword arguments."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     target: str = Field(
         alias="_target_", description="Dotted path of a class, e.g. monai.losses.DiceLoss."
     )
@@ -53,6 +53,14 @@ class Component(BaseModel):
     @classmethod
     def _read_numbers(cls, entry: Any) -> Any:
         return _numbers(entry)
+
+    @model_validator(mode="after")
+    def _finite(self) -> "Component":
+        """JSON, which specifications become, has no infinity and no NaN."""
+        for key, value in (self.model_extra or {}).items():
+            if not _is_finite(value):
+                raise ValueError(f"{key}: {value} is not finite; wanted: finite numbers")
+        return self
 
     def spec(self) -> dict[str, Any]:
         """`_target_` and keyword arguments, without lossbench's own keys."""
@@ -85,18 +93,16 @@ class Loss(Component):
         description="Largest ratio of a weight that is filled in to the smallest one; null: none.",
     )
 
-    @model_validator(mode="after")
-    def _finite(self) -> "Loss":
-        """JSON has no infinity, and no loss is the better for one."""
-        for key, value in (self.model_extra or {}).items():
-            if not _is_finite(value):
-                raise ValueError(f"{key}: {value} is not finite; wanted: finite numbers")
-        return self
-
     def spec(self) -> dict[str, Any]:
         """`_target_`, keyword arguments, and `weight_cap` where there is one."""
         cap = {} if self.weight_cap is None else {"weight_cap": self.weight_cap}
         return super().spec() | cap
+
+
+class OwnMetric(Component):
+    """A metric of the user's; keyword arguments go to its class."""
+
+    lower_is_better: bool = Field(False, description="Whether less of it is better.")
 
 
 class Augmentation(Strict):
@@ -110,12 +116,6 @@ class Augmentation(Strict):
     contrast: float = Field(0.2, ge=0, lt=1, description="Largest relative change of contrast.")
     gamma: float = Field(0.2, ge=0, lt=1, description="Largest relative change of gamma.")
     probability: float = Field(0.3, ge=0, le=1, description="Of each change but flip, per image.")
-
-
-class OwnMetric(Component):
-    """A metric of the user's; keyword arguments go to its class."""
-
-    lower_is_better: bool = Field(False, description="Whether less of it is better.")
 
 
 class Ledger(Strict):
@@ -161,6 +161,16 @@ class Training(Strict):
         False,
         description="torch.compile of the network, the same up to rounding: takes minutes at the "
         "start of a block, and needs a C++ compiler.",
+    )
+    cuda_graph: bool = Field(
+        False,
+        description="On a GPU, a step of a run as one CUDA graph, the same up to rounding; not for "
+        "a loss that reads from the GPU, such as MONAI's Dice with weights (see dice_of_sums).",
+    )
+    dice_of_sums: bool = Field(
+        False,
+        description="MONAI's DiceLoss, and that within its DiceCELoss and the like, as a function "
+        "of sums per class: the same up to rounding, and nothing is read from a GPU.",
     )
     min_foreground: float = Field(
         0.0,

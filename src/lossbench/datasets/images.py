@@ -68,9 +68,8 @@ class ImageFolder:
         self._channels = channels or _common_channels([self._images[name] for name in self._names])
         # Keys of a mapping arrive as text where the catalogue went through JSON.
         self._values = {int(found): meant for found, meant in values.items()} if values else None
-        self._spacing = (
-            (spacing, spacing) if isinstance(spacing, int | float) else spacing or (1.0, 1.0)
-        )
+        spacing = 1.0 if spacing is None else spacing
+        self._spacing = (spacing,) * 2 if isinstance(spacing, int | float) else tuple(spacing)
         self._subjects = _read_subjects(Path(subjects), self._names) if subjects else {}
 
     def __len__(self) -> int:
@@ -83,7 +82,7 @@ class ImageFolder:
         case = {
             "image": read_image(self._images[name], self._channels),
             "label": mask if self._values is None else _translated(mask, self._values, path),
-            "spacing": tuple(self._spacing),
+            "spacing": self._spacing,
             "case": name,
             "file": str(path),
         }
@@ -99,11 +98,12 @@ def read_image(path: Path, channels: int) -> np.ndarray:
         Where the file cannot be read, has several pages, transparent pixels or an EXIF rotation.
     """
     image = _open(path)
-    if channels == 3:
-        grey = _is_grey(image.mode)
-        pixels = np.asarray(image if grey else image.convert("RGB"), dtype=np.float32)
-        return np.repeat(pixels[None], 3, axis=0) if grey else np.moveaxis(pixels, 2, 0).copy()
-    return np.asarray(image if _is_grey(image.mode) else image.convert("L"), dtype=np.float32)[None]
+    grey = _is_grey(image.mode)
+    if channels == 3 and not grey:
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+        return np.moveaxis(pixels, 2, 0).copy()
+    pixels = np.asarray(image if grey else image.convert("L"), dtype=np.float32)
+    return np.repeat(pixels[None], channels, axis=0)
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -169,23 +169,28 @@ def _translated(mask: np.ndarray, values: Mapping[int, int], path: Path) -> np.n
 def _pairs(images: Path, masks: Path, suffix: str) -> tuple[dict[str, Path], dict[str, Path]]:
     """Files of images and masks by the name of their case."""
     problems: list[str] = []
-    marked = {
+    mask_of = {
         stem.removesuffix(suffix): path
         for stem, path in _files(masks, "masks", problems).items()
         if stem.endswith(suffix)
     }
-    taken = set(marked.values()) if suffix else set()
-    unmarked = {s: p for s, p in _files(images, "images", problems).items() if p not in taken}
-    problems += [
-        f"{p}: no mask {masks / (s + suffix)}.*" for s, p in unmarked.items() if s not in marked
-    ]
-    problems += [f"{p}: no image {images / s}.*" for s, p in marked.items() if s not in unmarked]
+    image_of = _files(images, "images", problems)
+    if suffix:  # masks may lie among the images
+        taken = set(mask_of.values())
+        image_of = {case: path for case, path in image_of.items() if path not in taken}
+    for case, path in image_of.items():
+        if case not in mask_of:
+            problems.append(f"{path}: no mask {masks / (case + suffix)}.*")
+    for case, path in mask_of.items():
+        if case not in image_of:
+            problems.append(f"{path}: no image {images / case}.*")
     if problems:
         raise listed(f"images in {images} and masks in {masks} do not fit", problems)
-    return unmarked, marked
+    return image_of, mask_of
 
 
 def _files(folder: Path, argument: str, problems: list[str]) -> dict[str, Path]:
+    """Files of a folder by their name without extension; `problems` gets those that share one."""
     if not folder.is_dir():
         raise UserError(f"{argument}: no folder {folder}")
     paths = sorted(

@@ -38,7 +38,7 @@ class MSD(Volumes):
         }
         classes = _class_names(names, len(listing["labels"]), path)
         files, problems = {}, []
-        for entry in sorted(listing["training"], key=lambda entry: str(entry)):
+        for entry in sorted(listing["training"], key=str):
             if not isinstance(entry, Mapping) or not {"image", "label"} <= set(entry):
                 problems.append(f"training entry {entry!r} lacks image or label")
                 continue
@@ -46,7 +46,8 @@ class MSD(Volumes):
             if name in files:
                 problems.append(f"case {name} is listed twice")
             files[name] = Files([root / entry["image"]], root / entry["label"])
-        if problems := problems + _missing(files):
+        problems += _missing(files)
+        if problems:
             raise listed(f"{path}: problems with the training cases", problems)
         folds = _given_folds(root) or self._default_folds(sorted(files))
         super().__init__(files, classes, None, folds, slice_axis)
@@ -115,18 +116,17 @@ class NNUNet(Volumes):
                 "and lossbench.datasets.ImageFolder reads PNG, JPEG, TIFF and WebP"
             )
         classes, ignore = _nnunet_classes(listing["labels"], path)
-        labels = sorted((root / "labelsTr").glob(f"*{ending}"))
+        images, labels = root / "imagesTr", root / "labelsTr"
         channels = [f"_{number:04d}{ending}" for number in range(len(listing["channel_names"]))]
-        names = [label.name.removesuffix(ending) for label in labels]
-        files = {
-            name: Files([root / "imagesTr" / f"{name}{channel}" for channel in channels], label)
-            for name, label in zip(names, labels, strict=True)
-        }
-        alone = [
-            f"{image}: no label {root / 'labelsTr' / image.name.removesuffix(channels[0])}{ending}"
-            for image in sorted((root / "imagesTr").glob(f"*{channels[0]}"))
-            if image.name.removesuffix(channels[0]) not in files
-        ]
+        files = {}
+        for label in sorted(labels.glob(f"*{ending}")):
+            name = label.name.removesuffix(ending)
+            files[name] = Files([images / f"{name}{channel}" for channel in channels], label)
+        alone = []
+        for image in sorted(images.glob(f"*{channels[0]}")):
+            name = image.name.removesuffix(channels[0])
+            if name not in files:
+                alone.append(f"{image}: no label {labels / name}{ending}")
         expected = listing.get("numTraining", len(files))
         if len(files) + len(alone) != expected:
             alone.append(
@@ -160,9 +160,12 @@ def _missing(files: Mapping[str, Files]) -> list[str]:
     ]
 
 
-def _class_names(names: Mapping[int, str], expected: int, path: Path) -> list[str]:
-    """Names in order of their labels, in lower case with _ for all that is no letter or digit."""
-    if len(names) != expected or sorted(names) != list(range(len(names))):
+def _class_names(names: Mapping[int, str], count: int, path: Path) -> list[str]:
+    """Names in order of their labels, in lower case with _ for all that is no letter or digit.
+
+    `count` is the number of entries in the file: there are fewer names where two share a label.
+    """
+    if len(names) != count or sorted(names) != list(range(len(names))):
         raise UserError(
             f"{path}: labels are {sorted(names)}; they must be whole numbers from 0 without a gap"
         )
@@ -175,9 +178,10 @@ def _nnunet_classes(labels: Mapping[str, Any], path: Path) -> tuple[list[str], i
             f"{path}: {', '.join(regions)} are regions (lists of labels), which overlap; "
             "lossbench compares exclusive classes: give each label a name of its own"
         )
-    ignore = labels.get("ignore")
-    names = {int(label): name for name, label in labels.items() if name != "ignore"}
-    classes = _class_names(names, len(labels) - ("ignore" in labels), path)
+    label_of = dict(labels)
+    ignore = label_of.pop("ignore", None)
+    names = {int(label): name for name, label in label_of.items()}
+    classes = _class_names(names, len(label_of), path)
     return classes, None if ignore is None else int(ignore)
 
 

@@ -85,8 +85,8 @@ def _read(kind: str) -> np.ndarray:
 
 def _blocks(volume: np.ndarray, size: int) -> np.ndarray:
     """Means over blocks of size^3 voxels: float32, with x and y padded around the brain."""
-    sides = [(extent - n) // 2 for extent, n in zip(_FIELD[:2], volume.shape[:2], strict=True)]
-    pads = [(s, extent - n - s) for s, extent, n in zip(sides, _FIELD, volume.shape, strict=False)]
+    missing = [extent - n for extent, n in zip(_FIELD[:2], volume.shape[:2], strict=True)]
+    pads = [(n // 2, n - n // 2) for n in missing]
     padded = np.pad(volume[..., : _FIELD[2]], [*pads, (0, 0)])
     x, y, z = (n // size for n in padded.shape)
     return padded.reshape(x, size, y, size, z, size).mean(axis=(1, 3, 5), dtype=np.float32)

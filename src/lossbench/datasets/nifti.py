@@ -80,23 +80,22 @@ class Volumes:
         }
 
     def _index_slices(self) -> None:
-        depths, problems = {}, []
+        """Put the slices of each volume in its place, in the index and in the folds."""
+        self._index, slices, problems = [], {}, []
         for name, files in self._files.items():
             try:
-                depths[name] = _load(files.label).shape[self._axis]
+                depth = _load(files.label).shape[self._axis]
             except UserError as error:
                 problems.append(str(error))
+                continue
+            self._index += [(name, number) for number in range(depth)]
+            slices[name] = [_slice_name(name, number) for number in range(depth)]
         if problems:
             raise listed("labels that cannot be used", problems)
-        slices = {
-            name: [_slice_name(name, n) for n in range(depth)] for name, depth in depths.items()
-        }
-        self._index = [(name, number) for name, depth in depths.items() for number in range(depth)]
         if self.folds is not None:
             # A name that is no volume stays: prepare says so.
-            self.folds = [
-                [s for name in fold for s in slices.get(name, [name])] for fold in self.folds
-            ]
+            volumes = [[slices.get(name, [name]) for name in fold] for fold in self.folds]
+            self.folds = [list(itertools.chain.from_iterable(fold)) for fold in volumes]
 
 
 def read_case(name: str, files: Files) -> dict[str, Any]:
@@ -113,7 +112,8 @@ def read_case(name: str, files: Files) -> dict[str, Any]:
         A file that cannot be read; files that do not agree in size or place.
     """
     label_file = _load(files.label)
-    label, channels = _data(label_file, files.label, None), []
+    label = _data(label_file, files.label, None)
+    channels: list[np.ndarray] = []
     for path in files.images:
         file = _load(path)
         image = _data(file, path, np.float32)
@@ -125,12 +125,10 @@ def read_case(name: str, files: Files) -> dict[str, Any]:
                 "resample one to the grid of the other"
             )
         _check_place(file.affine, label_file.affine, label.shape, where)
-    spacing = tuple(float(size) for size in label_file.header.get_zooms()[:3])
-    image = np.concatenate(channels)
     return {
-        "image": image,
+        "image": np.concatenate(channels),
         "label": label,
-        "spacing": spacing,
+        "spacing": tuple(float(size) for size in label_file.header.get_zooms()[:3]),
         "case": name,
         "file": str(files.label),
     }

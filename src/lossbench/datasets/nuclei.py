@@ -32,12 +32,12 @@ class Nuclei:
         root = Path(data_root) / "dsb2018"
         official = root / "stage1_train"
         self.classes = ["background", "interior", "boundary"]
-        if not (root / "labels").is_dir() and not official.is_dir():
-            fetch(URL, SHA256, "sha256", official)
         if (root / "labels").is_dir():
             self._images = sorted((root / "images").glob("*.png"))
             self._labels = [root / "labels" / path.name for path in self._images]
         else:
+            if not official.is_dir():
+                fetch(URL, SHA256, "sha256", official)
             self._images = sorted(official.glob("*/images/*.png"))
             self._labels = [path.parents[1] / "masks" for path in self._images]
         if not self._images:
@@ -50,16 +50,15 @@ class Nuclei:
         return len(self._images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path, label = self._images[index], self._labels[index]
+        path, mask = self._images[index], self._labels[index]
         image = read_image(path, channels=3)
+        size = image.shape[1:]
         return {
             "image": image,
-            "label": _from_instances(label, image.shape[1:])
-            if label.is_dir()
-            else read_mask(label),
+            "label": _from_instances(mask, size) if mask.is_dir() else read_mask(mask),
             "spacing": (1.0, 1.0),
             "case": path.stem[:16],  # of 64 hexadecimal digits
-            "file": str(label),
+            "file": str(mask),
         }
 
 

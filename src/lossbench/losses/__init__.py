@@ -14,10 +14,12 @@ from lossbench.losses.build import batch_loss, build_loss, run_loss
 from lossbench.losses.fscore import FScoreLoss, f_score
 from lossbench.losses.ignoring import Ignoring
 from lossbench.losses.scaled import Scaled, match_scale, scale_of
+from lossbench.losses.sums import DiceOfSums, of_sums
 from lossbench.losses.targets import one_hot
 from lossbench.losses.weights import class_weights
 
 __all__ = [
+    "DiceOfSums",
     "FScoreLoss",
     "ForegroundProbability",
     "Ignoring",
@@ -32,6 +34,7 @@ __all__ = [
     "class_weights",
     "f_score",
     "match_scale",
+    "of_sums",
     "one_hot",
     "run_loss",
     "scale_of",

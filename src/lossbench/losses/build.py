@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lossbench.config import UserError
 from lossbench.instantiate import instantiate
 from lossbench.losses.ignoring import Ignoring
+from lossbench.losses.sums import of_sums
 from lossbench.losses.targets import one_hot
 from lossbench.losses.weights import class_weights
 from lossbench.prepared import Prepared
@@ -47,8 +48,9 @@ def build_loss(spec: Mapping[str, Any], voxels: Sequence[int], classes: Sequence
         the loss ignores; what `instantiate` refuses.
     """
     where = f"losses.{spec['name']}"
+    entry = {key: value for key, value in spec.items() if key != "name"}
     try:
-        filled = _fill(spec, list(voxels), list(classes))
+        filled = _fill(entry, list(voxels), list(classes))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     if _has_weight(filled) and _ignores_weights(filled, len(classes), where):
@@ -72,10 +74,13 @@ def run_loss(run: Mapping[str, Any], data: Prepared) -> nn.Module:
     Returns
     -------
     nn.Module
-        As `build_loss`; an `Ignoring` where the dataset has an ignore label.
+        As `build_loss`, of sums where that is set; an `Ignoring` where the dataset has an ignore
+        label.
     """
     rows = data.training(run["fold"], run["training"]["min_foreground"])
     loss = build_loss(run["loss"], data.voxels()[rows].sum(axis=0), data.classes)
+    if run["training"]["dice_of_sums"]:
+        loss = of_sums(loss)
     if data.info["ignore"]:
         return Ignoring(loss, len(data.classes), data.info["spatial_dims"])
     return loss

@@ -58,7 +58,7 @@ def _page(results: Results, frames: dict[str, pd.DataFrame], folder: Path) -> st
         lstrip_blocks=True,
     )
     drawn, cards, pairing = _drawn(results, folder), checks.cards(results), facts.pairing(results)
-    sections = {
+    sections = {  # each is on the page where its value is true
         "claims": "claims" in frames,
         "learning curves": drawn["curves"],
         "ranks": "ranks" in frames,
@@ -77,7 +77,7 @@ def _page(results: Results, frames: dict[str, pd.DataFrame], folder: Path) -> st
         results=results,
         frames={name: _lean(results, frame) for name, frame in frames.items()},
         has=sections,
-        left_out=facts.left_out(results, sections),
+        left_out=facts.left_out(sections),
         metric_name=words.metric_name,
         comparison=results.experiment.comparison,
         symbols=words.SYMBOLS,
@@ -137,14 +137,16 @@ def _verdicts(results: Results, dataset: str, model: str) -> dict[str, Any]:
     table = table[table["loss"].isin(results.compared)]
     classes = results.classes(dataset)
     losses = results.compared if len(results.compared) <= FEW else words.by_gains(table)
-    upright = len(classes) >= len(losses)
-    heads, columns = (classes, losses) if upright else (losses, classes)
-    rows = [[found.get((h, c) if upright else (c, h)) for c in columns] for h in heads]
+    rows = [[found.get((name, loss)) for loss in losses] for name in classes]
+    corner, heads, columns = "class", classes, losses
+    if len(losses) > len(classes):
+        rows = list(zip(*rows, strict=True))
+        corner, heads, columns = "loss", losses, classes
     margin = results.experiment.comparison.margin
     said = {name: words.sentence(table[table["class"] == name], margin) for name in classes}
     return {
         "title": drawing.heading(dataset, model),
-        "corner": "class" if upright else "loss",
+        "corner": corner,
         "few": len(columns) <= FEW and len(heads) <= SHORT,
         "columns": columns,
         "heads": heads,
@@ -156,7 +158,7 @@ def _verdicts(results: Results, dataset: str, model: str) -> dict[str, Any]:
 
 
 def _lean(results: Results, table: pd.DataFrame) -> pd.DataFrame:
-    """Without the columns that would say the same in every row of the page."""
+    """A table without dataset and model where the page is about one of each."""
     if len(results.groups) > 1 or "dataset" not in table:
         return table
     return table.drop(columns=tables.GROUP)

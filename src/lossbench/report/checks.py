@@ -9,34 +9,37 @@ from lossbench.report import words
 from lossbench.report.results import Results
 
 
-def read(results: Results) -> dict[str, Any]:
+def cards(results: Results) -> list[tuple[str, pd.DataFrame]]:
+    """What each loss computes, a row per property: datasets and table, once for equal cards."""
+    found = _read(results)
+    groups: list[tuple[list[str], dict]] = []
+    for dataset, of_losses in found["cards"].items():
+        alike = [names for names, other in groups if other == of_losses]
+        if alike:
+            alike[0].append(dataset)
+        else:
+            groups.append(([dataset], of_losses))
+    return [(words.listing(names), _cards(found, of_losses)) for names, of_losses in groups]
+
+
+def _read(results: Results) -> dict[str, Any]:
     """check.json; without cards and preflight where it is not there or older than these."""
     path = results.folder / "check.json"
     found = read_json(path) if path.exists() else {}
     return {"losses": [], "properties": [], "cards": {}, "preflight": []} | found
 
 
-def cards(results: Results) -> list[tuple[str, pd.DataFrame]]:
-    """What each loss computes, a row per property: datasets and table, once for equal cards."""
-    found = read(results)
-    groups: list[tuple[list[str], dict]] = []
-    for dataset, cards in found["cards"].items():
-        same = [names for names, other in groups if other == cards]
-        same[0].append(dataset) if same else groups.append(([dataset], cards))
-    return [(words.listing(names), _cards(found, cards)) for names, cards in groups]
-
-
-def _cards(found: dict[str, Any], cards: dict[str, dict[str, Any]]) -> pd.DataFrame:
+def _cards(found: dict[str, Any], of_losses: dict[str, dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for name, meaning in found["properties"]:
-        values = {loss: _text(cards[loss][name]) for loss in found["losses"]}
+        values = {loss: _text(of_losses[loss][name]) for loss in found["losses"]}
         rows.append({"property": name.replace("_", " "), **values, "meaning": meaning})
     return pd.DataFrame(rows)
 
 
 def preflights(results: Results) -> list[dict[str, Any]]:
     """For each dataset and model: dataset, model, words, and a heading and table for each look."""
-    found = read(results)
+    found = _read(results)
     return [
         {
             **{key: flight[key] for key in ("dataset", "model", "words")},

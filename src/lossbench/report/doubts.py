@@ -6,10 +6,10 @@ import pandas as pd
 
 from lossbench.report import words
 from lossbench.report.results import Results
-from lossbench.report.tables import GROUP, intervals, p_value
+from lossbench.report.tables import GROUP, count, intervals, p_value
 
 CALLED = ("better", "worse")
-_OF = [*GROUP, "class", "metric", "loss"]
+_COMPARISON = [*GROUP, "class", "metric", "loss"]
 
 
 def usual_test(results: Results) -> dict[str, Any] | None:
@@ -26,7 +26,7 @@ def usual_test(results: Results) -> dict[str, Any] | None:
         return None
     usual, ours = table["verdict_cases"].isin(CALLED), table["verdict"].isin(CALLED)
     apart = table[(usual | ours) & (table["verdict_cases"] != table["verdict"])]
-    frame = apart[_OF].copy()
+    frame = apart[_COMPARISON].copy()
     frame["verdict"] = apart["verdict"]
     frame["usual test"] = apart["verdict_cases"]
     frame["difference"] = [words.difference(row) for _, row in apart.iterrows()]
@@ -37,21 +37,21 @@ def usual_test(results: Results) -> dict[str, Any] | None:
 
 
 def bootstrap(results: Results) -> pd.DataFrame | None:
-    """The comparisons where one interval excludes 0 and its bootstrap check does not."""
+    """The comparisons whose interval and its bootstrap check do not agree about 0."""
     table = results.comparisons.dropna(subset=["boot_low", "boot_high", "ci_low", "ci_high"])
     if table.empty:
         return None
-    sides = [_side(table[f"{name}_low"], table[f"{name}_high"]) for name in ("ci", "boot")]
-    apart = table[sides[0] != sides[1]]
-    frame = apart[[*_OF, "verdict"]].copy()
-    return frame.assign(
-        interval=intervals(apart, "ci"), **{"bootstrap interval": intervals(apart, "boot")}
-    )
+    side, boot_side = _side(table, "ci"), _side(table, "boot")
+    apart = table[side != boot_side]
+    frame = apart[[*_COMPARISON, "verdict"]].copy()
+    frame["interval"] = intervals(apart, "ci")
+    frame["bootstrap interval"] = intervals(apart, "boot")
+    return frame
 
 
-def _side(low: pd.Series, high: pd.Series) -> pd.Series:
+def _side(table: pd.DataFrame, name: str) -> pd.Series:
     """1 for an interval above 0, -1 for one below, 0 for one that has it."""
-    return (low > 0).astype(int) - (high < 0).astype(int)
+    return (table[f"{name}_low"] > 0).astype(int) - (table[f"{name}_high"] < 0).astype(int)
 
 
 def flips(results: Results) -> list[str]:
@@ -67,6 +67,6 @@ def flips(results: Results) -> list[str]:
 def missing_pairs(results: Results) -> pd.DataFrame:
     """The comparisons that lack pairs which a full design would have."""
     table = results.comparisons[results.comparisons["n_missing"] > 0]
-    frame = table[_OF].copy()
-    frame["missing pairs"] = [f"{n:,.0f}" for n in table["n_missing"]]
-    return frame.assign(cases=table["n_cases"].map("{:,.0f}".format), blocks=table["n_blocks"])
+    frame = table[_COMPARISON].copy()
+    frame["missing pairs"] = table["n_missing"].map(count)
+    return frame.assign(cases=table["n_cases"].map(count), blocks=table["n_blocks"])

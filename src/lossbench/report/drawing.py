@@ -18,7 +18,7 @@ from lossbench.files import whole
 from lossbench.report.results import Results
 
 WIDTH = 4.4  # inches: a third of a wide page, the whole of a narrow one
-GROUP = 7  # losses in one plot of lines; more cannot be told apart
+MOST_LINES = 7  # in one plot, besides the reference; more losses cannot be told apart
 MANY_POINTS = 600  # of one figure; more are drawn as pixels, or the page gets heavy
 # Seaborn's for the colour-blind, without those that are too pale on white or taken for grey.
 COLOURS = [seaborn.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9)]
@@ -72,7 +72,7 @@ def save(figure: Figure, path: Path, embed: str = "svg") -> str:
     kinds = {"svg": "image/svg+xml", "png": "image/png"}
     found = {}
     figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine(None)  # laid out once; any other engine draws twice for each file
+    figure.set_layout_engine(None)  # laid out: with an engine, each savefig would draw twice
     for kind in kinds:
         buffer = io.BytesIO()
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
@@ -105,17 +105,16 @@ def per_class(
         for number, name in enumerate(results.classes(dataset), 1):
             for part, figure in enumerate(draw(results, dataset, model, name), 1):
                 titled(figure, _title(results, dataset, name))
-                path = folder / stem(kind, dataset, model, number, name, *[part][: part - 1])
+                more = [part] if part > 1 else []
+                path = folder / stem(kind, dataset, model, number, name, *more)
                 pictures.append(Picture(heading(dataset, model), name, save(figure, path)))
     return pictures
 
 
-def small(
-    height: float, rows: int = 1, columns: int = 1, layout: str = "constrained", **options: object
-) -> tuple[Figure, Any]:
+def small(height: float, rows: int = 1, columns: int = 1, **options: object) -> tuple[Figure, Any]:
     """A figure of the usual width, `height` inches high, and its axes."""
     # Not through pyplot: nothing to close, and no display is looked for.
-    figure = Figure(figsize=(WIDTH, height), layout=layout)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
 
 
@@ -128,7 +127,8 @@ def titled(figure: Figure, text: str) -> None:
 
 
 def _title(results: Results, dataset: str, name: str) -> str:
-    return f"{name} (background)" if name == results.background(dataset) != "background" else name
+    renamed = name == results.background(dataset) and name != "background"
+    return f"{name} (background)" if renamed else name
 
 
 def losses_on_y(axes: Axes, names: list[str]) -> None:
@@ -144,18 +144,19 @@ def losses_on_y(axes: Axes, names: list[str]) -> None:
 def colour(results: Results, loss: str) -> tuple[float, float, float]:
     """The colour of a loss, the same in all figures; distinct within a group of lines."""
     position = results.losses.index(loss)
-    return REFERENCE_COLOUR if position == 0 else COLOURS[(position - 1) % GROUP]
+    return REFERENCE_COLOUR if position == 0 else COLOURS[(position - 1) % MOST_LINES]
 
 
 def dashes(results: Results, loss: str) -> str | tuple:
     """The line style of a loss, distinct within a group of lines as well."""
-    return "-" if loss == results.reference else DASHES[results.losses.index(loss) % GROUP]
+    return "-" if loss == results.reference else DASHES[results.losses.index(loss) % MOST_LINES]
 
 
 def line_groups(results: Results) -> list[list[str]]:
     """The losses in groups that fit one plot of lines, the reference in each."""
     others = results.losses[1:]
-    parts = [others[i : i + GROUP] for i in range(0, len(others), GROUP)] or [[]]
+    starts = range(0, len(others), MOST_LINES)
+    parts = [others[i : i + MOST_LINES] for i in starts] or [[]]
     return [[results.reference, *part] for part in parts]
 
 

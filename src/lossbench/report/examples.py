@@ -1,5 +1,6 @@
 """Example images: where the other losses fall behind the reference, the median, where they gain."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,13 @@ def examples(results: Results, folder: Path) -> tuple[list[Picture], list[str]]:
 def chosen(results: Results, dataset: str, model: str) -> dict[str, str]:
     """The cases with the worst, the median and the best difference to the reference.
 
-    The difference of a case is that of the Dice of all other losses to the reference, meaned over
+    The difference of a case is the mean Dice of all other losses minus that of the reference, over
     classes without background and over seeds.
+
+    Returns
+    -------
+    dict
+        Label, such as "worst (-0.200)", to case; fewer than three where there are fewer cases.
 
     Raises
     ------
@@ -66,25 +72,25 @@ def _of_group(results: Results, dataset: str, model: str, folder: Path) -> list[
     if not (prepared / "classes.json").exists():
         raise UserError(f"the prepared dataset ({prepared}) is not there")
     data = Prepared(prepared)
-    drawn = []
-    for label, case in chosen(results, dataset, model).items():
-        row = int(np.flatnonzero(data.cases["case"] == case)[0])
+    figures = {}  # all are drawn before one is saved: where weights are missing, none is left over
+    for number, (label, case) in enumerate(chosen(results, dataset, model).items(), 1):
+        index = int(np.flatnonzero(data.cases["case"] == case)[0])
         rows = results.of(results.cases, dataset, model, case=case)
-        run = rows.sort_values(["fold", "seed"]).iloc[0]
-        keys = (dataset, model, int(run["fold"]), int(run["seed"]))
-        scores = rows[(rows["fold"] == run["fold"]) & (rows["seed"] == run["seed"])]
-        scores = scores[scores["class"] != data.classes[0]].groupby("loss")["dice"].mean()
-        drawn.append((label, case, row, scores, _predictions(results, data, row, keys)))
-    pictures = []
-    for number, (label, case, row, scores, predictions) in enumerate(drawn, 1):
-        figure = _draw(data, row, predictions, scores, f"{label}: {case}")
-        uri = save(figure, folder / stem("examples", dataset, model, number, case), embed="png")
-        pictures.append(Picture(heading(dataset, model), f"{label}: {case}", uri))
-    return pictures
+        first = rows.sort_values(["fold", "seed"]).iloc[0]
+        fold, seed = int(first["fold"]), int(first["seed"])
+        rows = rows[(rows["fold"] == fold) & (rows["seed"] == seed)]
+        scores = rows[rows["class"] != data.classes[0]].groupby("loss")["dice"].mean()
+        predictions = _predictions(results, data, index, (dataset, model, fold, seed))
+        figure = _draw(data, index, predictions, scores, f"{label}: {case}")
+        figures[stem("examples", dataset, model, number, case)] = (f"{label}: {case}", figure)
+    return [
+        Picture(heading(dataset, model), title, save(figure, folder / name, embed="png"))
+        for name, (title, figure) in figures.items()
+    ]
 
 
 def _predictions(
-    results: Results, data: Prepared, row: int, keys: tuple[str, str, int, int]
+    results: Results, data: Prepared, index: int, keys: tuple[str, str, int, int]
 ) -> dict[str, np.ndarray]:
     """What each loss's run of a block says about a case: uint8 (*S) by loss."""
     # Here, since these import torch and everything else in a report does without.
@@ -99,20 +105,20 @@ def _predictions(
         if not (folder / "model.safetensors").exists():
             raise UserError(f"the weights of {loss} ({folder / 'model.safetensors'}) are not there")
         training = read_json(folder / "run.json")["training"]
-        (found[loss],) = predict(load_run(folder, data), data, [row], patch_size(data, training))
+        (found[loss],) = predict(load_run(folder, data), data, [index], patch_size(data, training))
     return found
 
 
 def _draw(
-    data: Prepared, row: int, predictions: dict[str, np.ndarray], scores: pd.Series, title: str
+    data: Prepared, index: int, predictions: dict[str, np.ndarray], scores: pd.Series, title: str
 ) -> Figure:
-    label = data.label(row)
-    image, truth, *maps = _planes(data.image(row), label, list(predictions.values()))
+    label = data.label(index)
+    image, truth, *maps = _planes(data.image(index), label, list(predictions.values()))
     tiles = {"image": None, "ground truth": truth}
-    for (loss, _), prediction in zip(predictions.items(), maps, strict=True):
+    for loss, prediction in zip(predictions, maps, strict=True):
         tiles[f"{wrapped(loss)}\nDice {scores.get(loss, np.nan):.3f}"] = prediction
-    lines = -(-len(tiles) // COLUMNS)
-    aspect = _aspect(data, row)
+    lines = math.ceil(len(tiles) / COLUMNS)
+    aspect = _aspect(data, index)
     height = min(max(aspect * image.shape[0] / image.shape[1], 0.4), 2.0) * TILE
     figure = Figure(figsize=(WIDTH, lines * (height + 0.55) + 0.75), layout="constrained")
     figure.suptitle(title, fontsize=10)
@@ -161,9 +167,9 @@ def _window(maps: list[np.ndarray]) -> tuple[slice, ...]:
     return tuple(window)
 
 
-def _aspect(data: Prepared, row: int) -> float:
+def _aspect(data: Prepared, index: int) -> float:
     """Height of a voxel over its width, as `_planes` turns it."""
-    spacing = data.cases["spacing"].iloc[row]
+    spacing = data.cases["spacing"].iloc[index]
     return spacing[0] / spacing[1] if len(spacing) == 2 else spacing[1] / spacing[0]
 
 
@@ -184,7 +190,10 @@ def _tile(
             interpolation="nearest",
         )  # fmt: skip
         ignored = np.ma.masked_where(classes != IGNORE, classes)
-        ax.imshow(ignored, cmap="gray", vmin=0, vmax=510, aspect=aspect, interpolation="nearest")
+        # Middle grey, as in the legend.
+        ax.imshow(
+            ignored, cmap="gray", vmin=0, vmax=2 * IGNORE, aspect=aspect, interpolation="nearest"
+        )
 
 
 def _legend(figure: Figure, classes: list[str], maps: list[np.ndarray]) -> None:

@@ -34,7 +34,7 @@ def pairing(results: Results) -> dict[str, Any] | None:
         if block.loc[~block["loss"].isin(apart), "batch_digest"].nunique(dropna=False) > 1:
             differs.append("batches")
         if differs:
-            broken.append(f"{_name(keys)}: {' and '.join(differs)} differ between the losses")
+            broken.append(f"{_block(*keys)}: {' and '.join(differs)} differ between the losses")
     return {
         "blocks": len(blocks),
         "paired": len(blocks) - len(broken),
@@ -64,7 +64,7 @@ def diverged(results: Results) -> list[str]:
         return []
     runs = results.runs[results.runs["status"].fillna("finished") != "finished"]
     return [
-        f"{run.loss} on {_name((run.dataset, run.model, run.fold, run.seed))}: {run.status}"
+        f"{run.loss} on {_block(run.dataset, run.model, run.fold, run.seed)}: {run.status}"
         + (f" after {run.steps:g} steps" if "steps" in runs else "")
         for run in runs.itertuples()
     ]
@@ -73,15 +73,15 @@ def diverged(results: Results) -> list[str]:
 def missing(results: Results) -> list[str]:
     """The runs of the matrix that have no result."""
     have = set(results.runs[KEYS].itertuples(index=False, name=None))
-    wanted = [
-        (b["dataset"], b["model"], loss, b["fold"], b["seed"])
+    return [
+        f"{loss} on {_block(**b)}"
         for b in results.experiment.blocks()
         for loss in results.losses
+        if (b["dataset"], b["model"], loss, b["fold"], b["seed"]) not in have
     ]
-    return [f"{k[2]} on {_name((k[0], k[1], k[3], k[4]))}" for k in wanted if k not in have]
 
 
-def left_out(results: Results, sections: Mapping[str, Any]) -> str:
+def left_out(sections: Mapping[str, Any]) -> str:
     """The sections that are empty, each with the file that they are made from."""
     sources = {
         "learning curves": "history.csv of the runs",
@@ -112,25 +112,26 @@ def provenance(results: Results) -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        facts (name to text), warnings (texts) and mixed (whether runs differ in any of them);
-        None for results from elsewhere.
+        facts (name to text), warnings (texts) and mixed (whether runs differ in commit, version
+        or device); None for results from elsewhere.
     """
     if not results.trained_here:
         return None
     runs = results.runs
     versions = [json.loads(text) for text in runs["versions"].dropna().unique()]
-    packages = {
-        name: sorted({str(v[name]) for v in versions if name in v}) for name in _names(versions)
-    }
+    names = dict.fromkeys(name for v in versions for name in v)
+    packages = {name: sorted({str(v[name]) for v in versions if name in v}) for name in names}
     commits = sorted(runs["commit"].fillna("unknown").unique())
     devices = sorted(runs["device"].fillna("unknown").unique())
-    mixed = [f"{name} {' and '.join(found)}" for name, found in packages.items() if len(found) > 1]
-    warnings = (
-        [f"The runs come from {len(commits)} commits of the code."] if len(commits) > 1 else []
-    )
-    warnings += [f"The runs come from several versions: {'; '.join(mixed)}."] if mixed else []
-    warnings += [f"The runs come from {len(devices)} kinds of device."] if len(devices) > 1 else []
-    mixed_up = bool(warnings)
+    several = [f"{name} {' and '.join(v)}" for name, v in packages.items() if len(v) > 1]
+    warnings = []
+    if len(commits) > 1:
+        warnings.append(f"The runs come from {len(commits)} commits of the code.")
+    if several:
+        warnings.append(f"The runs come from several versions: {'; '.join(several)}.")
+    if len(devices) > 1:
+        warnings.append(f"The runs come from {len(devices)} kinds of device.")
+    mixed = bool(warnings)
     if any(commit.endswith("+") for commit in commits):
         warnings.append("Files of the code differed from their commit (marked +).")
     facts = {
@@ -142,7 +143,7 @@ def provenance(results: Results) -> dict[str, Any] | None:
         "Training time, all runs": f"{runs['train_seconds'].sum() / 3600:.2f} hours",
         **{name: ", ".join(found) for name, found in packages.items()},
     }
-    return {"facts": facts, "warnings": warnings, "mixed": mixed_up}
+    return {"facts": facts, "warnings": warnings, "mixed": mixed}
 
 
 def source(results: Results) -> dict[str, Any] | None:
@@ -153,19 +154,14 @@ def source(results: Results) -> dict[str, Any] | None:
 
 def settings(results: Results) -> dict[str, Any]:
     """The experiment in YAML, a text for each section."""
-    whole = json.loads(results.experiment.model_dump_json(by_alias=True, exclude={"data_root"}))
+    found = json.loads(results.experiment.model_dump_json(by_alias=True, exclude={"data_root"}))
     sections = ("matrix", "training", "comparison", "losses", "models", "datasets", "metrics")
     return {
-        name: yaml.safe_dump(whole[name], sort_keys=False, allow_unicode=True)
+        name: yaml.safe_dump(found[name], sort_keys=False, allow_unicode=True)
         for name in sections
-        if whole[name]
+        if found[name]
     }
 
 
-def _name(keys: tuple) -> str:
-    dataset, model, fold, seed = keys
+def _block(dataset: str, model: str, fold: int, seed: int) -> str:
     return f"{dataset}, {model}, fold {fold}, seed {seed}"
-
-
-def _names(versions: list[dict]) -> list[str]:
-    return list(dict.fromkeys(name for v in versions for name in v))

@@ -1,9 +1,11 @@
 """Figures of cases and differences, a small one for each class so that many stay readable."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lossbench.report import words
@@ -90,7 +92,7 @@ def pairs(results: Results, dataset: str, model: str, name: str) -> Iterator[Fig
     if not found:
         return
     columns = min(COLUMNS, max(len(found), 2))
-    lines = -(-len(found) // columns)
+    lines = math.ceil(len(found) / columns)
     figure, axes = small(WIDTH / columns * lines * HIGH / WIDE + 0.6)
     axes.set(
         aspect="equal", xlim=(-0.05, columns * WIDE - 0.1), ylim=(HIGH - lines * HIGH - 0.2, 1.5)
@@ -103,14 +105,8 @@ def pairs(results: Results, dataset: str, model: str, name: str) -> Iterator[Fig
     points = []
     for place, (loss, both) in enumerate(found.items()):
         x, y = place % columns * WIDE, -(place // columns) * HIGH
-        axes.plot(
-            [x, x + 1, x + 1, x, x, x + 1], [y, y + 1, y, y, y + 1, y + 1], color="0.6",
-            linewidth=0.8,
-        )  # fmt: skip
-        axes.text(x, y + 1.04, f"{wrapped(loss)}\n{_above(both, loss, results)}", fontsize=7.5)
-        for end, side in ((0, "left"), (1, "right")):
-            text = f"{low + end * span:.2f}"
-            axes.text(x + end, y - 0.04, text, fontsize=6.5, ha=side, va="top")
+        axes.text(x, y + 1.04, f"{wrapped(loss)}\n{_gains(both, loss, results)}", fontsize=7.5)
+        _square(axes, x, y, low, span)
         right, up = ((both[name] - low) / span for name in (results.reference, loss))
         points.append((x + right, y + up, [colour(results, loss)] * len(both)))
     right, up, shades = (np.concatenate(parts) for parts in zip(*points, strict=True))
@@ -124,7 +120,18 @@ def pairs(results: Results, dataset: str, model: str, name: str) -> Iterator[Fig
     yield figure
 
 
-def _above(both: pd.DataFrame, loss: str, results: Results) -> str:
+def _square(axes: Axes, x: float, y: float, low: float, span: float) -> None:
+    """The frame of a loss with its lower left corner at x, y: sides, diagonal and limits."""
+    # The diagonal first, then the four sides, in one stroke.
+    across, up = [x, x + 1, x + 1, x, x, x + 1], [y, y + 1, y, y, y + 1, y + 1]
+    axes.plot(across, up, color="0.6", linewidth=0.8)
+    for end, side in ((0, "left"), (1, "right")):
+        text = f"{low + end * span:.2f}"
+        axes.text(x + end, y - 0.04, text, fontsize=6.5, ha=side, va="top")
+
+
+def _gains(both: pd.DataFrame, loss: str, results: Results) -> str:
+    """Share of the points where the loss is better than the reference."""
     gain = both[loss] - both[results.reference]
     gain = -gain if results.lower_is_better else gain
     return f"{(gain > 0).mean():.0%} better"

@@ -63,8 +63,8 @@ def shares(results: Results, dataset: str, model: str, name: str) -> Iterator[Fi
     found = {kind: rows[rows["name"] == f"{LEDGER}{kind}/{name}"] for kind in SHARES}
     found = {kind: table for kind, table in found.items() if len(table)}
     for group in line_groups(results):
-        mine = {k: t[t["loss"].isin(group)] for k, t in found.items()}
-        if not any(map(len, mine.values())):
+        mine = {kind: table[table["loss"].isin(group)] for kind, table in found.items()}
+        if all(table.empty for table in mine.values()):
             continue
         figure, grid = small(2.7 + 0.16 * len(group), 1, len(mine), squeeze=False, sharey=True)
         for axes, (kind, table) in zip(grid.flat, mine.items(), strict=True):
@@ -85,9 +85,9 @@ def fractions(results: Results, folder: Path) -> list[Picture]:
     pictures = []
     for model in dict.fromkeys(model for _, model in results.groups):
         for datasets in _alike(results, model):
-            shares = {d: _share_of_voxels(results, d) for d in datasets}
+            of_voxels = {d: _share_of_voxels(results, d) for d in datasets}
             for number, name in enumerate(results.classes(datasets[0]), 1):
-                sizes = {d: shares[d][name] for d in datasets if shares[d][name] > 0}
+                sizes = {d: of_voxels[d][name] for d in datasets if of_voxels[d][name] > 0}
                 if name == results.background(datasets[0]) or not sizes:
                     continue
                 for part, group in enumerate(line_groups(results), 1):
@@ -132,7 +132,9 @@ def _against_size(
             linestyle=dashes(results, loss), marker="o", markersize=4, linewidth=1.6, capsize=2,
         )  # fmt: skip
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(10, subs=_subs(table["x"])))
+    # Between powers of ten too, where few of them are in view.
+    subs = (1.0,) if table["x"].max() / table["x"].min() > 50 else (1.0, 0.5, 0.2)
+    axes.xaxis.set_major_locator(LogLocator(10, subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: _one_to(share)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("share of the class in the voxels (mean over cases)")
@@ -142,15 +144,11 @@ def _against_size(
     return figure
 
 
-def _subs(x: pd.Series) -> tuple[float, ...]:
-    """Powers of ten alone only where there are several of them in view."""
-    return (1.0,) if x.max() / x.min() > 50 else (1.0, 0.5, 0.2)
-
-
 def _logarithmic(axes: Axes) -> None:
     axes.set_yscale("log")
-    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        axis(FuncFormatter(lambda y, _: f"{y:.3g}"))
+    plain = FuncFormatter(lambda y, _: f"{y:.3g}")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain)
     axes.yaxis.set_minor_locator(LogLocator(10, subs=(2, 5)))
 
 

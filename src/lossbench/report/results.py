@@ -14,8 +14,10 @@ from lossbench.tables import read_csv
 
 KEYS = ["dataset", "model", "loss", "fold", "seed"]
 CURVE, LEDGER = "val/dice/", "ledger/"
-_CHECKS = ("n_missing", "improvement", "boot_low", "boot_high", "p_cases_holm")
-_CHECKS += ("verdict_cases", "convention")
+_CHECKS = (
+    *("n_missing", "improvement", "boot_low", "boot_high"),
+    *("p_cases_holm", "verdict_cases", "convention"),
+)
 
 
 @dataclass(frozen=True)

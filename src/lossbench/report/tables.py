@@ -68,7 +68,7 @@ def _cell(row: pd.Series, results: Results) -> dict:
 
 
 def verdict_frame(results: Results) -> pd.DataFrame:
-    """The verdict table as text: a row per class, symbol, verdict, difference, interval."""
+    """The verdict table as text, a row per class: symbol, verdict, difference and interval."""
     rows = []
     for dataset, model in results.groups:
         found = cells(results, dataset, model)
@@ -99,10 +99,9 @@ def scores(results: Results) -> pd.DataFrame:
             row = {"dataset": dataset, "model": model, "loss": loss}
             row |= {v: str((mine["verdict"] == v).sum()) for v in words.SYMBOLS}
             mine = mine.dropna(subset="difference").sort_values("difference")
-            ends = [f"{words.difference(x)} ({x['class']})" for _, x in mine.iterrows()] or [
-                NOTHING
-            ]
-            rows.append(row | {"smallest difference": ends[0], "largest": ends[-1]})
+            said = [f"{words.difference(x)} ({x['class']})" for _, x in mine.iterrows()]
+            said = said or [NOTHING]
+            rows.append(row | {"smallest difference": said[0], "largest": said[-1]})
     return pd.DataFrame(rows)
 
 
@@ -192,17 +191,14 @@ def _wide(
 ) -> pd.DataFrame:
     """The column `said` in the order of the experiment; too many columns become rows."""
     orders = {
+        "dataset": results.experiment.matrix.dataset,
+        "model": results.experiment.matrix.model,
         "loss": results.losses,
         "class": list(dict.fromkeys(c for d, _ in results.groups for c in results.classes(d))),
     }
-    places = {
-        "dataset": results.experiment.matrix.dataset,
-        "model": results.experiment.matrix.model,
-        **orders,
-    }
+    places = {key: {x: i for i, x in enumerate(order)} for key, order in orders.items()}
     keys = [*GROUP, rows, columns]
-    numbers = {key: {x: i for i, x in enumerate(found)} for key, found in places.items()}
-    table = table.sort_values(keys, key=lambda found: found.map(numbers[found.name]))
+    table = table.sort_values(keys, key=lambda column: column.map(places[column.name]))
     if table[columns].nunique() > MOST:
         return table[[*keys, *more, "said"]].rename(columns={"said": "value"})
     index = [*GROUP, rows, *more]
@@ -221,14 +217,15 @@ def conventions(results: Results) -> pd.DataFrame | None:
     for keys, part in table.groupby([*GROUP, "class"], sort=False):
         winners = part[part["winner"]].groupby("convention", sort=False)
         names = winners["loss"].agg(lambda found: words.listing(list(found)))
-        if names.nunique() > 1:
-            for convention, first in winners:
-                row = dict(zip([*GROUP, "class"], keys, strict=True))
-                row |= {"convention": convention, "cases": count(first["n_cases"].iloc[0])}
-                row |= {"winner": names[convention], "its mean": words.number(first["mean"].max())}
-                of = part[(part["convention"] == convention) & (part["loss"] == results.reference)]
-                row[f"mean of {results.reference}"] = words.number(of["mean"].max())
-                rows.append(row)
+        if names.nunique() <= 1:
+            continue
+        own = part[part["loss"] == results.reference].set_index("convention")["mean"]
+        for convention, first in winners:
+            row = dict(zip([*GROUP, "class"], keys, strict=True))
+            row |= {"convention": convention, "cases": count(first["n_cases"].iloc[0])}
+            row |= {"winner": names[convention], "its mean": words.number(first["mean"].iloc[0])}
+            row[f"mean of {results.reference}"] = words.number(own.get(convention, np.nan))
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -268,11 +265,10 @@ def cost(results: Results) -> pd.DataFrame | None:
         for loss in (x for x in results.losses if x in medians.index):
             seconds, rate, memory = medians.loc[loss]
             base = medians["train_seconds"].get(results.reference, np.nan)
+            times = f"{words.TIMES}{seconds / base:.2f}" if base > 0 else NOTHING
             row = {"dataset": dataset, "model": model, "loss": loss, "runs": str(runs.size()[loss])}
             row["train seconds"] = count(seconds, 1)
-            row["time against reference"] = (
-                f"{words.TIMES}{seconds / base:.2f}" if base > 0 else NOTHING
-            )
+            row["time against reference"] = times
             row["images per second"] = count(rate, 1)
             row["peak memory (MB)"] = count(memory / 1e6)
             rows.append(row)
@@ -281,7 +277,9 @@ def cost(results: Results) -> pd.DataFrame | None:
 
 def p_value(p: float) -> str:
     """A p value with two digits."""
-    return NOTHING if pd.isna(p) else f"{p:.2g}" if p >= 1e-4 else "<0.0001"
+    if pd.isna(p):
+        return NOTHING
+    return f"{p:.2g}" if p >= 1e-4 else "<0.0001"
 
 
 def share(value: float) -> str:
@@ -289,7 +287,11 @@ def share(value: float) -> str:
     if pd.isna(value):
         return NOTHING
     rounded = f"{value:.0%}".replace("%", " %")
-    return {"0 %": "<1 %", "100 %": ">99 %"}.get(rounded, rounded) if 0 < value < 1 else rounded
+    if rounded == "0 %" and value > 0:
+        return "<1 %"
+    if rounded == "100 %" and value < 1:
+        return ">99 %"
+    return rounded
 
 
 def signed(value: float) -> str:

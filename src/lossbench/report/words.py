@@ -51,7 +51,9 @@ def percent(share: float) -> str:
 
 def listing(names: Sequence[str]) -> str:
     """Names as "a, b and c"."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    if len(names) == 1:
+        return names[0]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def needed(row: pd.Series) -> list[str]:
@@ -133,11 +135,9 @@ def answer(results: Results, dataset: str, model: str) -> str:
 
 def by_gains(rows: pd.DataFrame) -> list[str]:
     """The losses of some comparisons, those that are better on most classes first."""
-    counts = {
-        x: [int((mine["verdict"] == v).sum()) for v in ("better", "worse")]
-        for x, mine in rows.groupby("loss", sort=False)
-    }
-    return sorted(counts, key=lambda x: (-counts[x][0], counts[x][1]))
+    better = rows[rows["verdict"] == "better"]["loss"].value_counts()
+    worse = rows[rows["verdict"] == "worse"]["loss"].value_counts()
+    return sorted(rows["loss"].unique(), key=lambda x: (-better.get(x, 0), worse.get(x, 0)))
 
 
 def _train_with(clear: list[str], by_loss: dict[str, dict[str, list[str]]], reference: str) -> str:

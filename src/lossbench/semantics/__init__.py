@@ -4,8 +4,8 @@ Every property is a short text or a number, so that runs can be filtered by it.
 """
 
 import copy
-from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,7 +40,8 @@ PROPERTIES = {
     "float16": "value of float16 logits of 100,000 voxels, outside autocast, against float64",
     "bfloat16": "the same in bfloat16",
 }
-LARGE = (384, 256)  # one sample whose background's probabilities sum to more than float16 holds
+# One sample whose background's probabilities sum to more than float16 holds.
+LARGE = {1: (384 * 256,), 2: (384, 256), 3: (384, 256, 1)}
 SURE = 10.0  # gap of logits of a trained network
 DIES = 1e-3  # a gradient that many times smaller than a present class's
 WRONG = 0.1  # relative error of a value that is not rounding any more
@@ -69,24 +70,14 @@ def measure(
     card = dict.fromkeys(PROPERTIES, UNKNOWN)
     labels = labels_of(num_classes, SIZES[spatial_dims])
     m, r = (Measured(x, labels, num_classes) for x in (loss, reference))
-    for part in _parts(m, r):
+    alone = (_term, _pooling, _background, _absent, _weights, _range, _hard_value)
+    parts = [partial(part, m) for part in alone]
+    parts += [partial(_half, m, dtype) for dtype in (torch.float16, torch.bfloat16)]
+    for part in (*parts, partial(_scale, m, r)):
         # A loss may refuse a probe (a single sample, an absent class) and still train.
         with suppress(RefusedError):
             card |= part()
     return card
-
-
-def _parts(m: "Measured", reference: "Measured") -> Iterator[Callable[[], dict[str, Property]]]:
-    yield lambda: _term(m)
-    yield lambda: _pooling(m)
-    yield lambda: _background(m)
-    yield lambda: _absent(m)
-    yield lambda: _weights(m)
-    yield lambda: _range(m)
-    yield lambda: {"hard_value": _hard_value(m)}
-    yield lambda: _scale(m, reference)
-    for dtype in (torch.float16, torch.bfloat16):
-        yield lambda dtype=dtype: _half(m, dtype)
 
 
 def _term(m: Measured) -> dict[str, Property]:
@@ -94,6 +85,18 @@ def _term(m: Measured) -> dict[str, Property]:
     if found is None:
         return {"form": "other", "denominator": NONE, "smoothing": NONE}
     return {**found._asdict(), "smoothing": _round(found.smoothing)}
+
+
+def _pooling(m: Measured) -> dict[str, Property]:
+    """Compare a batch with its samples one by one, and laid end to end as one sample."""
+    logits, target = m.probe
+    both = m(logits, target)
+    each = (m(logits[:1], target[:1]) + m(logits[1:], target[1:])) / 2
+    joined = m(*(torch.cat([t[:1], t[1:]], dim=2) for t in (logits, target)))
+    if _same(both, 2 * each):
+        return {"pooling": "sum over samples"}
+    names = {(True, False): "per sample", (False, True): "per batch", (True, True): "per voxel"}
+    return {"pooling": names.get((_same(both, each), _same(both, joined)), "other")}
 
 
 def _background(m: Measured) -> dict[str, Property]:
@@ -107,38 +110,27 @@ def _background(m: Measured) -> dict[str, Property]:
     }
 
 
-def _pooling(m: Measured) -> dict[str, Property]:
-    """Compare a batch with its samples one by one, and laid end to end as one sample."""
-    both = m(*m.probe)
-    each = torch.stack([m(*(t[[b]] for t in m.probe)) for b in range(2)]).mean()
-    joined = m(*(torch.cat([*t], dim=1)[None] for t in m.probe))
-    if _same(both, 2 * each):
-        return {"pooling": "sum over samples"}
-    names = {(True, False): "per sample", (False, True): "per batch", (True, True): "per voxel"}
-    return {"pooling": names.get((_same(both, each), _same(both, joined)), "other")}
-
-
 def _absent(m: Measured) -> dict[str, Property]:
     """The term of a class that is nowhere in the target, its voxels made background."""
     k = m.example
     labels = m.probe.target.argmax(dim=1)
     without = m.soft(labels * (labels != k))
     sure = Probe(SURE * without.target, without.target)
-    soft, calm, present = m.terms(without), m.terms(sure), m.terms(m.probe)
-    if soft.value.isnan().any():
+    absent, present = m.terms(without), m.terms(m.probe)
+    if absent.value.isnan().any():
         return {}
-    perfect = [m(certain(p.target), p.target) for p in (without, m.probe)]
-    floor = perfect[0] - perfect[1]  # what no prediction takes away
-    gradient = soft.l1[k] / present.l1[k]
+    # What the absence adds to a perfect prediction, and so no prediction takes away.
+    floor = m(certain(without.target), without.target) - m(certain(m.probe.target), m.probe.target)
+    gradient = absent.l1[k] / present.l1[k]
     fate = NONE if gradient == 0 else "dies" if gradient < DIES else "alive"
-    has_term = (soft.value[k] + floor).abs() > SAME * present.value[k].abs()
+    has_term = (absent.value[k] + floor).abs() > SAME * present.value[k].abs()
     if has_term:
         kind = "counts" if fate == "alive" else "adds a constant"
     else:
         kind = _without_term(m, without)
     return {
         "absent_class": kind,
-        "absent_value": _round(calm.value[k] + floor),
+        "absent_value": _round(m.terms(sure).value[k] + floor),
         "absent_gradient": fate,
     }
 
@@ -166,9 +158,9 @@ def _weights(m: Measured) -> dict[str, Property]:
 
 def _weights_of(module: nn.Module, num_classes: int) -> list[Tensor]:
     """Tensors of a module with a number per class, or per class without the background."""
-    held = {**vars(module), **module._buffers}
+    held = [*vars(module).values(), *module.buffers(recurse=False)]
     sizes = ((num_classes,), (num_classes - 1,))
-    return [t for t in held.values() if isinstance(t, Tensor) and t.shape in sizes]
+    return [t for t in held if isinstance(t, Tensor) and t.shape in sizes]
 
 
 def _range(m: Measured) -> dict[str, Property]:
@@ -182,21 +174,19 @@ def _range(m: Measured) -> dict[str, Property]:
     }
 
 
-def _hard_value(m: Measured) -> str:
+def _hard_value(m: Measured) -> dict[str, Property]:
     """Hold the loss of a prediction without doubts, but with errors, against the metrics."""
     target = m.probe.target
     predicted = target.roll(1, dims=2)  # by a voxel: some are wrong, every class is there
     value = float(m(certain(predicted), target))
-    for kind, axes in (
-        ("per sample", range(2, target.ndim)),
-        ("per batch", (0, *range(2, target.ndim))),
-    ):
-        tp, both = (predicted * target).sum(tuple(axes)), (predicted + target).sum(tuple(axes))
+    space = tuple(range(2, target.ndim))
+    for kind, axes in (("per sample", space), ("per batch", (0, *space))):
+        tp, both = (predicted * target).sum(axes), (predicted + target).sum(axes)
         for name, score in (("Dice", 2 * tp / both), ("IoU", tp / (both - tp))):
             for scope, part in (("", score), (" without background", score[..., 1:])):
                 if np.isclose(value, 1 - float(part.mean()), rtol=SAME):
-                    return f"1 - {name}, {kind}{scope}"
-    return "other"
+                    return {"hard_value": f"1 - {name}, {kind}{scope}"}
+    return {"hard_value": "other"}
 
 
 def _scale(m: Measured, reference: Measured) -> dict[str, Property]:
@@ -210,13 +200,12 @@ def _scale(m: Measured, reference: Measured) -> dict[str, Property]:
 def _half(m: Measured, dtype: torch.dtype) -> dict[str, Property]:
     """Logits as a network in half precision gives them, and a float32 target."""
     name = str(dtype).removeprefix("torch.")
-    dims = m.probe.logits.ndim - 2
-    shape = (LARGE if dims > 1 else (LARGE[0] * LARGE[1],)) + (1,) * (dims - 2)
-    soft, target = m.soft(labels_of(m.num_classes, shape)[:1])
+    size = LARGE[m.probe.logits.ndim - 2]
+    soft, target = m.soft(labels_of(m.num_classes, size)[:1])
     logits = soft + 6 * target  # sure
     try:
         low = logits.to(dtype).requires_grad_()
-        value = called(m.single, low, target.float())
+        value = called(m.given, low, target.float())
         gradient = flat_gradient(value, [low])
     except (RefusedError, RuntimeError):  # an operation that has no half precision
         return {name: "refused"}

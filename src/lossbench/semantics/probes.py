@@ -64,10 +64,18 @@ def called(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
 
 
 class Measured:
-    """A loss in the precision that it can be measured in, and what all its probes share."""
+    """A loss in the precision that it can be measured in, and what all its probes share.
+
+    Attributes
+    ----------
+    given, loss
+        The loss as it came, and a copy in float64, or the same where it refuses that.
+    probe
+        Of the labels (2, *S).
+    """
 
     def __init__(self, loss: nn.Module, labels: Tensor, num_classes: int) -> None:
-        self.num_classes, self.single = num_classes, loss
+        self.num_classes, self.given = num_classes, loss
         self.loss, self.dtype = copy.deepcopy(loss).double(), torch.float64
         self.probe = self.soft(labels)
         try:

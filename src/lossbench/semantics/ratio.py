@@ -8,7 +8,7 @@ from lossbench.gradients import certain
 from lossbench.losses import one_hot
 from lossbench.semantics.probes import Measured, Probe, holding
 
-SIZES = (1, 8, 64)  # voxels of a class that is missed
+MISSED = (1, 8, 64)  # voxels of a class that is missed
 ROUNDING = 1e-9
 MISFIT = 1e-3  # largest relative one of a formula that is the loss's
 
@@ -56,16 +56,16 @@ def _smoothing(m: Measured, k: int) -> tuple[float, float]:
 
     NaN where no such term is found.
     """
-    missed = [float(m.terms(_missed(m, k, n)).value[k]) for n in SIZES]
+    missed = [float(m.terms(_missed(m, k, n)).value[k]) for n in MISSED]
     found = []
-    for n, term in zip(SIZES[1:], missed[1:], strict=True):
-        part = missed[0] / term if term else np.nan
+    for n, term in zip(MISSED[1:], missed[1:], strict=True):
+        part = missed[0] / term if term else np.nan  # (n + s) / (n (1 + s)), to be solved for s
         found.append(n * (1 - part) / (n * part - 1) if abs(n * part - 1) > 0.1 else np.nan)
     # Of a true ratio both sizes tell the same; a float32 loss shows nothing below 1e-5 or so.
     if not np.isclose(*found, rtol=0.05, atol=1e-5) or found[1] < -1e-5:
         return np.nan, np.nan
     smoothing = found[0] if found[0] > ROUNDING else 0.0
-    return smoothing, missed[2] * (SIZES[2] + smoothing) / SIZES[2]
+    return smoothing, missed[2] * (MISSED[2] + smoothing) / MISSED[2]
 
 
 def _missed(m: Measured, k: int, number: int) -> Probe:
@@ -93,6 +93,7 @@ def _fit(
         a, b and the largest relative misfit.
     """
     inside, extra, missing = np.array(overlaps).T
+    # Times its denominator, the formula of a score is linear in a and b.
     matrix = np.stack([scores * extra, scores * (missing + s) - s], axis=1)
     (a, b), *_ = np.linalg.lstsq(matrix, inside * (1 - scores), rcond=None)
     fitted = (inside + b * s) / (inside + a * extra + b * (missing + s))

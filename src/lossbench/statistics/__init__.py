@@ -1,7 +1,6 @@
 """Pure functions on arrays: differences, verdicts, plans, resampling. No files, no pandas."""
 
 from lossbench.statistics.differences import Difference as Difference
-from lossbench.statistics.differences import cases_test as cases_test
 from lossbench.statistics.differences import cases_tests as cases_tests
 from lossbench.statistics.differences import holm as holm
 from lossbench.statistics.differences import improvement as improvement

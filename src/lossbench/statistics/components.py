@@ -17,9 +17,10 @@ CAUTION = 1.5  # see `Components.weight`
 class Fold(NamedTuple):
     """What one fold says: its mean, sums of squares, and what their expectations are made of.
 
-    `ss_case` is adjusted for blocks and `ss_block` for cases (Henderson's method III), so that
-    E ss_case = df_case residual + n_case case, and so on; `of_*` are the factors of the
-    components in the variance of the fold's mean; the effects sum to about 0.
+    `largest` is the largest absolute value. `ss_case` is adjusted for blocks and `ss_block` for
+    cases (Henderson's method III), so that E ss_case = df_case residual + n_case case, and so on;
+    `of_*` are the factors of the components in the variance of the fold's mean; the effects,
+    (cases,) and (seeds,), sum to about 0.
     """
 
     mean: float
@@ -51,25 +52,24 @@ def fold(values: np.ndarray) -> Fold | None:
     seeds, cases = values.shape
     per_case, per_block, pairs = there.sum(axis=0), there.sum(axis=1), int(there.sum())
     values = np.where(there, values, 0.0)
-    largest = float(np.abs(values).max())
     case_means = values.sum(axis=0) / per_case
     mean = float(case_means.mean())
-    case_means -= mean
-    values = np.where(there, values - mean, 0.0)
+    case_effects = case_means - mean
+    centred = np.where(there, values - mean, 0.0)
 
-    shares = there / per_case
-    adjusted = values.sum(axis=1) - shares @ values.sum(axis=0)
+    shares = there / per_case  # of each block in the mean of a case
+    adjusted = centred.sum(axis=1) - shares @ centred.sum(axis=0)
     blocks, rank = _block_effects(there, shares, adjusted)
-    residuals = np.where(there, values - case_means - (blocks[:, None] - blocks @ shares), 0.0)
+    residuals = np.where(there, centred - case_effects - (blocks[:, None] - blocks @ shares), 0.0)
     ss_residual = float((residuals**2).sum())
-    block_means = (values.sum(axis=1) / per_block)[:, None]
-    within_blocks = float((np.where(there, values - block_means, 0.0) ** 2).sum())
+    block_means = (centred.sum(axis=1) / per_block)[:, None]
+    within_blocks = float((np.where(there, centred - block_means, 0.0) ** 2).sum())
     df_residual = pairs - cases - rank
     return Fold(
-        mean,
-        largest,
-        cases,
-        seeds,
+        mean=mean,
+        largest=float(np.abs(values).max()),
+        cases=cases,
+        seeds=seeds,
         ss_case=max(0.0, within_blocks - ss_residual),
         ss_block=float(blocks @ adjusted),
         ss_residual=ss_residual,
@@ -81,7 +81,7 @@ def fold(values: np.ndarray) -> Fold | None:
         of_case=1 / cases,
         of_block=float((shares.sum(axis=1) ** 2).sum()) / cases**2,
         of_residual=float((1 / per_case).sum()) / cases**2,
-        case_effects=case_means,
+        case_effects=case_effects,
         block_effects=blocks,
     )
 
@@ -145,39 +145,34 @@ def combine(folds: Sequence[Fold]) -> Components:
     (blocks - 1). With one seed the folds alone carry the block effect; with a single block nothing
     does, and all is NaN.
     """
-    means = np.array([f.mean for f in folds])
-    sizes = np.array([f.cases for f in folds])
-    share = sizes / sizes.sum()
-    of = {
-        k: np.array([getattr(f, f"of_{k}") for f in folds]) for k in ("case", "block", "residual")
-    }
-    total = {
-        k: sum(getattr(f, k) for f in folds)
-        for k in (
-            *("ss_case", "ss_block", "ss_residual", "df_case", "df_block", "df_residual"),
-            *("n_case", "n_block"),
-        )
-    }
-    df_fold, df_case = len(folds) - 1, total["df_case"]
+
+    def total(name: str) -> float:
+        return sum(getattr(f, name) for f in folds)
+
+    def each(name: str) -> np.ndarray:
+        return np.array([getattr(f, name) for f in folds])
+
+    df_fold, df_case, df_residual = len(folds) - 1, total("df_case"), total("df_residual")
     # Where no fold shows a case effect (a case a fold), the spread of the folds holds it.
-    df_block = total["df_block"] if df_case else 0
+    df_block = total("df_block") if df_case else 0
     df = df_block + df_fold
     if df == 0:
         return Components(*[np.nan] * 8)
-    residual = total["ss_residual"] / total["df_residual"] if total["df_residual"] else 0.0
-    case = (total["ss_case"] - df_case * residual) / total["n_case"] if total["n_case"] else 0.0
-    case = max(0.0, case)
+    residual = total("ss_residual") / df_residual if df_residual else 0.0
+    n_case = total("n_case")
+    case = max(0.0, (total("ss_case") - df_case * residual) / n_case) if n_case else 0.0
+    share = each("cases") / total("cases")
     block = 0.0
     if df_block:
-        block += df_block * (total["ss_block"] - df_block * residual) / total["n_block"]
+        block += df_block * (total("ss_block") - df_block * residual) / total("n_block")
     if df_fold:
         between = share * (1 - share)
-        explained = case * of["case"] + residual * of["residual"]
-        spread = share @ (means - share @ means) ** 2
-        block += df_fold * (spread - between @ explained) / (between @ of["block"])
+        explained = case * each("of_case") + residual * each("of_residual")
+        spread = share @ (each("mean") - share @ each("mean")) ** 2
+        block += df_fold * (spread - between @ explained) / (between @ each("of_block"))
     return of_mean(
         *(case, max(0.0, float(block / df)), residual),
-        *(float(share**2 @ of[k]) for k in ("case", "block", "residual")),
+        *(float(share**2 @ each(name)) for name in ("of_case", "of_block", "of_residual")),
         *(df_block, df_fold, df_case),
     )
 

@@ -65,10 +65,10 @@ def needed(
     seeds = d.n_blocks / d.n_folds
 
     def enough(cases: float, seeds: float) -> bool:
-        plan = _design(d, cases, seeds)
+        design = _design(d, cases, seeds)
         if abs(d.mean) > margin:
-            return _power_differs(plan, abs(d.mean), alpha / tests) >= POWER
-        return _power_equivalent(plan, abs(d.mean), margin, alpha) >= POWER
+            return _power_differs(design, abs(d.mean), alpha / tests) >= POWER
+        return _power_equivalent(design, abs(d.mean), margin, alpha) >= POWER
 
     return (
         _smallest(d.n_cases, lambda n: enough(n, seeds)),
@@ -101,17 +101,11 @@ def planned(
     d = difference
     if not np.isfinite(d.variance):
         return []
-    plans = []
-    for seeds in SEEDS:
-        if d.n_folds * seeds < 2:
-            continue
-
-        def reached(cases: float, seeds: int = seeds) -> float:
-            return _power_differs(_design(d, cases, seeds), abs(goal), alpha / tests)
-
-        cases = _smallest(2 * d.n_folds, lambda n, reached=reached: reached(n) >= power)
-        plans.append(Plan(d.n_folds, seeds, d.n_folds * seeds, cases, reached(min(cases, MOST))))
-    return plans
+    return [
+        _plan(d, seeds, abs(goal), power, alpha / tests)
+        for seeds in SEEDS
+        if d.n_folds * seeds >= 2  # one block says nothing
+    ]
 
 
 def pairing_gain(loss: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> float:
@@ -135,10 +129,21 @@ def pairing_gain(loss: Sequence[np.ndarray], reference: Sequence[np.ndarray]) ->
         shared = [np.where(np.isfinite(d), v, np.nan) for d, v in zip(paired, side, strict=True)]
         return paired_difference(shared).variance
 
-    unpaired, variance = alone(loss) + alone(reference), paired_difference(paired).variance
+    unpaired = alone(loss) + alone(reference)
+    variance = paired_difference(paired).variance
     if variance == 0:
         return np.inf if unpaired > 0 else np.nan
     return float(unpaired / variance)
+
+
+def _plan(d: Difference, seeds: int, goal: float, power: float, alpha: float) -> Plan:
+    """The fewest cases that reach the power with so many seeds."""
+
+    def reached(cases: float) -> float:
+        return _power_differs(_design(d, cases, seeds), goal, alpha)
+
+    cases = _smallest(2 * d.n_folds, lambda n: reached(n) >= power)
+    return Plan(d.n_folds, seeds, d.n_folds * seeds, cases, reached(min(cases, MOST)))
 
 
 def _design(d: Difference, cases: float, seeds: float) -> Components:
@@ -151,38 +156,41 @@ def _design(d: Difference, cases: float, seeds: float) -> Components:
     )
 
 
-def _spread(plan: Components, p: float) -> tuple[np.ndarray, np.ndarray]:
+def _spread(design: Components, p: float) -> tuple[np.ndarray, np.ndarray]:
     """Standard errors that such a study may estimate, and the quantile each is multiplied by.
 
     Equally probable ones: the training noise is estimated with few degrees of freedom, but never
     below 0, and the reference follows it; the cases' part is taken as known.
     """
-    noise = plan.weight ** (1 / CAUTION) * plan.variance
-    known = plan.variance - noise
-    variance = np.maximum(noise * special.chdtri(plan.df, _QUANTILES) / plan.df + known, plan.floor)
+    noise = design.weight ** (1 / CAUTION) * design.variance  # `uncertain` of `of_mean`
+    known = design.variance - noise
+    estimated = noise * special.chdtri(design.df, _QUANTILES) / design.df
+    variance = np.maximum(estimated + known, design.floor)
     weight = (1 - known / variance) ** CAUTION
-    low, high = np.sort(-special.stdtrit([plan.df, plan.df_case], p))
+    # The quantile x of a mixture is that of weight few + (1 - weight) many = p. It is easy to solve
+    # for the weight: on a grid of x, which is then read the other way round.
+    low, high = np.sort(-special.stdtrit([design.df, design.df_case], p))
     x = np.linspace(high, low, 64)
-    few, many = special.stdtr(plan.df, -x), special.stdtr(plan.df_case, -x)
+    few, many = special.stdtr(design.df, -x), special.stdtr(design.df_case, -x)
     gap = few - many
     weights = np.where(gap > 0, (p - many) / np.where(gap > 0, gap, 1), 1.0)
     return np.sqrt(variance), np.interp(weight, weights[::-1], x[::-1])
 
 
-def _power_differs(plan: Components, goal: float, alpha: float) -> float:
+def _power_differs(design: Components, goal: float, alpha: float) -> float:
     """Probability that a true difference `goal` is found, with the right sign."""
-    if plan.variance == 0:
+    if design.variance == 0:
         return float(goal > 0)
-    errors, quantiles = _spread(plan, alpha / 2)
-    return float(special.ndtr((goal - errors * quantiles) / np.sqrt(plan.variance)).mean())
+    errors, quantiles = _spread(design, alpha / 2)
+    return float(special.ndtr((goal - errors * quantiles) / np.sqrt(design.variance)).mean())
 
 
-def _power_equivalent(plan: Components, goal: float, margin: float, alpha: float) -> float:
+def _power_equivalent(design: Components, goal: float, margin: float, alpha: float) -> float:
     """Probability that a true difference `goal` is shown to lie within the margin."""
-    if plan.variance == 0:
+    if design.variance == 0:
         return float(goal < margin)
-    errors, quantiles = _spread(plan, alpha)
-    room, scale = margin - errors * quantiles, np.sqrt(plan.variance)
+    errors, quantiles = _spread(design, alpha)
+    room, scale = margin - errors * quantiles, np.sqrt(design.variance)
     shown = special.ndtr((room - goal) / scale) - special.ndtr((-room - goal) / scale)
     return float(np.maximum(shown, 0).mean())
 
@@ -196,4 +204,5 @@ def _smallest(start: int, enough: Callable[[int], bool]) -> float:
     high = start
     while not enough(high):
         high = min(2 * high, MOST)
-    return float(range(start, high + 1)[bisect_left(range(start, high + 1), True, key=enough)])
+    numbers = range(start, high + 1)
+    return float(numbers[bisect_left(numbers, True, key=enough)])

@@ -57,7 +57,7 @@ def mean_interval(
     ends = np.full((2, columns.shape[1]), np.nan)
     for n in np.unique(sizes[sizes > 1]):
         same = sizes == n
-        kept = columns[:, same].T[finite[:, same].T].reshape(-1, n).T
+        kept = columns[:, same].T[finite[:, same].T].reshape(-1, n).T  # (n, columns), without NaN
         means = _draws(int(n), seed) @ kept / n
         ends[:, same] = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     low, high = ends.reshape(2, *np.shape(values)[1:])
@@ -93,10 +93,10 @@ def bootstrap_interval(
         return np.nan, np.nan
     moved = np.zeros(RESAMPLES)
     noise = max(0.0, d.variance - d.case / d.n_cases)
-    for i, s in enumerate(d.parts):
-        moved += _draws(s.cases, (seed, i, 0)) @ s.case_effects / d.n_cases
+    for i, part in enumerate(d.parts):
+        moved += _draws(part.cases, (seed, i, 0)) @ part.case_effects / d.n_cases
     moved *= np.sqrt(d.case / d.n_cases) / (moved.std() or 1.0)
-    effects = np.concatenate([s.block_effects + (s.mean - d.mean) for s in d.parts])
+    effects = np.concatenate([part.block_effects + (part.mean - d.mean) for part in d.parts])
     blocks = _draws(len(effects), (seed, 0, 1)) @ (effects - effects.mean())
     moved += blocks * (np.sqrt(noise) / (blocks.std() or 1.0))
     p = (1 - confidence) / 2
@@ -122,6 +122,7 @@ def ranks(values: Sequence[np.ndarray], confidence: float = 0.95, seed: int = 0)
     Ranks
     """
     n = len(values[0])
+    # The first row is of the values themselves, the others of resamples.
     sums, counts = np.zeros((RESAMPLES + 1, n)), np.zeros((RESAMPLES + 1, n))
     for i, v in enumerate(values):
         there = np.isfinite(v)
@@ -135,15 +136,15 @@ def ranks(values: Sequence[np.ndarray], confidence: float = 0.95, seed: int = 0)
             counts += seeds[:, [s]] * (cases @ there[:, s].T.astype(float))
     empty = counts[0] == 0
     means = np.where(counts > 0, sums / np.maximum(counts, 1), -np.inf)
-    order = stats.rankdata(-np.round(means, 12), method="min", axis=1)
-    first = order == 1
-    rank = np.where(empty, np.nan, order[0])
+    ranked = stats.rankdata(-np.round(means, 12), method="min", axis=1)
+    rank = np.where(empty, np.nan, ranked[0])
     blocks = sum(int(np.isfinite(v).any(axis=(0, 2)).sum()) for v in values)
     if blocks < 2:
         return Ranks(rank, *[np.full(n, np.nan)] * 3)
     p = (1 - confidence) / 2
-    low, high = np.quantile(order[1:], [p, 1 - p], axis=0, method="inverted_cdf")
-    p_first = (first / first.sum(axis=1, keepdims=True))[1:].mean(axis=0)
+    low, high = np.quantile(ranked[1:], [p, 1 - p], axis=0, method="inverted_cdf")
+    first = ranked[1:] == 1
+    p_first = (first / first.sum(axis=1, keepdims=True)).mean(axis=0)
     return Ranks(rank, *(np.where(empty, np.nan, x) for x in (low, high, p_first)))
 
 

@@ -8,7 +8,7 @@ Training never talks to MLflow. `track` is the only writer, one process at a tim
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,8 @@ def _look_until_the_end(experiment: Path, until: float, restore: bool) -> None:
     """Sync what grows, until the workflow has ended, or has not begun in time."""
     told = False
     while (running := _is_running(experiment.parent)) or time.monotonic() < until:
-        until = 0.0 if running else until
+        if running:
+            until = 0.0  # it has begun: when none is running any more, it has ended
         began = time.monotonic()
         said = _look(experiment, "training", restore)
         if said and not told:
@@ -122,11 +123,11 @@ def _is_running(folder: Path) -> bool:
     """Whether a Snakemake holds the lock on files of an experiment."""
     results = folder.resolve().parent
     ours = f"{results.name}/{folder.name}/"
-    locks = (results.parent / ".snakemake" / "locks").glob("*.output.lock")
-    try:
-        return any(ours in lock.read_text() for lock in locks)
-    except FileNotFoundError:  # gone since
-        return False
+    for lock in (results.parent / ".snakemake" / "locks").glob("*.output.lock"):
+        with suppress(FileNotFoundError):  # gone since; another may be there
+            if ours in lock.read_text():
+                return True
+    return False
 
 
 def _sync(experiment: Path, e: Experiment, reader: Reader, restore: bool) -> dict[str, Any] | None:
@@ -143,10 +144,8 @@ def _sync(experiment: Path, e: Experiment, reader: Reader, restore: bool) -> dic
         tags = experiment_tags(e, records[0].tags["mlflow.note.content"], classes)
         with _explained(store, experiment):
             client = connect(store, results)
-            # A server has its own place for artifacts.
-            place = (
-                None if ui.is_server(store) else (results / "mlartifacts" / e.experiment).as_uri()
-            )
+            artifacts = (results / "mlartifacts" / e.experiment).as_uri()
+            place = None if ui.is_server(store) else artifacts  # a server has its own
             number = settle_experiment(client, e.experiment, place, tags, restore)
             counts, ids = sync(client, number, source, records, restore)
     where = links(ui.address(store), number, records, ids)

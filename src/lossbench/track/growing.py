@@ -14,6 +14,7 @@ from lossbench.provenance import run_digest
 from lossbench.track.records import (
     GROUP,
     Dataset,
+    Params,
     Record,
     cards,
     comparison_record,
@@ -45,35 +46,18 @@ def read_growing(
     expected = list(_expected(e, folder, data))
     runs = []
     for keys, digest in expected:
-        found = _begun(folder.parent / "runs" / digest)
-        if found:
-            row = {"status": status, **found[0], **keys, "digest": digest}
-            runs.append(run_record(row, params, data, found[1]))
+        begun = _begun(folder.parent / "runs" / digest)
+        if begun:
+            known, history = begun
+            row = {"status": status, **known, **keys, "digest": digest}
+            runs.append(run_record(row, params, data, history))
     if not runs:
         return [], []
-    starts: dict[tuple, int] = {}
-    for run in runs:
-        group = tuple(run.params[key] for key in GROUP)
-        starts[group] = min(run.start, starts.get(group, run.start))
-    parents = [
-        Record(
-            key=loss_key(*group),
-            kind="loss",
-            name=loss_name(*group),
-            start=start,
-            end=None,
-            params=params(*group),
-            tags={"lossbench.status": status},
-            dataset=data[group[0]],
-            provisional=True,
-        )
-        for group, start in starts.items()
-    ]
     ended = sum(run.end is not None for run in runs)
     note = f"{ended} of {len(expected)} runs are trained; the comparison follows."
     classes = read_json(prepared(folder, next(iter(data))) / "classes.json")["classes"]
-    whole = comparison_record(e, status, min(starts.values()), None, note, {})
-    return [whole, *parents, *runs], classes
+    whole = comparison_record(e, status, min(run.start for run in runs), None, note, {})
+    return [whole, *_parents(runs, params, data, status), *runs], classes
 
 
 def is_current(e: Experiment, folder: Path) -> bool:
@@ -81,13 +65,13 @@ def is_current(e: Experiment, folder: Path) -> bool:
     report = folder / "report"
     try:
         table = read_table(report / "runs.csv")
-        tables, end = (report / name for name in ("comparisons.csv", "mlflow.json"))
         compared = set(zip(table["digest"], table["finished"], strict=True))
         stored = {
             (digest, read_json(folder.parent / "runs" / digest / "status.json")["finished"])
             for _, digest in _expected(e, folder, datasets(e, folder))
         }
-        return compared == stored and tables.stat().st_mtime <= end.stat().st_mtime
+        tables, end = (report / "comparisons.csv").stat(), (report / "mlflow.json").stat()
+        return compared == stored and tables.st_mtime <= end.st_mtime
     except (OSError, UserError):
         return False
 
@@ -114,5 +98,30 @@ def _begun(stored: Path) -> tuple[dict[str, Any], bytes] | None:
     except (FileNotFoundError, UserError):  # it has not begun, or is being finished right now
         return None
     first = next(csv.DictReader(io.StringIO(progress.decode())), None)
-    # Without the time that it began, points would have other times at the end than now.
-    return ({"started": first["started"]}, progress) if first and "started" in first else None
+    if first is None or "started" not in first:
+        return None  # without it, points would have other times now than at the end
+    return {"started": first["started"]}, progress
+
+
+def _parents(
+    runs: list[Record], params: Params, data: dict[str, Dataset], status: str
+) -> list[Record]:
+    """A record per dataset x model x loss that has a run; it began with the first of them."""
+    starts: dict[tuple, int] = {}
+    for run in runs:
+        group = tuple(run.params[key] for key in GROUP)
+        starts[group] = min(run.start, starts.get(group, run.start))
+    return [
+        Record(
+            key=loss_key(*group),
+            kind="loss",
+            name=loss_name(*group),
+            start=start,
+            end=None,
+            params=params(*group),
+            tags={"lossbench.status": status},
+            dataset=data[group[0]],
+            provisional=True,
+        )
+        for group, start in starts.items()
+    ]

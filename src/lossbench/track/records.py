@@ -178,6 +178,7 @@ def run_record(
     if has_test:
         figures |= {f"test/{name}": row[name] for name in OF_TEST}
         figures |= {name: value for name, value in row.items() if name.startswith("test/")}
+        # What else runs.csv says of a run.
         rest = numbers.keys() - {*KEYS, *OF_TRAINING, *OF_TEST} - figures.keys()
         figures |= {f"system/{name}": numbers[name] for name in sorted(rest)}
     return Record(
@@ -317,12 +318,12 @@ def _model(run: Path, data: Path) -> dict[str, Path]:
 def _artifacts(folder: Path) -> dict[str, Path]:
     """Page, figures and tables of the report, and the experiment."""
     report = folder / "report"
-    paths = [report / "report.html", *sorted(report.glob("*.csv"))]
+    page = report / "report.html"
+    if not page.exists():
+        raise UserError(f"{page}: no such file; run the workflow, which writes it")
+    paths = [page, *sorted(report.glob("*.csv"))]
     for sub in ("figures", "tables"):
         paths += sorted(path for path in (report / sub).rglob("*") if path.is_file())
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path}: no such file; run the workflow, which writes it")
     names = {str(path.relative_to(report)): path for path in paths}
     return {"experiment.json": folder / "experiment.json", **names}
 

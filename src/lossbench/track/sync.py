@@ -195,8 +195,8 @@ def _write(
     _add(client, run_id, record, done)
     if record.end is not None:
         client.set_terminated(run_id, "FINISHED", record.end)
-    elif status != (going := _going(record)):
-        client.update_run(run_id, going)
+    elif status != _going(record):
+        client.update_run(run_id, _going(record))
     client.set_tag(run_id, "lossbench.sync", "complete")
     return run_id
 

@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from lossbench.batches import FNV_PRIME, Batches, patch_size, stream_key
 from lossbench.config import UserError, canonical
 from lossbench.device import device_name, memory_size, peak_memory, pick_device
-from lossbench.engine import compiled, make_optimizer, not_compiled, place
+from lossbench.engine import (
+    captured,
+    compiled,
+    is_captured,
+    make_optimizer,
+    not_compiled,
+    place,
+    seed_generators,
+    set_rate,
+)
 from lossbench.files import checksums, whole, write_json, write_text
 from lossbench.inference import predict
 from lossbench.ledger import ledger_entry, unmoved
@@ -76,6 +85,8 @@ class Run:
         self.init_digest = state_digest(model.state_dict())
         self.model = place(model, self.device, self.training)
         self.optimizer = make_optimizer(self.model, self.training)
+        # None where it has yet to be captured, with the first batch.
+        self.take = None if is_captured(self.device, self.training) else self._take
         key = stream_key(self.training)
         if key not in streams:
             streams[key] = Batches(self.data, fold, seed, self.training, self.device)
@@ -94,7 +105,7 @@ class Run:
         first = self.batches(0)
 
         def value() -> Tensor:
-            torch.manual_seed(seed_of("step", self.spec["seed"], 0))
+            seed_generators(seed_of("step", self.spec["seed"], 0), self.device)
             return batch_loss(self.loss, self._predict(first.images), first.labels)
 
         with unmoved(self.model):
@@ -136,28 +147,40 @@ class Run:
     def _update(self, step: int) -> None:
         """Take one step; nothing is read from the device."""
         batch = self.batches(step)
-        # A network or loss that draws random numbers draws the same in every run of the block.
-        torch.manual_seed(seed_of("step", self.spec["seed"], step))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.training, step)
-        self.optimizer.zero_grad(set_to_none=True)
+        images, labels = batch.images, batch.labels
+        set_rate(self.optimizer, learning_rate(self.training, step))
         try:
-            call = compiled() if self.training["compile"] else nn.Module.__call__
-            loss = batch_loss(self.loss, self._predict(batch.images, call), batch.labels)
-            loss.backward()
+            if self.take is None:
+                self.take = captured(self._take, self.model, self.optimizer, images, labels)
+            # A network or loss that draws random numbers draws the same in every run of the block.
+            seed_generators(seed_of("step", self.spec["seed"], step), self.device)
+            loss, norm = self.take(images, labels)
         except RuntimeError as error:
             raise self._explained(error) from error
+        self.sums = self.sums + torch.stack([loss, norm])
+        self.batch_digest = self.batch_digest * FNV_PRIME + batch.mark
+
+    def _take(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One step on a batch: its loss and gradient norm, scalars on the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        call = compiled() if self.training["compile"] else nn.Module.__call__
+        loss = batch_loss(self.loss, self._predict(images, call), labels)
+        loss.backward()
         limit = self.training["clip_norm"] or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
-        self.sums = self.sums + torch.stack([loss.detach(), norm])
-        self.batch_digest = self.batch_digest * FNV_PRIME + batch.mark
+        return loss.detach(), norm
 
     def _explained(self, error: RuntimeError) -> Exception:
-        """What to do where the memory did not do, or compiling; any other error as it is."""
+        """What to do where memory, compiling or a graph failed; other errors as they are."""
+        reason = str(error).strip().partition("\n")[0]
         if self.training["compile"] and not_compiled(error):
-            reason = str(error).strip().splitlines()[0]
             return UserError(f"training.compile: {reason}; set it to false, or mend that")
+        if self.take is None and "captur" in reason:
+            return UserError(
+                f"training.cuda_graph: {reason}; the loss or the network reads from the GPU within "
+                f"a step: set it to false, under losses.{self.name}.training for this loss alone"
+            )
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             return error
         peak, size = (n(self.device) / 1e9 for n in (peak_memory, memory_size))
@@ -174,7 +197,7 @@ class Run:
             return call(self.model, images).float()
 
     def _ledger(self) -> dict[str, float]:
-        torch.manual_seed(seed_of("step", self.spec["seed"], 0))
+        seed_generators(seed_of("step", self.spec["seed"], 0), self.device)
         losses = (self.loss, self.ledger_reference)
         return ledger_entry(self.model, self._predict, losses, self.probe, self.data.classes)
 
@@ -188,7 +211,8 @@ class Run:
         }
         self.history.append(row)
         state = self._state()
-        if not (math.isfinite(loss) and all(t.isfinite().all() for t in state.values())):
+        finite = torch.stack([tensor.isfinite().all() for tensor in state.values()]).all()
+        if not (math.isfinite(loss) and finite):
             log.warning("%s: diverged by step %d (loss %s)", self.name, self.step, loss)
             self.status = "diverged"
             self.model.load_state_dict(self.last_finite)

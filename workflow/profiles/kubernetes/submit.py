@@ -12,31 +12,27 @@ def manifest(script: Path, job: dict) -> dict:
     """Give the Job of one pod, with what the rule asks for."""
     asked = job["resources"]
     needs = {"cpu": job["threads"], "memory": f"{asked['mem_mb']}M"}
-    if gpus := asked.get("gpu"):
-        needs["nvidia.com/gpu"] = gpus
+    if asked.get("gpu"):
+        needs["nvidia.com/gpu"] = asked["gpu"]
+    # The pod has an environment of its own; the rest of ours is set by the Snakemake in it.
+    data = os.environ.get("LOSSBENCH_DATA")
     container = {
         "name": "job",
         "image": asked["kubernetes_image"],
         "workingDir": str(Path.cwd()),
         "command": ["/bin/sh", str(script.resolve())],
-        "env": [
-            {"name": n, "value": os.environ[n]} for n in ("LOSSBENCH_DATA",) if n in os.environ
-        ],
+        "env": [{"name": "LOSSBENCH_DATA", "value": data}] if data else [],
         "resources": {"requests": needs, "limits": needs},
         "volumeMounts": [{"name": "work", "mountPath": asked["kubernetes_mount"]}],
         # The shell that Kubernetes ends passes no signal on; training wants it, for a checkpoint.
         "lifecycle": {"preStop": {"exec": {"command": ["/bin/sh", "-c", "kill -TERM -1"]}}},
     }
+    claim = {"claimName": asked["kubernetes_claim"]}
     pod = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 60,
         "containers": [container],
-        "volumes": [
-            {
-                "name": "work",
-                "persistentVolumeClaim": {"claimName": asked["kubernetes_claim"]},
-            }
-        ],
+        "volumes": [{"name": "work", "persistentVolumeClaim": claim}],
     }
     return {
         "apiVersion": "batch/v1",

@@ -1,0 +1,68 @@
+"""MONAI's DiceLoss from sums per class: the same, and nothing is read from the device."""
+
+from monai.losses import DiceLoss
+from torch import Tensor, nn
+
+
+def of_sums(loss: nn.Module) -> nn.Module:
+    """Put a `DiceOfSums` in the place of a DiceLoss: of the loss itself, or of its parts.
+
+    Parameters
+    ----------
+    loss
+        A loss of the contract; its parts are replaced in place.
+
+    Returns
+    -------
+    nn.Module
+        The same loss up to rounding. What `DiceOfSums` does not know stays MONAI's.
+    """
+    if type(loss) is DiceLoss and _is_plain(loss):
+        return DiceOfSums(loss)
+    for name, part in loss.named_children():
+        setattr(loss, name, of_sums(part))
+    return loss
+
+
+class DiceOfSums(nn.Module):
+    """MONAI's DiceLoss of a one-hot target, with the same value and gradient.
+
+    MONAI looks at its weights in every step, for which the host waits for the GPU; a CUDA graph
+    cannot hold that.
+
+    Parameters
+    ----------
+    loss
+        Holds the settings: softmax or sigmoid, include_background, squared_pred, jaccard, batch,
+        weight, smooth_nr, smooth_dr, reduction (mean or sum).
+    """
+
+    def __init__(self, loss: DiceLoss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Logits and one-hot target (B, K, *S) -> scalar."""
+        how = self.loss
+        first = 0 if how.include_background else 1
+        axes = [0, *range(2, logits.ndim)] if how.batch else list(range(2, logits.ndim))
+        probability = logits.softmax(dim=1) if how.softmax else logits.sigmoid()
+        hits = (probability * target).sum(axes)[..., first:]
+        sizes = (probability.square() if how.squared_pred else probability).sum(axes)
+        sizes = (sizes + target.sum(axes))[..., first:]  # a target of 0 and 1 is its own square
+        below = 2 * (sizes - hits) if how.jaccard else sizes
+        scores = 1 - (2 * hits + how.smooth_nr) / (below + how.smooth_dr)
+        if how.class_weight is not None:
+            scores = scores * how.class_weight.to(scores)
+        return scores.mean() if how.reduction == "mean" else scores.sum()
+
+
+def _is_plain(loss: DiceLoss) -> bool:
+    """Whether it is a function of the sums above."""
+    return (
+        loss.softmax != loss.sigmoid
+        and loss.other_act is None
+        and loss.ignore_index is None
+        and not (loss.to_onehot_y or loss.soft_label)
+        and loss.reduction in ("mean", "sum")
+    )
