@@ -1,6 +1,5 @@
 """MONAI's DiceLoss from sums per class: the same, and nothing is read from the device."""
 
-from monai.losses import DiceLoss
 from torch import Tensor, nn
 
 
@@ -17,6 +16,8 @@ def of_sums(loss: nn.Module) -> nn.Module:
     nn.Module
         The same loss up to rounding. What `DiceOfSums` does not know stays MONAI's.
     """
+    from monai.losses import DiceLoss
+
     if type(loss) is DiceLoss and _is_plain(loss):
         return DiceOfSums(loss)
     for name, part in loss.named_children():
@@ -33,11 +34,11 @@ class DiceOfSums(nn.Module):
     Parameters
     ----------
     loss
-        Holds the settings: softmax or sigmoid, include_background, squared_pred, jaccard, batch,
-        weight, smooth_nr, smooth_dr, reduction (mean or sum).
+        A monai.losses.DiceLoss, which holds the settings: softmax or sigmoid, include_background,
+        squared_pred, jaccard, batch, weight, smooth_nr, smooth_dr, reduction (mean or sum).
     """
 
-    def __init__(self, loss: DiceLoss) -> None:
+    def __init__(self, loss: nn.Module) -> None:
         super().__init__()
         self.loss = loss
 
@@ -57,7 +58,7 @@ class DiceOfSums(nn.Module):
         return scores.mean() if how.reduction == "mean" else scores.sum()
 
 
-def _is_plain(loss: DiceLoss) -> bool:
+def _is_plain(loss: nn.Module) -> bool:
     """Whether it is a function of the sums above."""
     return (
         loss.softmax != loss.sigmoid
