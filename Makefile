@@ -6,7 +6,9 @@ INSTALLED := .venv/.installed
 # The uv on the PATH, else one that is installed into the venv.
 UV := $(or $(shell command -v uv),$(BIN)/uv)
 
-.PHONY: demo test lint ui bench lock clean
+.PHONY: setup demo test lint ui bench lock clean
+
+setup: $(INSTALLED)  ## .venv alone; the others do it first
 
 demo: $(INSTALLED)  ## train, evaluate and compare three Dice losses on the embedded images
 	$(BIN)/snakemake --cores $(CORES)
@@ -23,13 +25,15 @@ lint: $(INSTALLED)  ## ruff, snakefmt, snakemake --lint
 ui: $(INSTALLED)  ## the MLflow UI on 127.0.0.1, over the store that `track` writes
 	$(BIN)/python -m lossbench ui
 
-bench: $(INSTALLED)  ## what things cost, and the error rates of the comparisons: results/benchmarks; an hour
+bench: $(INSTALLED)  ## what things cost, and the error rates of the comparisons: results/benchmarks; hours
 	$(BIN)/python -m tests.benchmarks.training --output results/benchmarks
-	$(BIN)/python -m tests.benchmarks.start
+	$(BIN)/python -m tests.benchmarks.start --output results/benchmarks
 	$(BIN)/python -m tests.benchmarks.growth --output results/benchmarks
-	$(BIN)/python -m tests.benchmarks.ten_thousand_runs
-	$(BIN)/python -m tests.benchmarks.tracking
+	$(BIN)/python -m tests.benchmarks.ten_thousand_runs --output results/benchmarks
+	$(BIN)/python -m tests.benchmarks.tracking --output results/benchmarks
 	$(BIN)/python -m tests.benchmarks.error_rates --output results/benchmarks
+	test -z "$$LOSSBENCH_DATA" || $(BIN)/python -m tests.benchmarks.nnunet \
+	    --data "$$LOSSBENCH_DATA/Task04_Hippocampus" --output results/benchmarks
 
 lock: $(INSTALLED)  ## requirements.lock from pyproject.toml
 	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-annotate --no-header --output-file requirements.lock

@@ -51,6 +51,15 @@ class Indices(nn.Module):
         return nn.functional.cross_entropy(logits, target[:, :1, 0])
 
 
+class WantsIndices(nn.Module):
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, logits, target):
+        return self.scale * nn.functional.nll_loss(logits.log_softmax(1), target)
+
+
 class Scaled(nn.Module):
     """A multiple of a loss."""
 
@@ -114,13 +123,18 @@ def test_what_can_be_trained_passes(tmp_path, phantom):
             "losses.it: gives shape [2], and a scalar tensor is wanted",
         ),
         ({"_target_": f"{__name__}.Constant"}, "losses.it: has no gradient"),
+        (
+            {"_target_": f"{__name__}.WantsIndices", "scale": 3},
+            "losses.it: it takes class indices, and targets are one-hot; write it: {_target_: "
+            "lossbench.losses.IndexTarget, loss: {_target_: tests.test_check.WantsIndices, scale: 3}}",
+        ),
         ({"_target_": f"{__name__}.Flat"}, "the gradient is all 0"),
         ({"_target_": f"{__name__}.Indices"}, "losses.it: Indices failed on logits [2, 3, 16, 16]"),
         (
             {"_target_": "monai.losses.DiceLos"},
             "monai.losses has no 'DiceLos'; did you mean 'DiceLoss'?",
         ),
-        ({"_target_": "os.getcwd"}, "losses.it: os.getcwd is not a torch.nn.modules.module.Module"),
+        ({"_target_": "os.getcwd"}, "losses.it: os.getcwd is not a torch.nn.Module"),
         ({**DICE, "weight": [1.0, 2.0]}, "The length of the `weight` sequence should be the same"),
         ({**DICE, "weight": "$inverse"}, "losses.it: unknown weights $inverse"),
     ],
@@ -156,7 +170,7 @@ def test_errors_in_a_users_code_name_its_line(tmp_path, phantom, monkeypatch):
     assert "losses.it: Loss failed on" in text
     assert "(users_own.py, line 7)" in text
     assert "models.net: cannot take a patch" in text
-    assert "; users_own.py, line 15)" in text
+    assert text.endswith("; users_own.py, line 15)"), "[32, 32] is not what to try instead"
 
 
 def test_everything_is_reported_at_once(tmp_path, phantom):
@@ -174,6 +188,20 @@ def test_a_patch_that_the_model_cannot_take(tmp_path, phantom):
     assert "training.patch_size: [8, 8, 8] has 3 numbers" in problems(
         tmp_path, phantom, patch_size=[8, 8, 8]
     )
+
+
+def test_a_network_for_another_number_of_dimensions(tmp_path, phantom, phantom_3d):
+    flat, solid = ({"it": {**SMALL, "spatial_dims": dims}} for dims in (2, 3))
+    text = problems(tmp_path, phantom_3d, models=flat)
+    assert text.endswith("models.it: it is a 2D network, and phantom_3d is 3D; take another model")
+    text = problems(tmp_path, phantom, models=solid)
+    assert text.endswith("models.it: it is a 3D network, and phantom is 2D; take another model")
+    folder = tmp_path / "volumes"
+    shutil.copytree(phantom_3d.folder, folder)
+    spec = {"_target_": "lossbench.datasets.MSD", "root": "x"}
+    write_json(folder / "classes.json", {**phantom_3d.info, "name": "volumes", "spec": spec})
+    text = problems(tmp_path, Prepared(folder), models=flat)
+    assert text.endswith("or cut volumes into slices: datasets.volumes.slice_axis, 0 to 2")
 
 
 def test_a_model_with_other_logits(tmp_path, phantom):
@@ -333,6 +361,7 @@ def test_text_for_a_terminal(found):
     shown = text(found, "", [], dict.fromkeys(found["data"]))
     for part in (
         "What each loss computes, on batches like those of phantom",
+        "its gradient; dies: below a 1,000th of that of the same class",
         "Gradients on phantom, small",
         "At the start",
         "After 20 steps of training with dice",
@@ -380,3 +409,13 @@ def test_a_config_is_checked_by_the_workflow(tmp_path):
     assert done.returncode == 1
     assert "no loss 'dise' in losses; did you mean" in done.stderr
     assert "mine.yaml: the check did not pass" in done.stderr
+
+    broken = {name: {"_target_": f"lossbench.datasets.{name}"} for name in ("one", "two")}
+    study["matrix"] |= {"dataset": ["one", "two"], "loss": ["dice"]}
+    write_text(tmp_path / "mine.yaml", yaml.safe_dump(study | {"datasets": broken}))
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": source}, capture_output=True, text=True
+    )  # fmt: skip
+    assert all(
+        f"datasets.{name}: lossbench.datasets has no '{name}'" in done.stderr for name in broken
+    )

@@ -75,6 +75,11 @@ class Cells:
             case["label"][:] = 9
         return case
 
+    def _uneven(self, i, case):
+        if i % 2:
+            case["label"][:, 8:] = 0
+        return case
+
     def _speck(self, i, case):
         if i == 7:
             case["label"][35, 35:37] = 1
@@ -151,6 +156,17 @@ def test_a_class_that_a_fold_cannot_learn_or_measure(tmp_path):
         "class wall: no validation case of fold 1 has it: its Dice is not measured there",
         "class wall: no training case of fold 0 has it: it is not learned there",
     ]
+
+
+def test_folds_of_uneven_foreground(tmp_path):
+    """Whoever drew the folds can draw others; those of a dataset stay as they are."""
+    folds = [[f"c{i}" for i in range(10) if i % 2 == odd] for odd in (0, 1)]
+    data = cells(tmp_path, "uneven", folds=folds)
+    (text,) = [doubt["text"] for doubt in survey(data, [0])["doubts"] if doubt["kind"] == "folds"]
+    assert text == "foreground is 4.6% of fold 1, and 19.4% of fold 0"
+    data.info["own_folds"] = False
+    texts = [doubt["text"] for doubt in survey(data, [0])["doubts"]]
+    assert text + "; another fold_seed of datasets.cells draws other folds" in texts
 
 
 def test_the_numbers_of_a_dataset(tmp_path):

@@ -147,6 +147,7 @@ def test_one_block_gives_no_interval(tmp_path):
     assert comparisons["difference"].notna().all()
     text = (tmp_path / "results/fake/report/verdict.txt").read_text()
     assert "unknown: one block" in text
+    assert "MLflow:  python -m lossbench ui " in text, "a folder of one's own has no Makefile"
 
 
 def test_one_loss_alone_is_summarised(tmp_path):
@@ -170,6 +171,39 @@ def test_a_difference_that_is_there_is_found(tmp_path):
     comparisons = tables(experiment)[3]
     assert (comparisons["verdict"] == "better").all()
     assert comparisons["n_cases_needed"].isna().all()
+
+
+def test_no_interval_of_dice_is_wider_than_dice(tmp_path, monkeypatch):
+    """Two blocks and two cases: it would reach beyond -1 and 1; the verdicts stay."""
+
+    def compared():
+        compare(experiment, experiment.parent / "report")
+        return read(experiment, "comparisons"), read(experiment, "scale")
+
+    experiment = write_experiment(
+        tmp_path, losses=["a", "b", "b_matched"], folds=(0,), seeds=(0, 1), n_cases=2
+    )
+    for file, gain in zip(
+        sorted(experiment.parent.glob("*/*/*/*/cases.parquet")), (0.4, -0.4), strict=True
+    ):
+        table = pd.read_parquet(file)
+        table["dice"] = 0.5 + gain * (table["loss"] == "b") + 0.01 * np.arange(len(table)) / 10
+        table["hd95"] = 10 * table["dice"]
+        table.to_parquet(file, index=False)
+    settings = read_json(experiment)
+    settings["comparison"] |= {"metrics": ["dice", "hd95"], "scale_control": True}
+    write_json(experiment, settings)
+    table, scale = compared()
+    monkeypatch.setattr("lossbench.compare.inference.SHARES", ())
+    whole, whole_scale = compared()
+    ends = ["ci_low", "ci_high", "boot_low", "boot_high"]
+    for found, uncut in ((table, whole), (scale, whole_scale)):
+        columns = [name for name in ends if name in found]
+        dice = uncut["metric"] == "dice"
+        assert (uncut.loc[dice, "ci_high"] > 1).any()
+        expected = uncut[columns].clip(-1, 1).where(dice, uncut[columns])
+        pd.testing.assert_frame_equal(found[columns], expected)
+    pd.testing.assert_frame_equal(table.drop(columns=ends), whole.drop(columns=ends))
 
 
 def test_verdict_of_the_usual_test_stands_beside(tmp_path):

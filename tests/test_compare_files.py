@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import wilcoxon
 
+from lossbench.__main__ import main
 from lossbench.compare import compare, compare_files
 from lossbench.config import UserError, load
 from tests.fake_results import write_experiment
@@ -235,7 +236,7 @@ WRONG = {
     "empty key": ("loss,case,dice\na,,0.5\n", "row 1: case is empty"),
     "twice": ("loss,case,dice\na,1,0.5\na,1,0.6\nb,1,0.5\n", "loss a, fold 0, seed 0, case 1, class foreground stands in two rows"),
     "one loss": ("loss,case,dice\na,1,0.5\n", "has the loss 'a' alone"),
-    "another": ("loss,case,dice\naa,1,0.5\nb,1,0.6\n", "no loss 'a'; did you mean 'aa'?"),
+    "another": ("loss,case,dice\nx,1,0.5\nb,1,0.6\n", "no loss 'a'; there is: b, x"),
     "no rows": ("loss,case,dice\n", "has no rows"),
     "no table": ("", "is no CSV"),
     "ragged": ('loss,case,dice\na,1,0.5,3,"\n', "is no CSV"),
@@ -276,5 +277,16 @@ def test_other_mistakes(tmp_path, output):
 
 
 def test_percent_is_noticed(tmp_path, output):
-    compare_files([csv(tmp_path, "loss,case,dice\na,1,88\nb,1,89\n")], "a", output)
-    assert "dice reaches 89: in percent?" in (output / "verdict.txt").read_text()
+    rows = [f"{x},{s},1,{88 + s * (x == 'b')}\n{x},{s},2,{70 + s}" for x in "ab" for s in (0, 9)]
+    compare_files([csv(tmp_path, "\n".join(["loss,seed,case,dice", *rows]))], "a", output)
+    assert "dice reaches 97: in percent?" in (output / "verdict.txt").read_text()
+    assert comparisons(output)["ci_high"].item() > 1, "not cut at 1, as shares are"
+
+
+def test_the_command_line_prints_the_table_and_where_the_report_is(tmp_path, output, capsys):
+    file = csv(tmp_path, "loss,case,dice\na,1,0.5\nb,1,0.6\n")
+    assert main(["compare", "--cases", file, "--reference", "a", "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert "+0.1000 unknown: one block undecided" in said
+    assert f"report:  {output}/report.html" in said
+    assert (output / "report.html").exists()

@@ -7,7 +7,8 @@ import pytest
 import torch
 from monai.metrics import DiceMetric, compute_hausdorff_distance, compute_surface_dice
 
-from lossbench.metrics import counts, dice_of, measure
+from lossbench.config import UserError
+from lossbench.metrics import build_metric, counts, dice_of, measure
 from lossbench.prepared import IGNORE
 
 
@@ -113,3 +114,30 @@ def test_mean_dice_leaves_out_cases_without_the_class():
     a, b = np.array([[5, 4], [0, 0], [0, 4]]), np.array([[5, 0], [0, 3], [0, 0]])
     assert dice_of([a, b]) == pytest.approx([1, 2 / 3])
     assert np.isnan(dice_of([b])[1])
+
+
+class Named:
+    def __call__(self, prediction, label, spacing):
+        return {"wall": 1}
+
+
+class TwoArguments:
+    def __call__(self, prediction, label):
+        return 0
+
+
+def test_a_metric_that_cannot_be_used(phantom):
+    """No message names a file of ours."""
+    with pytest.raises(UserError) as error:
+        build_metric("mine", {"_target_": "fractions.Fraction"}, phantom)
+    assert "is not a class with __call__(prediction, label, spacing);" in str(error.value)
+    metric = build_metric("mine", {"_target_": f"{__name__}.TwoArguments"}, phantom)
+    with pytest.raises(UserError) as error:
+        metric(*pair(), (1.0, 1.0))
+    assert str(error.value) == (
+        "metrics.mine: failed, called as metric(prediction, label, spacing): TypeError: "
+        "TwoArguments.__call__() takes 3 positional arguments but 4 were given (in the call itself)"
+    )
+    metric = build_metric("mine", {"_target_": f"{__name__}.Named"}, phantom)
+    with pytest.raises(UserError, match=r"metrics.mine: gives {'wall': 1}; wanted: 3 numbers"):
+        metric(*pair(), (1.0, 1.0))

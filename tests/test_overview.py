@@ -35,6 +35,8 @@ def test_runs_are_stored_begun_or_new(tmp_path):
     (store / digests["focal"][3] / "checkpoint.pt").touch()
     assert overview(load(path), tmp_path / "results").splitlines() == [
         "fake: 12 runs in 6 blocks: dice, focal on folds 0-1, 3, seeds 0-1; compared with dice",
+        "  40 steps of 8 images of the largest size, adamw from learning rate 0.001, "
+        "validated every 20 steps",
         "  hippocampus, unet: 7 of 12 runs are taken from the store",
         "    focal: 5 to train, 1 from a checkpoint",
     ]
@@ -51,7 +53,7 @@ def test_the_digests_are_those_of_the_workflow(tmp_path):
 def test_a_dataset_that_is_not_prepared(tmp_path):
     path = write_experiment(tmp_path, losses=("dice", "focal"))
     shutil.rmtree(tmp_path / "results/datasets")
-    (line,) = overview(load(path), tmp_path / "results").splitlines()[1:]
+    line = overview(load(path), tmp_path / "results").splitlines()[-1]
     assert line.startswith("  hippocampus, unet: not prepared yet")
 
 
@@ -64,4 +66,4 @@ def test_a_workflow_that_stops_says_how_to_go_on(tmp_path):
     command += ["--configfile", "stops.yaml", "--cores", "1", "results/datasets/none/classes.json"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 1
-    assert "run the same command again, once" in result.stderr
+    assert "and run the same command again" in result.stderr

@@ -1,5 +1,7 @@
 """plan: what it promises is what the statistics say of the pilot, in words and in numbers."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -142,6 +144,31 @@ def test_the_command_line(tmp_path, capsys, caplog):
     assert "difference of 0.01 to dice with probability 0.7" in capsys.readouterr().out
     assert main(["plan", folder, "--difference", "-1"]) == 1
     assert "--difference -1" in caplog.text
+
+
+def test_folds_of_one_test_set_are_seeds(tmp_path, capsys):
+    """Two folds, one seed, the same cases: two blocks, which nobody has to add seeds to."""
+    random = np.random.default_rng(0)
+    rows = ["loss,fold,seed,case,dice"]
+    for loss, fold, case in product("ab", range(2), range(30)):
+        rows.append(f"{loss},{fold},0,{case},{0.8 + 0.0001 * case + random.normal(0, 1e-5)}")
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    compare_files([str(tmp_path / "cases.csv")], "a", tmp_path / "out")
+    capsys.readouterr()
+    plan(tmp_path / "out", 0.01)
+    said = capsys.readouterr().out
+    assert "2 seeds, 30 cases" in said
+    assert "> 1,000 x" in said
+    assert "more seeds" not in said
+    assert "in every fold" not in said
+    assert "each fold x seed counts as a seed" in said
+
+
+def test_one_is_no_plural(tmp_path, capsys):
+    plan(pilot(tmp_path, seeds=(0,)).parent, 0.5)
+    said = capsys.readouterr().out
+    assert "1 seed, 60 cases" in said
+    assert "1 seed in every fold." in said
 
 
 def test_one_loss_is_no_pilot(tmp_path):

@@ -98,6 +98,7 @@ BREAKS = {
     "no channel axis": (put("image", lambda a: a[0]), "needs a channel axis in front"),
     "one dimension": (put("label", lambda a: a[0]), "must have 2 or 3 axes"),
     "class outside": (put("label", fill((1, 1), 3)), "outside the classes 0 to 2: 3"),
+    "no ImageFolder": (put("label", fill((1, 1), 7)), "list the class, or set ignore$"),
     "negative class": (put("label", fill((1, 1), -1)), "outside the classes 0 to 2: -1"),
     "half a class": (put("label", fill((1, 1), 0.5)), "no whole numbers, such as 0.5"),
     "NaN in label": (put("label", fill((1, 1), float("nan"))), "no whole numbers, such as nan"),

@@ -342,6 +342,31 @@ def test_twenty_losses_are_told_apart(tmp_path):
     assert height["curves"] < 1.2
 
 
+def test_a_notebook_that_asks_for_what_is_not_there_is_told_what_is(tmp_path):
+    experiment, output = make(tmp_path, folds=(0,), seeds=(0, 1))
+    results = Results.read(experiment, output)
+    (figure,) = figures.differences(results, "hippocampus", "unet", "anterior")
+    assert figure.axes
+    there = r"there is: hippocampus, unet, anterior \| posterior \| background"
+    for names in (("brain", "unet", "anterior"), ("hippocampus", "unet", "nucleus")):
+        with pytest.raises(UserError, match=f"nothing of {', '.join(names)}; {there}"):
+            list(figures.differences(results, *names))
+
+
+def test_axes_of_pairs_end_where_the_metric_does(tmp_path):
+    experiment, output = make(tmp_path, losses=["a", "b"], folds=(0,), seeds=(0,))
+
+    def limits(first, last):
+        edit(output / "cases.parquet", lambda t: t.assign(dice=np.resize([first, last], len(t))))
+        results = Results.read(experiment, output)
+        (figure,) = figures.pairs(results, "hippocampus", "unet", "background")
+        return [text.get_text() for text in figure.axes[0].texts[1:]]
+
+    assert limits(0, 1) == ["0.00", "1.00"]
+    assert float(limits(-1, 2)[1]) > 1
+    assert limits(0.00001, 0.00002) == ["0.00", "0.00"]
+
+
 class Bands(torch.nn.Module):
     """Says class 1 where the image is above a limit."""
 
@@ -422,13 +447,18 @@ def row(verdict="undecided", loss="a", name="x", **values):
         ({"verdict": "equivalent"}, "a is equivalent (+0.010 to +0.030, within ±0.05)."),
         (
             {"n_blocks_needed": 12, "n_cases_needed": np.nan},
-            "a is undecided (+0.010 to +0.030; about 12 blocks (has 4) would decide).",
+            "a is undecided (+0.010 to +0.030; about 12 blocks would decide; there are 4).",
         ),
         (
             {"n_blocks_needed": 3, "n_cases_needed": 1e7},
-            "a is undecided (+0.010 to +0.030; a few more blocks would decide).",
+            "a is undecided (+0.010 to +0.030; a few more blocks would decide; there are 4).",
         ),
-        ({}, "a is undecided (+0.010 to +0.030; how much would decide cannot be said)."),
+        (
+            {"n_blocks_needed": 12, "n_cases_needed": 90},
+            "a is undecided (+0.010 to +0.030; about 12 blocks or about 90 cases would decide; "
+            "there are 4 blocks and 20 cases).",
+        ),
+        ({}, "a is undecided (+0.010 to +0.030; no estimate of what would decide is possible)."),
         (
             {"n_blocks": 1, "ci_low": np.nan, "ci_high": np.nan},
             "a is undecided (+0.020, no interval: with one block, the luck of a training cannot be "
@@ -472,7 +502,30 @@ def test_answers(tmp_path, verdicts, said):
     keys = {"dataset": "hippocampus", "model": "unet", "metric": "dice", "paired": True}
     pd.DataFrame(rows).assign(**keys).to_csv(output / "comparisons.csv", index=False)
     results = Results.read(experiment, output)
-    assert words.answer(results, "hippocampus", "unet").startswith(said)
+    assert words.answer(results, "hippocampus", "unet", "dice").startswith(said)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_every_metric_has_its_answer(tmp_path):
+    experiment, output = make(tmp_path, losses=["a", "b"], folds=(0,), seeds=(0,))
+    settings = json.loads(experiment.read_text())
+    settings["comparison"]["metrics"] = ["dice", "hd95"]
+    write_json(experiment, settings)
+
+    def by_metric(table):
+        hd95 = table.assign(metric="hd95", verdict="better")
+        return pd.concat([table.assign(verdict="equivalent"), hd95])
+
+    edit(output / "comparisons.csv", by_metric)
+    report(experiment, output)
+    page = Page(output / "report.html")
+    assert "by its Dice and HD95 on each class" in page.text
+    assert (
+        "By Dice. Keep a: no other loss is better on any class. "
+        "By HD95. Train with b: better on all 3 classes, worse on none. Its verdicts."
+    ) in page.text
+    assert "Verdicts by Dice" in page.text
+    assert '<details id="comparisons" open>' in page.source
 
 
 @pytest.mark.parametrize(

@@ -202,9 +202,7 @@ def test_without_ledger_claims_and_scale_the_page_says_so(tmp_path):
     text = Page(output / "report.html").text
     assert "Claims under test" not in text
     assert "What scale alone explains" not in text
-    assert (
-        "Not in this report, for want of what they are made from: claims (from claims.csv);" in text
-    )
+    assert "Not in this report, because their inputs are missing: claims (from claims.csv);" in text
     assert "ranks (from ranks.csv)" in text
     assert "cost (" not in text
 

@@ -41,6 +41,19 @@ class OnlyPairs(nn.Module):
         return nn.functional.cross_entropy(logits, target)
 
 
+class Shared(nn.Module):
+    """Cross-entropy whose weights two modules hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.ones(K, dtype=torch.float64)
+        self.part = nn.Identity()
+        self.part.weight = self.weight
+
+    def forward(self, logits, target):
+        return -(self.weight * (target * logits.log_softmax(1)).mean((0, 2, 3))).sum()
+
+
 class Summed(nn.Module):
     def forward(self, logits, target):
         return nn.functional.cross_entropy(logits, target, reduction="sum")
@@ -65,7 +78,7 @@ def card(spec, k=K, dims=2):
                 "background_value": "yes", "background_gradient": "yes",
                 "absent_class": "adds a constant", "absent_value": 1 / K, "absent_gradient": "dies",
                 "weights": "none", "weights_mean": "none", "value_perfect": 0, "value_worst": 1,
-                "scale": 1, "cosine": 1, "float16": "wrong", "hard_value": "1 - Dice, per sample",
+                "scale": 1, "cosine": 1, "float16": "wrong outside autocast", "hard_value": "1 - Dice, per sample",
             },
         ),
         (
@@ -143,6 +156,10 @@ def card(spec, k=K, dims=2):
         (
             index(_target_="torch.nn.CrossEntropyLoss", weight="$inverse_frequency"),
             {"weights": "divided by their sum", "weights_mean": 1, "pooling": "per batch"},
+        ),
+        (
+            {"_target_": f"{__name__}.Shared"},
+            {"weights": "not divided by their sum", "weights_mean": 1},
         ),
         ({"_target_": f"{__name__}.Summed"}, {"pooling": "sum over samples"}),
         (

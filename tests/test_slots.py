@@ -45,7 +45,7 @@ def test_a_job_waits_until_one_that_dies_frees_its_place(holding):
     jobs = [holding("GPU-a,GPU-b") for _ in range(2)]
     held = {place(job): job for job in jobs}
     third = holding("GPU-a,GPU-b")
-    assert third.stdout.readline() == "waiting for a free GPU of 2, with 1 jobs on each\n"
+    assert third.stdout.readline() == "waiting for a free GPU of 2, with 1 job on each\n"
     held[1].kill()
     assert place(third) == 1
 

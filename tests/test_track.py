@@ -11,7 +11,7 @@ from mlflow.entities import ViewType
 
 from lossbench.config import UserError, load
 from lossbench.files import read_json, write_json
-from lossbench.track import track, ui
+from lossbench.track import _say, track, ui
 from lossbench.track.records import read
 from lossbench.track.view import verdict_table
 
@@ -355,6 +355,11 @@ def test_results_that_are_missing_are_named(finished):
     (finished.parent / "hippocampus/unet/fold0/seed0/dice/history.csv").unlink()
     with pytest.raises(UserError, match=r"seed0/dice/history\.csv: no such file"):
         sync(finished)
+
+
+def test_the_ui_is_named_for_folders_without_a_makefile(capsys):
+    _say({"runs": {"written": 1}, "store": "sqlite:///mlflow.db"})
+    assert "look    python -m lossbench ui " in capsys.readouterr().out
 
 
 def test_ui_without_a_store_says_what_to_do(tmp_path, monkeypatch):

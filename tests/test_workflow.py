@@ -276,7 +276,7 @@ def test_a_bad_config_fails_at_once_also_where_an_old_report_is(done, changes, m
         ),
         (
             {"losses": {"my_loss": {"_target_": "os.system"}}},
-            "os.system is not a torch.nn.modules.module.Module",
+            "os.system is not a torch.nn.Module",
         ),
     ],
 )

@@ -55,6 +55,7 @@ def _compare(experiment: Path | None, output: Path, **given: Any) -> None:
     elif given["cases"] and given["reference"]:
         compared = _function("compare", "compare_files")(output=output, **given)
         _function("report")(compared, output)
+        print((output / "verdict.txt").read_text(), end="")
     else:
         raise UserError("wanted: --experiment PATH, or --cases FILE... and --reference NAME")
 

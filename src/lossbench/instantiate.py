@@ -12,7 +12,15 @@ from lossbench.config import UserError, did_you_mean
 
 # Where code lies that came with Python, was installed, or is the package's own; or is in no file.
 INSTALLED = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-NOT_THE_USERS = (*INSTALLED, str(Path(__file__).parent), "<")
+OURS = str(Path(__file__).parent)
+NOT_THE_USERS = (*INSTALLED, OURS, "<")
+MODULE_CALLS = ("_wrapped_call_impl", "_call_impl")  # of torch, around each forward
+# What is expected, where people know it by another name than its own.
+KINDS = {
+    "torch.nn.modules.module.Module": "torch.nn.Module",
+    "collections.abc.Callable": "class with __call__(prediction, label, spacing)",
+    "builtins.object": "class",
+}
 
 
 def instantiate(
@@ -40,7 +48,8 @@ def instantiate(
     """
     cls = locate(spec["_target_"], where)
     if not (inspect.isclass(cls) and issubclass(cls, expects)):
-        kind = f"{expects.__module__}.{expects.__qualname__}" if expects is not object else "class"
+        name = f"{expects.__module__}.{expects.__qualname__}"
+        kind = KINDS.get(name, name)
         raise UserError(f"{where}: {spec['_target_']} is not a {kind}; name a class that is one")
     arguments = {
         key: _filled(value, f"{where}.{key}", fill or {})
@@ -93,10 +102,16 @@ def locate(target: str, where: str) -> Any:
 
 
 def place_of(error: Exception) -> str:
-    """File and line that raised an error: the last ones of the user, if any are the user's."""
+    """File and line that raised an error: the last ones of the user, if any are the user's.
+
+    Where arguments do not fit a signature, the last line is ours, which would mislead.
+    """
     frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if frame.name not in MODULE_CALLS]
     users = [frame for frame in frames if not frame.filename.startswith(NOT_THE_USERS)]
     frame = (users or frames)[-1]
+    if isinstance(error, TypeError) and frame.filename.startswith(OURS):
+        return "in the call itself"
     return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 

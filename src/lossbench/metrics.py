@@ -107,12 +107,17 @@ def build_metric(name: str, spec: Mapping[str, Any], data: Prepared) -> OwnMetri
 
     def measured(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
         try:
-            found = np.array(metric(prediction, label, spacing), dtype=float)
+            given = metric(prediction, label, spacing)
         except Exception as error:
             what = f"{type(error).__name__}: {error} ({place_of(error)})"
-            raise UserError(f"{where}: failed: {what}") from error
+            called = "called as metric(prediction, label, spacing)"
+            raise UserError(f"{where}: failed, {called}: {what}") from error
+        wanted = f"wanted: {k} numbers, one for each class, NaN where it has none"
+        try:
+            found = np.array(given, dtype=float)
+        except (TypeError, ValueError):
+            raise UserError(f"{where}: gives {given!r}; {wanted}") from None
         if found.shape != (k,):
-            wanted = f"wanted: {k} numbers, one for each class, NaN where it has none"
             raise UserError(f"{where}: gives shape {list(found.shape)}; {wanted}")
         return np.where(np.isfinite(found), found, np.nan)
 

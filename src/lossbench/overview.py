@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from lossbench.config import Experiment
+from lossbench.config import Experiment, Training
 from lossbench.files import read_json
 from lossbench.provenance import run_digest
 
@@ -24,15 +24,16 @@ def overview(experiment: Experiment, results: Path) -> str:
     Returns
     -------
     str
-        A line for the experiment, one for each dataset and model, and one for each loss that is
-        to be trained there.
+        A line for the experiment, one for the training, one for each dataset and model, and one for
+        each loss that is to be trained there.
     """
     matrix, blocks = experiment.matrix, list(experiment.blocks())
     lines = [
         f"{experiment.experiment}: {_counted(len(blocks) * len(matrix.loss), 'run')} in "
         f"{_counted(len(blocks), 'block')}: {', '.join(matrix.loss)} on folds "
         f"{_listed(matrix.fold)}, seeds {_listed(matrix.seed)}; compared with "
-        f"{experiment.comparison.reference}"
+        f"{experiment.comparison.reference}",
+        f"  {_training(experiment.training)}",
     ]
     for (dataset, model), group in groupby(
         blocks, key=lambda keys: (keys["dataset"], keys["model"])
@@ -40,7 +41,7 @@ def overview(experiment: Experiment, results: Path) -> str:
         prepared = results / "datasets" / dataset / "classes.json"
         if not prepared.is_file():
             lines.append(
-                f"  {dataset}, {model}: not prepared yet; only then is known what the store holds"
+                f"  {dataset}, {model}: not prepared yet; what the store holds is known after that"
             )
             continue
         digest = read_json(prepared)["digest"]
@@ -51,6 +52,15 @@ def overview(experiment: Experiment, results: Path) -> str:
         )
         lines += _of_pair(f"  {dataset}, {model}", states, matrix.loss)
     return "\n".join(lines)
+
+
+def _training(how: Training) -> str:
+    """What a study may have taken from the default experiment without a thought."""
+    size = " x ".join(map(str, how.patch_size)) if how.patch_size else "the largest size"
+    return (
+        f"{how.steps} steps of {_counted(how.batch_size, 'image')} of {size}, {how.optimizer} from "
+        f"learning rate {how.learning_rate:g}, validated every {how.validate_every} steps"
+    )
 
 
 def _state(run: dict[str, Any], data_digest: str, store: Path) -> str:

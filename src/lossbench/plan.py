@@ -21,6 +21,7 @@ COLUMNS = (
     *("sd_case", "sd_block", "sd_residual", "pairing_gain"),
     *("n_seeds", "n_blocks", "n_cases", "power", "hours"),
 )
+LARGEST_GAIN = 1_000  # by pairing; what is above differs by chance
 _COMPARISON = ["dataset", "model", "loss", "class", "metric"]
 
 
@@ -55,6 +56,8 @@ def plan(results: Path, difference: float, power: float = 0.8, output: Path | No
         with whole(output) as part:
             table.to_csv(part, index=False)
     print(_text(settings, table, difference, power))
+    if any(cube.folds == [None] for cube in found):
+        print("Where folds have the same cases (a test set), each fold x seed counts as a seed.")
 
 
 def _pilot(results: Path) -> tuple[Experiment, list[Cube], dict[tuple[str, str, str], float]]:
@@ -104,7 +107,8 @@ def _rows(
                 "class": name,
                 "metric": metric,
                 "pilot_cases": d.n_cases,
-                "pilot_seeds": cube.n_seeds,
+                # Of each fold; folds of the same cases are further seeds, as in `planned`.
+                "pilot_seeds": len(cube.trainings),
                 "pilot_blocks": d.n_blocks,
                 "sd_case": np.sqrt(d.case),
                 "sd_block": np.sqrt(d.block),
@@ -150,9 +154,8 @@ def _line(studies: pd.DataFrame) -> tuple[dict[str, str], pd.Series | None]:
     """The line of a comparison, and the smallest study with the cases that the pilot has."""
     first = studies.iloc[0]
     line = {key: first[key] for key in _COMPARISON}
-    line["pilot"] = f"{first['pilot_seeds']} seeds, {first['pilot_cases']} cases"
-    gain = first["pairing_gain"]
-    line["pairing saves"] = "unknown" if np.isnan(gain) else f"{gain:.1f} x"
+    line["pilot"] = ", ".join(_count(first[f"pilot_{x}s"], x) for x in ("seed", "case"))
+    line["pairing saves"] = _times(first["pairing_gain"])
     if studies["n_seeds"].isna().all():
         line["seeds (blocks), same cases"] = f"unknown: {_unknown(first)}"
         return line | {"hours": "", "cases, same seeds": ""}, None
@@ -166,6 +169,17 @@ def _line(studies: pd.DataFrame) -> tuple[dict[str, str], pd.Series | None]:
     cases = same["n_cases"].iloc[-1] if len(same) else np.inf
     line["cases, same seeds"] = f"{cases:.0f}" if np.isfinite(cases) else "none: more seeds"
     return line, study
+
+
+def _count(n: float, what: str) -> str:
+    """Such as "1 seed" and "2 seeds"."""
+    return f"{n:.0f} {what}{'' if n == 1 else 's'}"
+
+
+def _times(gain: float) -> str:
+    if np.isnan(gain):
+        return "unknown"
+    return f"{gain:.1f} x" if gain <= LARGEST_GAIN else f"> {LARGEST_GAIN:,} x"
 
 
 def _unknown(pilot: pd.Series) -> str:
@@ -188,4 +202,5 @@ def _together(table: pd.DataFrame, chosen: list[pd.Series | None]) -> str:
             "that there are. More cases, or a larger difference; --output writes every choice."
         )
     seeds = max(study["n_seeds"] for study in chosen)
-    return f"All of them, with the cases that there are: {seeds:.0f} seeds in every fold."
+    where = " in every fold" if any(x["n_blocks"] > x["n_seeds"] for x in chosen) else ""
+    return f"All of them, with the cases that there are: {_count(seeds, 'seed')}{where}."

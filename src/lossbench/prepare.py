@@ -12,6 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lossbench.config import UserError, canonical
+from lossbench.datasets import ImageFolder
 from lossbench.datasets.contract import case_problems, case_title, check_dataset, listed
 from lossbench.datasets.folds import assign_folds
 from lossbench.datasets.picture import picture
@@ -21,6 +22,7 @@ from lossbench.prepared import IGNORE
 from lossbench.provenance import sha256
 
 log = logging.getLogger(__name__)
+TRANSLATES = " (an ImageFolder can translate: values: {0: 0, 255: 1})"
 
 
 def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
@@ -86,6 +88,7 @@ def _write_arrays(source: Any, images: Path, labels: Path, where: str) -> pd.Dat
     """Append every case to the two files; a row per case, with the digests of its bytes."""
     n_classes, ignore = len(source.classes), getattr(source, "ignore", None)
     sliced = bool(getattr(source, "sliced", False))
+    hint = TRANSLATES if isinstance(source, ImageFolder) else ""
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
     seen: dict[str, str] = {}
@@ -94,7 +97,8 @@ def _write_arrays(source: Any, images: Path, labels: Path, where: str) -> pd.Dat
             if isinstance(case, UserError):
                 problems.append(str(case))
                 continue
-            found = case_problems(case, n_classes, ignore, sliced) or _disagreements(case, seen)
+            found = case_problems(case, n_classes, ignore, sliced, hint)
+            found = found or _disagreements(case, seen)
             problems += [f"{case_title(case, number)}: {problem}" for problem in found]
             if problems:  # read on, to report all of them, but write no more
                 continue
@@ -201,6 +205,7 @@ def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[st
     """Content of classes.json."""
     described = cases[["case", "fold", "shape", "spacing", "digest"]].to_dict("list")
     ignore = getattr(source, "ignore", None) is not None
+    own_folds = getattr(source, "folds", None) is not None and entry["folds"] is None
     classes = list(source.classes)
     return {
         "name": entry["name"],
@@ -209,6 +214,7 @@ def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[st
         "spatial_dims": cases["shape"].iloc[0].count("x") + 1,
         "ignore": ignore,
         "folds": int(cases["fold"].max()) + 1,
+        "own_folds": own_folds,
         "surface_tolerance": entry["surface_tolerance"],
         "digest": sha256(canonical({"classes": classes, "ignore": ignore, "cases": described})),
         "spec": entry["spec"],

@@ -42,5 +42,6 @@ def claim(names: Sequence[str], jobs: int = 1, folder: Path | None = None) -> tu
                 return index, file
         if not waited:
             waited = True
-            log.info("waiting for a free GPU of %d, with %d jobs on each", len(names), jobs)
+            each = "1 job" if jobs == 1 else f"{jobs} jobs"
+            log.info("waiting for a free GPU of %d, with %s on each", len(names), each)
         time.sleep(WAIT_SECONDS)

@@ -23,6 +23,7 @@ from lossbench.files import write_json
 from lossbench.prepare import prepare
 from lossbench.prepared import Prepared
 from lossbench.train import train
+from tests.benchmarks.table import write
 from tests.test_train import DICE, block
 
 VALUES = {
@@ -48,7 +49,7 @@ def main() -> None:
             done = subprocess.run([*again, what, str(value)], check=True, capture_output=True)
             rows.append({"what": what, "value": value, **json.loads(done.stdout)})
             print(rows[-1], flush=True)
-    (options.output / "growth.json").write_text(json.dumps(rows, indent=1))
+    write("growth", rows, options.output)
     draw(rows, options.output / "growth.png")
 
 

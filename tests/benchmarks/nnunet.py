@@ -1,4 +1,4 @@
-"""Stock nnU-Net against its plan here: python -m tests.benchmarks.nnunet --data Task04_Hippocampus
+"""Stock nnU-Net against its plan here: python -m tests.benchmarks.nnunet --data Task04_Hippocampus --output DIR
 
 installs nnU-Net from PyPI into a venv of its own, lets it plan and preprocess the MSD task 4, and
 measures iterations per second of its 3d_fullres plan and of config/hippocampus.yaml with DiceCE and the
@@ -7,7 +7,6 @@ other one waits. On a CPU the arithmetic of the network is all: the ratio says s
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -26,6 +25,7 @@ from lossbench.files import read_json, write_json, write_text
 from lossbench.prepare import prepare
 from lossbench.prepared import Prepared
 from lossbench.train.run import Run
+from tests.benchmarks.table import write
 
 VERSION, TURNS = "2.8.1", 3
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder Task04_Hippocampus")
+    parser.add_argument("--output", type=Path, required=True, help="folder")
     parser.add_argument("--steps", type=int, default=2, help="in a turn (2; on a GPU 200)")
     parser.add_argument("--folder", type=Path, help="to keep everything in; else a temporary one")
     options = parser.parse_args()
@@ -48,14 +49,12 @@ def main() -> None:
         theirs.process.wait()
     ratios = [a / b for a, b in rows]
     per_second = [options.steps / statistics.median(x) for x in zip(*rows, strict=True)]
-    print(json.dumps({
-        "what": "iterations per second, ours over stock nnU-Net's",
-        "ratio": round(statistics.median(ratios), 2),
-        "lowest": round(min(ratios), 2), "highest": round(max(ratios), 2),
-        "nnunet_per_second": round(per_second[0], 3), "ours_per_second": round(per_second[1], 3),
-        "device": str(ours.device), "threads": torch.get_num_threads(), "nnunetv2": VERSION,
-        "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1),
-    }, indent=1))  # fmt: skip
+    row = {
+        "what": f"iterations per second, ours over nnU-Net {VERSION}",
+        "ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios),
+        "nnunet_per_second": per_second[0], "ours_per_second": per_second[1],
+    }  # fmt: skip
+    write("nnunet", [row], options.output)
 
 
 class Stock:

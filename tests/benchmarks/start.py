@@ -1,10 +1,11 @@
-"""What starts cost, in CPU time: python -m tests.benchmarks.start
+"""What starts cost, in CPU time: python -m tests.benchmarks.start --output DIR
 
 The start of a training job over an import of torch, monai, mlflow and segmentation_models_pytorch; a
 process for each of three losses over one for their block, 20 steps each; a dry run of 1,000 blocks over
 one of a Snakefile with as many jobs that do nothing. The two take turns.
 """
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -17,6 +18,7 @@ import yaml
 
 from lossbench.files import write_text
 from lossbench.prepared import Prepared
+from tests.benchmarks.table import write
 from tests.benchmarks.training import LOSSES, drawn, settings
 
 BLOCKS, TURNS = 1_000, 3
@@ -49,6 +51,9 @@ rule rest:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "Empty").write_text(EMPTY.format(blocks=BLOCKS))
@@ -70,17 +75,19 @@ def main() -> None:
                 [*SNAKEMAKE, "--snakefile", "Empty"],
             ),
         }
-        print("| what | ratio | lowest to highest | seconds, ours and theirs |")
-        print("| --- | --- | --- | --- |")
-        for name, (mine, theirs) in pairs.items():
-            times = [(seconds(mine, folder), seconds(theirs, folder)) for _ in range(TURNS)]
-            ratios = [a / b for a, b in times]
-            middle = [statistics.median(x) for x in zip(*times, strict=True)]
-            print(
-                f"| {name} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to "
-                f"{max(ratios):.2f} | {middle[0]:.1f}, {middle[1]:.1f} |",
-                flush=True,
-            )
+        rows = [compared(what, *commands, folder) for what, commands in pairs.items()]
+    write("start", rows, options.output)
+
+
+def compared(
+    what: str, above: Sequence[str], below: Sequence[str], folder: Path
+) -> dict[str, str | float]:
+    """The ratio of the times of two commands, turn by turn."""
+    times = [(seconds(above, folder), seconds(below, folder)) for _ in range(TURNS)]
+    ratios = [a / b for a, b in times]
+    middle = [statistics.median(x) for x in zip(*times, strict=True)]
+    row = {"what": what, "ratio": statistics.median(ratios), "lowest": min(ratios)}
+    return row | {"highest": max(ratios), "above_s": middle[0], "below_s": middle[1]}
 
 
 def trainings(data: Prepared, *blocks: Sequence[str]) -> list[str]:

@@ -1,14 +1,13 @@
 """How long `compare` takes for 10,000 runs of 52 cases and 3 classes, and how it grows.
 
-    python tests/benchmarks/ten_thousand_runs.py [RUNS ...] [--losses 10] [--folder PATH]
+    python -m tests.benchmarks.ten_thousand_runs --output DIR [RUNS ...] [--losses 10] [--folder PATH]
 
 writes a study of each size (10,000, 3,000 and 1,000 runs unless RUNS says otherwise) as block
-files, and prints a row for each: seconds to read it, seconds of `compare`, which reads, compares and
+files, and writes a row for each: seconds to read it, seconds of `compare`, which reads, compares and
 writes (medians of 5), and peak memory. Aims at 10,000 runs: 2 s, 10 s, 1 GB.
 """
 
 import argparse
-import os
 import resource
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ from lossbench.compare import blocks, compare
 from lossbench.cubes import TEXT, schema
 from lossbench.files import block_folder, write_json, write_text
 from lossbench.provenance import sha256
+from tests.benchmarks.table import write
 
 CASES, CLASSES = 52, ("background", "anterior", "posterior")
 FOLDS, SEEDS, DATASETS = 5, 5, 2
@@ -36,6 +36,7 @@ TURNS = 5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=int, nargs="*", default=[1_000, 3_000, 10_000])
+    parser.add_argument("--output", type=Path, required=True, help="folder")
     parser.add_argument("--losses", type=int, default=10, help="in a block (10)")
     parser.add_argument("--folder", type=Path, help="to keep the studies in; else a temporary one")
     options = parser.parse_args()
@@ -44,10 +45,9 @@ def main() -> None:
         studies = [write_study(root, runs, options.losses) for runs in options.runs]
         with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes:
             rows = list(processes.map(measure, studies))
-    table = pd.DataFrame(rows)
-    table["compare_ms_per_run"] = 1000 * table["compare_s"] / table["runs"]
-    print(table.round(2).to_markdown(index=False))
-    print(f"CPUs {os.cpu_count()}, load {os.getloadavg()[0]:.1f}")
+    for row in rows:
+        row["compare_ms_per_run"] = 1000 * row["compare_s"] / row["runs"]
+    write("ten_thousand_runs", rows, options.output)
 
 
 def write_study(root: Path, runs: int, losses: int) -> Path:

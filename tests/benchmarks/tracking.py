@@ -1,11 +1,10 @@
-"""What tracking costs: python -m tests.benchmarks.tracking [--runs 1000]
+"""What tracking costs: python -m tests.benchmarks.tracking --output DIR [--runs 1000]
 
 Writes results of many runs (10 metrics x 100 steps each), syncs them to SQLite, and compares with
-one log_metric a value, measured on a sample of values. Prints a Markdown table.
+one log_metric a value, measured on a sample of values.
 """
 
 import argparse
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import pandas as pd
 from mlflow import MlflowClient
 
 from lossbench.track import track, ui
+from tests.benchmarks.table import write
 from tests.fake_results import write_experiment, write_report
 from tests.stores import empty_store
 
@@ -23,7 +23,7 @@ STEPS, METRICS = 100, 10
 SINGLE = 300  # values that are logged one by one
 
 
-def write(root: Path, runs: int) -> Path:
+def write_runs(root: Path, runs: int) -> Path:
     """Write an experiment of `runs` runs, with histories of METRICS x STEPS values."""
     losses, seeds = ("dice", "dice_no_background"), range(runs // 4)
     experiment = write_experiment(root, losses, folds=(0, 1), seeds=seeds, n_cases=2)
@@ -58,29 +58,33 @@ def one_by_one(root: Path) -> tuple[float, float]:
     return wall / SINGLE, cpu / SINGLE
 
 
-def main(runs: int) -> None:
-    """Print the table."""
-    print(
-        "| runs | first sync s (CPU) | per run ms | second sync s (CPU) | one log_metric a value |"
-    )
-    print("| --- | --- | --- | --- | --- |")
-    for n in (runs // 4, runs):
-        root = Path(tempfile.mkdtemp())
-        experiment = write(root, n)
-        first = seconds(lambda: track(experiment))  # noqa: B023
-        again = seconds(lambda: track(experiment))  # noqa: B023
-        single = one_by_one(root)
-        ratio = [single[i] * n * STEPS * METRICS / first[i] for i in (0, 1)]
-        print(
-            f"| {n} | {first[0]:.1f} ({first[1]:.1f}) | {1000 * first[0] / n:.0f} "
-            f"| {again[0]:.1f} ({again[1]:.1f}) | {1000 * single[0]:.1f} ms a value: "
-            f"{ratio[0]:.0f} times the sync (CPU {ratio[1]:.0f}) |",
-            flush=True,
-        )
-        shutil.rmtree(root)
+def measure(runs: int) -> dict[str, float]:
+    """Seconds (and those of CPU) of a first sync and of one that finds nothing to do."""
+    with tempfile.TemporaryDirectory() as temporary:
+        experiment = write_runs(Path(temporary), runs)
+        first, again = (seconds(lambda: track(experiment)) for _ in range(2))
+        wall, cpu = one_by_one(Path(temporary))
+    values = runs * STEPS * METRICS
+    return {
+        "runs": runs,
+        "first_s": first[0],
+        "first_cpu_s": first[1],
+        "second_s": again[0],
+        "second_cpu_s": again[1],
+        "log_metric_ms": 1000 * wall,
+        "log_metric_over_sync": wall * values / first[0],
+        "log_metric_over_sync_cpu": cpu * values / first[1],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder")
+    parser.add_argument("--runs", type=int, default=1000)
+    options = parser.parse_args()
+    rows = [measure(runs) for runs in (options.runs // 4, options.runs)]
+    write("tracking", rows, options.output)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=1000)
-    main(parser.parse_args().runs)
+    main()

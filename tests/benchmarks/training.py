@@ -6,9 +6,6 @@ same: MONAI's UNet on drawn images of 96 x 96 (volumes of 40 x 56 x 40 where 3D 
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -42,8 +39,8 @@ from lossbench.files import write_json
 from lossbench.metrics import _surfaces
 from lossbench.prepare import prepare
 from lossbench.prepared import Prepared
-from lossbench.provenance import versions
 from lossbench.train.run import Run
+from tests.benchmarks.table import write
 from tests.test_config import default
 
 BATCH, STEPS, TURNS = 8, 12, 7
@@ -68,14 +65,7 @@ def main() -> None:
         volumes = drawn(Path(folder), "volumes", VOLUME)
         rows = [*steps(data, Path(folder)), *data_cost(data), surfaces(data)]
         rows += [*engine(data, Path(folder)), *engine(volumes, Path(folder))]
-    machine = {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
-    machine |= {"device": str(pick_device()), "load": round(os.getloadavg()[0], 1), **versions()}
-    options.output.mkdir(parents=True, exist_ok=True)
-    report = {"machine": machine, "turns": TURNS, "rows": rows}
-    (options.output / "training.json").write_text(json.dumps(report, indent=1))
-    text = markdown(rows) + f"\n\n{', '.join(f'{k} {v}' for k, v in machine.items())}\n"
-    (options.output / "training.md").write_text(text)
-    print(text)
+    write("training", rows, options.output)
 
 
 def drawn(folder: Path, name: str, size: list[int]) -> Prepared:
@@ -296,16 +286,6 @@ def seconds(call: Callable[[], None]) -> float:
     if on_gpu:
         torch.cuda.synchronize()
     return clock() - begin
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table of the ratios."""
-    lines = ["| what | ratio | lowest to highest |", "| --- | --- | --- |"]
-    lines += [
-        f"| {r['what']} | {r['ratio']:.2f} | {r['lowest']:.2f} to {r['highest']:.2f} |"
-        for r in rows
-    ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ atexit.register(print_plan)
 
 onerror:
     print(
-        "Not finished. What is done is kept, and a training goes on from its checkpoint: run the same"
-        " command again, once what is named above is mended.",
+        "Not finished. What is done is kept, and a training goes on from its checkpoint: mend what is"
+        " named above, if it was no interrupt, and run the same command again.",
         file=sys.stderr,
     )

@@ -19,6 +19,7 @@ FAR = 4.0  # robust standard deviations of the logarithm, from which a case is f
 FACTOR = 2.0  # and at least this many times the median, or one of so many parts
 SELDOM = 0.1  # share of the cases up to which some are far; more are a kind of their own
 ENOUGH = 5  # cases, to say what is far from them
+UNEVEN = 3.0  # times the foreground of one fold, in another
 SPECK = 3  # voxels at most, in a part of a class whose largest part is
 LARGER = 100  # times as large
 SPECK_VOXELS = 2**25  # looked at for specks, so that the look takes a second or two
@@ -89,8 +90,8 @@ class _Doubts:
     def parts(self) -> list[Iterator[Doubt]]:
         """In the order in which they spoil a study."""
         return [
-            self.copies(), self.absent_classes(), self.single_classes(), self.empty_labels(),
-            self.odd_sizes(), self.odd_shares(), self.specks(),
+            self.copies(), self.absent_classes(), self.uneven_folds(), self.single_classes(),
+            self.empty_labels(), self.odd_sizes(), self.odd_shares(), self.specks(),
         ]  # fmt: skip
 
     def copies(self) -> Iterator[Doubt]:
@@ -131,6 +132,18 @@ class _Doubts:
                 if without := [fold for fold in self.folds if not has[rows_of(fold)].any()]:
                     text = f"class {name}: no {kind} case of fold {_listed(without)} has it: {why}"
                     yield self._doubt("class", text, [])
+
+    def uneven_folds(self) -> Iterator[Doubt]:
+        """Folds of which one has several times the foreground of another."""
+        totals = [self.voxels[self.fold == f].sum(axis=0) for f in range(self.data.info["folds"])]
+        shares = [sum(_shares(total)[1:]) for total in totals]
+        low, high = int(np.argmin(shares)), int(np.argmax(shares))
+        if shares[high] > UNEVEN * shares[low]:
+            of_low, of_high = (f"{shares[f]:.1%} of fold {f}" for f in (low, high))
+            text, name = f"foreground is {of_low}, and {of_high}", self.data.info["name"]
+            if not self.data.info["own_folds"]:
+                text += f"; another fold_seed of datasets.{name} draws other folds"
+            yield self._doubt("folds", text, [])
 
     def single_classes(self) -> Iterator[Doubt]:
         """Classes that a single case has: a slip, or too little to say anything about."""

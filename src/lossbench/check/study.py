@@ -43,7 +43,8 @@ def study(configfile: Path) -> str:
     folder = Path("results") / _experiment_name(configfile)
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
-        *("--configfile", str(configfile), "--cores", "1", "--quiet", *QUIET, "--no-hooks"),
+        *("--configfile", str(configfile), "--cores", "1", "--keep-going"),
+        *("--quiet", *QUIET, "--no-hooks"),
         *("--", str(folder / "check.json")),
     ]
     if subprocess.run(command).returncode:

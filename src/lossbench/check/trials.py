@@ -1,18 +1,23 @@
 """Try what an experiment names on its data: folds, losses, models, metrics, claims; and cards."""
 
-from collections.abc import Callable, Iterator
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from lossbench.batches import MULTIPLE, patch_size, round_up
 from lossbench.config import Experiment, UserError, did_you_mean
 from lossbench.config.sections import Claim
-from lossbench.instantiate import place_of
+from lossbench.instantiate import locate, place_of
 from lossbench.losses import (
     Ignoring,
+    IndexTarget,
     activation_problem,
     are_probabilities,
     build_loss,
@@ -64,11 +69,12 @@ def _check_loss(run: dict[str, Any], data: Prepared, folds: list[int]) -> None:
     for fold in folds:
         rows = data.training(fold, run["training"]["min_foreground"])
         loss = build_loss(run["loss"], data.voxels()[rows].sum(axis=0), data.classes)
-        _try_loss(loss, f"losses.{run['loss']['name']}", data)
+        _try_loss(loss, run["loss"], data)
 
 
-def _try_loss(loss: torch.nn.Module, where: str, data: Prepared) -> None:
+def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) -> None:
     """A scalar, finite, with a finite gradient that is not all zero, for logits of any size."""
+    where = f"losses.{spec['name']}"
     k, dims = len(data.classes), data.info["spatial_dims"]
     generator = torch.Generator().manual_seed(0)
     shape = [2, k, *[16] * dims]
@@ -79,6 +85,8 @@ def _try_loss(loss: torch.nn.Module, where: str, data: Prepared) -> None:
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     except Exception as error:
+        if _takes_indices(loss, logits, target):
+            raise UserError(f"{where}: {_as_index_target(spec)}") from error
         raise UserError(
             f"{where}: {type(loss).__name__} failed on logits {shape} and a one-hot target of the "
             f"same shape: {type(error).__name__}: {error} ({place_of(error)})"
@@ -105,6 +113,19 @@ def _try_loss(loss: torch.nn.Module, where: str, data: Prepared) -> None:
             Ignoring(loss, k, dims)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+
+
+def _takes_indices(loss: torch.nn.Module, logits: torch.Tensor, target: torch.Tensor) -> bool:
+    with suppress(Exception):
+        return IndexTarget(loss)(logits, target).ndim == 0
+    return False
+
+
+def _as_index_target(spec: Mapping[str, Any]) -> str:
+    loss = {key: value for key, value in spec.items() if key != "name"}
+    entry = {"_target_": "lossbench.losses.IndexTarget", "loss": loss}
+    text = yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=math.inf).strip()
+    return f"it takes class indices, and targets are one-hot; write {spec['name']}: {text}"
 
 
 def _check_metric(name: str, spec: dict[str, Any], data: Prepared) -> None:
@@ -143,10 +164,11 @@ def _check_model(run: dict[str, Any], data: Prepared) -> None:
         with torch.no_grad():
             found = model(torch.zeros(2, data.info["channels"], *patch))
     except Exception as error:
+        if _takes_other_dimensions(model, data):
+            raise UserError(f"{where}: {_other_dimensions(data)}") from error
         raise UserError(
             f"{where}: cannot take a patch of {list(patch)} of {data.info['name']} "
-            f"({type(error).__name__}: {error}; {place_of(error)}); for training.patch_size, "
-            f"multiples of {MULTIPLE} suit most networks: {list(round_up(patch))}"
+            f"({type(error).__name__}: {error}; {place_of(error)}){_larger(patch)}"
         ) from error
     if not isinstance(found, torch.Tensor) or tuple(found.shape) != wanted:
         shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
@@ -157,3 +179,28 @@ def _check_model(run: dict[str, Any], data: Prepared) -> None:
         raise UserError(
             f"{where}: gives probabilities, and losses want logits: take its softmax away"
         )
+
+
+def _takes_other_dimensions(model: torch.nn.Module, data: Prepared) -> bool:
+    """Whether it is a network for images and the data are volumes, or the reverse."""
+    size = [2 * MULTIPLE] * (5 - data.info["spatial_dims"])
+    with suppress(Exception), torch.no_grad():
+        return model(torch.zeros(2, data.info["channels"], *size)).ndim == 2 + len(size)
+    return False
+
+
+def _other_dimensions(data: Prepared) -> str:
+    name, dims = data.info["name"], data.info["spatial_dims"]
+    text = f"it is a {5 - dims}D network, and {name} is {dims}D; take another model"
+    target = data.info["spec"]["_target_"]
+    dataset = locate(target, f"datasets.{name}")
+    if dims == 3 and "slice_axis" in inspect.signature(dataset).parameters:
+        text += f", or cut volumes into slices: datasets.{name}.slice_axis, 0 to 2"
+    return text
+
+
+def _larger(patch: Sequence[int]) -> str:
+    suited = list(round_up(patch))
+    if suited == list(patch):
+        return ""
+    return f"; for training.patch_size, multiples of {MULTIPLE} suit most networks: {suited}"

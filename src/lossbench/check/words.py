@@ -47,6 +47,8 @@ def text(
     for dataset, cards in found["cards"].items():
         parts += [f"What each loss computes, on batches like those of {dataset}"]
         parts += [_shown(pd.DataFrame(cards).loc[order, found["losses"]])]
+    if found["cards"]:
+        parts += ["What the rows mean", _legend(found["properties"])]
     for flight in found["preflight"]:
         parts += [f"Gradients on {flight['dataset']}, {flight['model']}"]
         for look in flight["looks"]:
@@ -110,6 +112,11 @@ def _time(seconds: float) -> str:
 def _shown(table: pd.DataFrame, index: bool = True) -> str:
     width = max(shutil.get_terminal_size((100, 24)).columns, 60)
     return table.to_string(line_width=width, index=index)
+
+
+def _legend(properties: Sequence[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in properties)
+    return "\n".join(f"{name:<{width}}  {meaning}" for name, meaning in properties)
 
 
 def _when(look: Mapping[str, Any], flight: Mapping[str, Any]) -> str:

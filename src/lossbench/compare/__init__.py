@@ -1,6 +1,5 @@
 """The stage `compare`: each loss with the reference, per dataset, model, class and metric."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from lossbench.compare.claims import claims
 from lossbench.config import Experiment, load
 from lossbench.cubes import TEXT, Cube
 from lossbench.files import whole, write_json, write_text
-
-log = logging.getLogger(__name__)
 
 
 def compare(experiment: Path, output: Path) -> None:
@@ -44,8 +41,9 @@ def compare(experiment: Path, output: Path) -> None:
     if settings.claims:
         tables["claims"] = claims(settings, experiment.parent, cubes)
     _write(output, cases, tables)
-    lines = f"report:  {output / 'report.html'}\nMLflow:  make ui   (python -m lossbench ui)\n"
-    write_text(output / "verdict.txt", _verdicts(settings, tables["comparisons"]) + lines)
+    # Not `make ui` alone: a folder of the user's own has no Makefile.
+    lines = "MLflow:  python -m lossbench ui   (or: make ui)\n"
+    write_text(output / "verdict.txt", _verdicts(settings, tables["comparisons"], output) + lines)
 
 
 def compare_files(
@@ -85,8 +83,6 @@ def compare_files(
     given = foreign.read(cases)
     numbers = {"margin": margin, "alpha": alpha}
     settings = foreign.experiment(given, output.resolve().name, reference, metrics, numbers)
-    for line in given.notes:
-        log.info("%s", line)
     cubes = given.cubes(settings.matrix.loss)
     runs = foreign.runs(cubes)
     tables = _tables(cubes, runs, settings, foreign.background(cubes), None)
@@ -95,7 +91,8 @@ def compare_files(
     write_text(output / "experiment.json", settings.experiment_json())
     _write(output, given.table, tables)
     notes = "".join(f"{note}\n" for note in given.notes)
-    write_text(output / "verdict.txt", _verdicts(settings, tables["comparisons"]) + notes)
+    said = _verdicts(settings, tables["comparisons"], output)
+    write_text(output / "verdict.txt", notes + ("\n" if notes else "") + said)
     return output / "experiment.json"
 
 
@@ -141,24 +138,25 @@ def _write(output: Path, cases: pa.Table, tables: dict[str, pd.DataFrame]) -> No
             table.to_csv(part, index=False)
 
 
-def _verdicts(settings: Experiment, comparisons: pd.DataFrame) -> str:
-    """The verdicts as text, for the terminal."""
+def _verdicts(settings: Experiment, comparisons: pd.DataFrame, output: Path) -> str:
+    """The verdicts as text, for the terminal, and where the report is."""
     how = settings.comparison
     table = comparisons[["dataset", "model", "class", "metric", "loss"]].copy()
-    table["difference"] = comparisons["difference"].map("{:+.4f}".format)
+    table["difference"] = comparisons["difference"].map("{:+z.4f}".format)
     table["interval"] = [_interval(row) for row in comparisons.itertuples()]
     table["verdict"] = comparisons["verdict"]
     return (
         f"{settings.experiment}: each loss minus {how.reference}, paired by case within blocks; "
         f"{1 - how.alpha:.0%} intervals, margin {how.margin}\n\n"
         f"{table.to_string(index=False)}\n\n"
+        f"report:  {output / 'report.html'}\n"
     )
 
 
 def _interval(row: Any) -> str:
     """The interval of a comparison, or why it has none."""
     if pd.notna(row.ci_low):
-        return f"{row.ci_low:+.4f} to {row.ci_high:+.4f}"
+        return f"{row.ci_low:+z.4f} to {row.ci_high:+z.4f}"
     if row.n_cases == 0:
         return "unknown: no case has a value"
     return "unknown: one block" if row.n_blocks < 2 else "unknown: too few cases"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lossbench.compare.inference import reach
 from lossbench.config import Experiment
 from lossbench.config.sections import CardClaim, ComparisonClaim, LedgerClaim
 from lossbench.cubes import Cube
@@ -42,7 +43,8 @@ def claims(settings: Experiment, folder: Path, cubes: Sequence[Cube]) -> pd.Data
     rows = []
     for claim, cube in product(settings.claims, cubes):
         if claim.comparison:
-            found = _compared(claim.comparison, *next(differences), settings)
+            limit = reach(cube, claim.comparison.metric)
+            found = _compared(claim.comparison, *next(differences), limit, settings)
         elif claim.ledger:
             found = _weighed(claim.ledger, _shares(claim.ledger, settings, folder, cube))
         else:
@@ -67,11 +69,11 @@ def _tested(settings: Experiment, cubes: Sequence[Cube]) -> Iterator[tuple[Diffe
 
 
 def _compared(
-    claim: ComparisonClaim, difference: Difference, p: float, settings: Experiment
+    claim: ComparisonClaim, difference: Difference, p: float, limit: float, settings: Experiment
 ) -> tuple[str, str, str]:
     how, higher = settings.comparison, not settings.lower_is_better(claim.metric)
     found = verdict(difference, p, how.margin, how.alpha, higher)
-    low, high = difference.interval(1 - how.alpha)
+    low, high = np.clip(difference.interval(1 - how.alpha), -limit, limit)
     interval = f"{low:+.3f} to {high:+.3f}" if np.isfinite(low) else "no interval"
     said = UNDECIDED if found == UNDECIDED else HOLDS if found == claim.expect else FAILS
     evidence = f"{claim.metric} on {claim.of_class}: {claim.loss} minus {claim.against}"

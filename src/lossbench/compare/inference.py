@@ -31,6 +31,7 @@ COMPARISONS = (
     *("p", "p_holm", "verdict", "n_cases_needed", "n_blocks_needed", "improvement"),
     *("boot_low", "boot_high", "p_cases", "p_cases_holm", "verdict_cases", "convention", "paired"),
 )
+SHARES = ("dice", "iou", "precision", "recall", "surface_dice")  # lie between 0 and 1
 RANKS = ("dataset", "model", "class", "metric", "loss", "rank", "rank_low", "rank_high", "p_first")
 SCALE = (
     *("dataset", "model", "loss", "class", "metric"),
@@ -47,6 +48,17 @@ class _Pair:
     difference: Difference
     flips: str  # conventions under which the other loss wins
     higher_is_better: bool
+    reach: float  # of the metric
+
+
+def reach(cube: Cube, metric: str) -> float:
+    """The largest difference that there can be: 1 of a metric between 0 and 1, else infinite.
+
+    Intervals are cut there where they are written: no true difference lies beyond, so the cut
+    costs no coverage. Verdicts are from whole intervals. Dice in percent is not cut.
+    """
+    cut = metric in SHARES and not (cube.values[metric] > 1 + 1e-6).any()
+    return 1.0 if cut else np.inf
 
 
 def comparisons(
@@ -88,6 +100,7 @@ def _pairs(cube: Cube, settings: Experiment) -> Iterator[_Pair]:
     reference = settings.comparison.reference
     metrics = settings.comparison.metrics
     means = {metric: _convention_means(cube, metric) for metric in metrics}
+    reaches = {metric: reach(cube, metric) for metric in metrics}
     for (k, name), metric, loss in product(enumerate(cube.classes), metrics, cube.losses):
         if loss == reference:
             continue
@@ -97,7 +110,8 @@ def _pairs(cube: Cube, settings: Experiment) -> Iterator[_Pair]:
         mine, other = cube.losses.index(loss), cube.losses.index(reference)
         flips = _flips({c: m[mine, k] - m[other, k] for c, m in means[metric].items()})
         higher_is_better = not settings.lower_is_better(metric)
-        yield _Pair(keys, folds, paired_difference(folds), flips, higher_is_better)
+        difference = paired_difference(folds)
+        yield _Pair(keys, folds, difference, flips, higher_is_better, reaches[metric])
 
 
 def _convention_means(cube: Cube, metric: str) -> dict[str, np.ndarray]:
@@ -130,8 +144,8 @@ def _verdict(pair: _Pair, how: Comparison, p_holm: float, tests: int) -> dict[st
     cases, blocks = np.nan, np.nan
     if said == "undecided":
         cases, blocks = needed(d, how.margin, how.alpha, tests)
-    low, high = d.interval(1 - how.alpha)
-    boot_low, boot_high = bootstrap_interval(d, 1 - how.alpha)
+    both = (d.interval(1 - how.alpha), bootstrap_interval(d, 1 - how.alpha))
+    (low, high), (boot_low, boot_high) = np.clip(both, -pair.reach, pair.reach)
     chance = improvement(pair.folds)
     return {
         "n_cases": d.n_cases,
@@ -195,12 +209,14 @@ def scale(cubes: Sequence[Cube], how: Comparison) -> pd.DataFrame:
     rows = []
     for cube in cubes:
         controlled = [loss for loss in cube.losses if loss + MATCHED in cube.losses]
+        reaches = {metric: reach(cube, metric) for metric in how.metrics}
         for (k, name), metric, loss in product(enumerate(cube.classes), how.metrics, controlled):
             matched = loss + MATCHED
             own = paired_difference(cube.pairs(metric, loss, how.reference, k))
             other = paired_difference(cube.pairs(metric, matched, how.reference, k))
             explained = paired_difference(cube.pairs(metric, loss, matched, k))
-            low, high = explained.interval(1 - how.alpha)
+            limit = reaches[metric]
+            low, high = np.clip(explained.interval(1 - how.alpha), -limit, limit)
             keys = {**cube.keys, "loss": loss, "class": name, "metric": metric}
             figures = {"difference": own.mean, "matched": other.mean}
             figures |= {"explained": explained.mean, "ci_low": low, "ci_high": high}

@@ -31,7 +31,7 @@ class ConfigError(UserError):
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:
     """Either a suggestion, or the list of what there is."""
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     return f"did you mean {close[0]!r}?" if close else f"there is: {', '.join(sorted(names))}"
 
 

@@ -33,8 +33,20 @@ def check_dataset(dataset: object, where: str) -> None:
         raise listed(f"{where}: {type(dataset).__name__} is no dataset that can be used", problems)
 
 
-def case_problems(case: object, n_classes: int, ignore: int | None, sliced: bool) -> list[str]:
-    """What is wrong with one case; an empty list where nothing is."""
+def case_problems(
+    case: object, n_classes: int, ignore: int | None, sliced: bool, hint: str = ""
+) -> list[str]:
+    """What is wrong with one case; an empty list where nothing is.
+
+    Parameters
+    ----------
+    case
+        What the dataset gave.
+    n_classes, ignore, sliced
+        Of the dataset.
+    hint
+        What else mends labels outside the classes, where its class has a way of its own.
+    """
     if not isinstance(case, Mapping):
         return [f"is a {type(case).__name__}; a case is a dict of {', '.join(_KEYS)}"]
     if missing := [key for key in _KEYS if key not in case]:
@@ -47,7 +59,7 @@ def case_problems(case: object, n_classes: int, ignore: int | None, sliced: bool
         *_spacing_problems(case["spacing"], label.ndim),
     ]:
         return problems
-    return [*_image_problems(image, sliced), *_label_problems(label, n_classes, ignore)]
+    return [*_image_problems(image, sliced), *_label_problems(label, n_classes, ignore, hint)]
 
 
 def case_title(case: object, number: int) -> str:
@@ -123,7 +135,9 @@ def _image_problems(image: np.ndarray, sliced: bool) -> Iterator[str]:
             yield f"channel {constant[0]} of the image is constant ({value:g} everywhere)"
 
 
-def _label_problems(label: np.ndarray, n_classes: int, ignore: int | None) -> Iterator[str]:
+def _label_problems(
+    label: np.ndarray, n_classes: int, ignore: int | None, hint: str
+) -> Iterator[str]:
     if label.dtype.kind == "f":
         broken = label[label != np.rint(label)]
         if broken.size:
@@ -136,7 +150,7 @@ def _label_problems(label: np.ndarray, n_classes: int, ignore: int | None) -> It
         values = ", ".join(f"{value:g}" for value in np.unique(label[outside])[:5])
         yield (
             f"label values outside the classes 0 to {n_classes - 1}: {values}; mend the label, "
-            "list the class, or set ignore (an ImageFolder can translate: values: {0: 0, 255: 1})"
+            f"list the class, or set ignore{hint}"
         )
 
 

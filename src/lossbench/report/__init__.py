@@ -82,7 +82,9 @@ def _page(results: Results, frames: dict[str, pd.DataFrame], folder: Path) -> st
         comparison=results.experiment.comparison,
         symbols=words.SYMBOLS,
         percent=words.percent,
-        answers=[(d, m, words.answer(results, d, m)) for d, m in results.groups],
+        answers=[(d, m, _answers(results, d, m)) for d, m in results.groups],
+        metrics=[words.metric_name(x) for x in results.experiment.comparison.metrics],
+        listing=words.listing,
         verdicts=[_verdicts(results, d, m) for d, m in results.groups],
         usual=doubts.usual_test(results),
         bootstrap=doubts.bootstrap(results),
@@ -100,6 +102,14 @@ def _page(results: Results, frames: dict[str, pd.DataFrame], folder: Path) -> st
         source=facts.source(results),
         settings=facts.settings(results),
     )
+
+
+def _answers(results: Results, dataset: str, model: str) -> list[tuple[str, str]]:
+    """Each metric that is compared, and the answer by it; the first is that of the page."""
+    return [
+        (words.metric_name(x), words.answer(results, dataset, model, x))
+        for x in results.experiment.comparison.metrics
+    ]
 
 
 def _drawn(results: Results, folder: Path) -> dict[str, Any]:

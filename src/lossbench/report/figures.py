@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lossbench.config import UserError
 from lossbench.report import words
 from lossbench.report.drawing import (
     MANY_POINTS,
@@ -25,7 +26,14 @@ WIDE, HIGH = 1.2, 1.65  # from one square to the next, in sides of a square
 
 
 def differences(results: Results, dataset: str, model: str, name: str) -> Iterator[Figure]:
-    """Forest plot: each loss's difference to the reference with its interval."""
+    """Forest plot: each loss's difference to the reference with its interval.
+
+    Raises
+    ------
+    UserError
+        Where there is no such dataset, model or class: notebooks call this, too.
+    """
+    _refuse_unknown(results, dataset, model, name)
     rows = results.of(results.comparisons, dataset, model, class_=name, metric=results.metric)
     rows = rows.set_index("loss")
     rows = rows.loc[[x for x in results.losses if x in rows.index]]
@@ -46,9 +54,18 @@ def differences(results: Results, dataset: str, model: str, name: str) -> Iterat
             xytext=(5, 0), textcoords="offset points", annotation_clip=False,
         )  # fmt: skip
     losses_on_y(axes, list(rows.index))
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10])
     axes.set_xlabel(f"{_metric(results)}, difference to the reference\n({_better(results)})")
     yield figure
+
+
+def _refuse_unknown(results: Results, dataset: str, model: str, name: str) -> None:
+    classes = {group: results.classes(group[0]) for group in results.groups}
+    if name not in classes.get((dataset, model), ()):
+        there = "; ".join(f"{d}, {m}, {' | '.join(names)}" for (d, m), names in classes.items())
+        raise UserError(
+            f"{results.output}: nothing of {dataset}, {model}, {name}; there is: {there}"
+        )
 
 
 def distributions(results: Results, dataset: str, model: str, name: str) -> Iterator[Figure]:
@@ -100,8 +117,10 @@ def pairs(results: Results, dataset: str, model: str, name: str) -> Iterator[Fig
     axes.set_axis_off()
     together = pd.concat(found.values())
     low, high = np.nanmin(together), np.nanmax(together)
-    span = max(high - low, 1e-3)
-    low, span = low - 0.05 * span, 1.1 * span
+    room = 0.05 * max(high - low, 1e-3)
+    # No room beyond 0 and 1 where all values keep to them: nobody has a Dice of 1.04.
+    low = max(low - room, 0) if low >= 0 else low - room
+    span = (min(high + room, 1) if high <= 1 else high + room) - low
     points = []
     for place, (loss, both) in enumerate(found.items()):
         x, y = place % columns * WIDE, -(place // columns) * HIGH
@@ -126,7 +145,7 @@ def _square(axes: Axes, x: float, y: float, low: float, span: float) -> None:
     across, up = [x, x + 1, x + 1, x, x, x + 1], [y, y + 1, y, y, y + 1, y + 1]
     axes.plot(across, up, color="0.6", linewidth=0.8)
     for end, side in ((0, "left"), (1, "right")):
-        text = f"{low + end * span:.2f}"
+        text = f"{low + end * span:z.2f}"  # z: no -0.00
         axes.text(x + end, y - 0.04, text, fontsize=6.5, ha=side, va="top")
 
 

@@ -59,12 +59,17 @@ def _cell(row: pd.Series, results: Results) -> dict:
         "value": row["difference"],
         "difference": words.difference(row),
         "interval": words.interval(row["ci_low"], row["ci_high"], sign=True),
-        "needed": words.needed(row) if verdict == "undecided" else [],
+        "needed": _needed(row) if verdict == "undecided" else [],
         "paired": bool(row["paired"]) or not results.trained_here,
         "n": f"{row['n_cases']:,.0f} cases, {row['n_blocks']:,.0f} blocks",
         "usual": usual if usual in ("better", "worse") and usual != verdict else "",
         "convention": row["convention"] if isinstance(row["convention"], str) else "",
     }
+
+
+def _needed(row: pd.Series) -> list[str]:
+    found = words.needed(row).items()
+    return [f"{more} (has {row[f'n_{unit}']:,.0f})" for unit, more in found]
 
 
 def verdict_frame(results: Results) -> pd.DataFrame:

@@ -56,16 +56,26 @@ def listing(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def needed(row: pd.Series) -> list[str]:
-    """How many blocks or cases in all would decide a comparison; empty where nobody can say."""
-    found = []
+def needed(row: pd.Series) -> dict[str, str]:
+    """How many in all would decide a comparison, by unit; empty where nobody can say."""
+    found = {}
     for unit in ("blocks", "cases"):
-        wanted, have = row[f"n_{unit}_needed"], row[f"n_{unit}"]
-        if wanted <= have:  # an estimate: what is there should do, and did not
-            found.append(f"a few more {unit}")
+        wanted = row[f"n_{unit}_needed"]
+        if wanted <= row[f"n_{unit}"]:  # an estimate: what is there should do, and did not
+            found[unit] = f"a few more {unit}"
         elif wanted <= LARGEST:  # and no NaN
-            found.append(f"about {wanted:,.0f} {unit} (has {have:,.0f})")
+            found[unit] = f"about {wanted:,.0f} {unit}"
     return found
+
+
+def _would_decide(row: pd.Series) -> str:
+    """Such as "about 12 blocks or about 90 cases would decide; there are 4 blocks and 60 cases"."""
+    more = needed(row)
+    if not more:
+        return "no estimate of what would decide is possible"
+    there = {unit: f"{row[f'n_{unit}']:,.0f}" for unit in more}
+    have = [n if len(there) == 1 else f"{n} {unit}" for unit, n in there.items()]
+    return f"{' or '.join(more.values())} would decide; there are {listing(have)}"
 
 
 def sentence(rows: pd.DataFrame, margin: float) -> str:
@@ -90,9 +100,7 @@ def _clause(row: pd.Series, margin: float) -> str:
         return f"{loss} is equivalent ({limits}, within ±{margin:g})"
     if not np.isfinite(row["ci_low"]):
         return f"{loss} is undecided ({difference(row)}, {limits}: {_unknown(row)})"
-    more = " or ".join(needed(row))
-    would = f"{more} would decide" if more else "how much would decide cannot be said"
-    return f"{loss} is undecided ({limits}; {would})"
+    return f"{loss} is undecided ({limits}; {_would_decide(row)})"
 
 
 def _unknown(row: pd.Series) -> str:
@@ -108,9 +116,9 @@ def _count(rows: pd.DataFrame, verdict: str) -> str:
     return f"{who} {'is' if len(names) == 1 else 'are'} {verdict}"
 
 
-def answer(results: Results, dataset: str, model: str) -> str:
-    """Which loss to train with, as far as the comparisons of one dataset and model say."""
-    rows = results.of(results.comparisons, dataset, model, metric=results.metric)
+def answer(results: Results, dataset: str, model: str, metric: str) -> str:
+    """Which loss to train with, as far as one metric on one dataset and model says."""
+    rows = results.of(results.comparisons, dataset, model, metric=metric)
     rows = rows[rows["loss"].isin(results.compared)]
     reference, order = results.reference, results.classes(dataset)
     if rows.empty:

@@ -156,7 +156,7 @@ def _say(said: dict[str, Any]) -> None:
     print(f"MLflow: {', '.join(f'{n} runs {what}' for what, n in said['runs'].items() if n)}")
     print(f"  store   {said['store']}")
     if not ui.is_server(said["store"]):
-        print("  look    make ui   (or: python -m lossbench ui), which prints the links")
+        print("  look    python -m lossbench ui   (or: make ui), which prints the links")
         return
     for name, link in said["links"].items():
         print(f"  {name:<8}{link}")
