@@ -111,7 +111,8 @@ def captured(
         rehearse(lambda: step(images, labels), model, optimizer)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Of this thread alone: another one may be reading the next batch into pinned memory.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         found = step(images, labels)
 
     def replay(new_images: Tensor, new_labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,15 +51,17 @@ def search_path(variable, *folders):
 
 # A job runs the Python that runs Snakemake, whether or not its environment is activated, and finds
 # the package beside the Snakefile and the user's own modules beside the config file.
-os.environ["PATH"] = search_path("PATH", Path(sys.executable).parent)
-os.environ["PYTHONPATH"] = search_path(
-    "PYTHONPATH",
-    *[Path(file).resolve().parent for file in OWN],
-    Path(original(DEFAULTS[0])).parents[1] / "src",
+os.environ.update(
+    PATH=search_path("PATH", Path(sys.executable).parent),
+    PYTHONPATH=search_path(
+        "PYTHONPATH",
+        *[Path(file).resolve().parent for file in OWN],
+        Path(original(DEFAULTS[0])).parents[1] / "src",
+    ),
 )
 # The place of local copies is no parameter of `prepare`: moving data makes nothing again.
 if EXPERIMENT.data_root:
-    os.environ["LOSSBENCH_DATA"] = EXPERIMENT.data_root
+    os.environ.update(LOSSBENCH_DATA=EXPERIMENT.data_root)
 
 
 wildcard_constraints:
