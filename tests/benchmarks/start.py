@@ -27,7 +27,7 @@ SNAKEMAKE = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "all", "
 EMPTY = """\
 rule all:
     input:
-        expand("{{stage}}/{{block}}", stage="bcd", block=range({blocks})),
+        expand("{{stage}}/{{block}}", stage=list("bcd"), block=range({blocks})),
 
 rule configure:
     output: "a/{{block}}"
@@ -75,7 +75,10 @@ def main() -> None:
                 [*SNAKEMAKE, "--snakefile", "Empty"],
             ),
         }
-        rows = [compared(what, *commands, folder) for what, commands in pairs.items()]
+        rows = []
+        for what, commands in pairs.items():
+            rows.append(compared(what, *commands, folder))
+            print(rows[-1], flush=True)
     write("start", rows, options.output)
 
 
