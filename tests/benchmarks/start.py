@@ -57,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "Empty").write_text(EMPTY.format(blocks=BLOCKS))
-        study = {"matrix": {"seed": list(range(BLOCKS))}}
+        study = {"matrix": {"fold": [0], "seed": list(range(BLOCKS))}}
         data = drawn(folder, "images", [96, 96])
         (folder / "study.yaml").write_text(yaml.safe_dump(study))
         ours = [*SNAKEMAKE, "--snakefile", str(ROOT / "Snakefile"), "--configfile", "study.yaml"]
