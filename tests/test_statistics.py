@@ -209,6 +209,13 @@ def test_tiny_studies_get_an_answer(folds, seeds, cases):
     assert all(n > 0 for n in needed(found, 0.001, 0.05))
 
 
+def test_an_interval_ends_where_the_metric_does():
+    few = paired_difference([np.array([[0.9, 0.8]]), np.array([[-0.5, 0.1]])])
+    low, high = few.interval(0.95)
+    assert low < -1 < 1 < high
+    assert few.interval(0.95, bound=1) == (-1, 1)
+
+
 # Verdicts
 
 

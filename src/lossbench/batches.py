@@ -117,7 +117,8 @@ class Batches:
         generator = torch.Generator().manual_seed(seed_of("batch", *self.key, step))
         patches = [self._patch(row, generator) for row in self._rows(step)]
         images, labels = (torch.stack(parts) for parts in zip(*patches, strict=True))
-        if images.device != self.device:  # only from pinned memory does a copy wait for nobody
+        if images.device.type != self.device.type:
+            # Only from pinned memory does a copy to the device wait for nobody.
             images, labels = images.pin_memory(), labels.pin_memory()
         return images, labels, generator
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from lossbench.config import UserError
+from lossbench.config import UserError, unnamed
 from lossbench.files import altered, read_json
 from lossbench.instantiate import instantiate
 from lossbench.prepared import Prepared
@@ -40,8 +40,7 @@ def build_model(spec: Mapping[str, Any], data: Prepared, seed: int) -> torch.nn.
         "num_classes": len(data.classes),
         "spatial_dims": data.info["spatial_dims"],
     }
-    entry = {key: value for key, value in spec.items() if key != "name"}
-    return instantiate(entry, torch.nn.Module, f"models.{spec['name']}", fill)
+    return instantiate(unnamed(spec), torch.nn.Module, f"models.{spec['name']}", fill)
 
 
 def load_run(folder: Path, data: Prepared) -> torch.nn.Module:

@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from lossbench.config import Experiment, Training
+from lossbench.config import Experiment, Training, counted
 from lossbench.files import read_json
 from lossbench.provenance import run_digest
 
@@ -29,8 +29,8 @@ def overview(experiment: Experiment, results: Path) -> str:
     """
     matrix, blocks = experiment.matrix, list(experiment.blocks())
     lines = [
-        f"{experiment.experiment}: {_counted(len(blocks) * len(matrix.loss), 'run')} in "
-        f"{_counted(len(blocks), 'block')}: {', '.join(matrix.loss)} on folds "
+        f"{experiment.experiment}: {counted(len(blocks) * len(matrix.loss), 'run')} in "
+        f"{counted(len(blocks), 'block')}: {', '.join(matrix.loss)} on folds "
         f"{_listed(matrix.fold)}, seeds {_listed(matrix.seed)}; compared with "
         f"{experiment.comparison.reference}",
         f"  {_training(experiment.training)}",
@@ -58,7 +58,7 @@ def _training(how: Training) -> str:
     """What a study may have taken from the default experiment without a thought."""
     size = " x ".join(map(str, how.patch_size)) if how.patch_size else "the largest size"
     return (
-        f"{how.steps} steps of {_counted(how.batch_size, 'image')} of {size}, {how.optimizer} from "
+        f"{how.steps} steps of {counted(how.batch_size, 'image')} of {size}, {how.optimizer} from "
         f"learning rate {how.learning_rate:g}, validated every {how.validate_every} steps"
     )
 
@@ -79,10 +79,6 @@ def _of_pair(where: str, states: Counter, losses: list[str]) -> list[str]:
             goes_on = f", {begun} from a checkpoint" if begun else ""
             lines.append(f"    {loss}: {begun + new} to train{goes_on}")
     return lines
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" + "s" * (number != 1)
 
 
 def _listed(numbers: list[int]) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lossbench.config import Experiment, UserError, load
+from lossbench.config import Experiment, UserError, counted, load
 from lossbench.cubes import KEYS, TEXT, Cube, cubes
 from lossbench.files import whole
 from lossbench.statistics import Plan, paired_difference, pairing_gain, planned
@@ -154,7 +154,7 @@ def _line(studies: pd.DataFrame) -> tuple[dict[str, str], pd.Series | None]:
     """The line of a comparison, and the smallest study with the cases that the pilot has."""
     first = studies.iloc[0]
     line = {key: first[key] for key in _COMPARISON}
-    line["pilot"] = ", ".join(_count(first[f"pilot_{x}s"], x) for x in ("seed", "case"))
+    line["pilot"] = ", ".join(counted(first[f"pilot_{x}s"], x) for x in ("seed", "case"))
     line["pairing saves"] = _times(first["pairing_gain"])
     if studies["n_seeds"].isna().all():
         line["seeds (blocks), same cases"] = f"unknown: {_unknown(first)}"
@@ -169,11 +169,6 @@ def _line(studies: pd.DataFrame) -> tuple[dict[str, str], pd.Series | None]:
     cases = same["n_cases"].iloc[-1] if len(same) else np.inf
     line["cases, same seeds"] = f"{cases:.0f}" if np.isfinite(cases) else "none: more seeds"
     return line, study
-
-
-def _count(n: float, what: str) -> str:
-    """Such as "1 seed" and "2 seeds"."""
-    return f"{n:.0f} {what}{'' if n == 1 else 's'}"
 
 
 def _times(gain: float) -> str:
@@ -203,4 +198,4 @@ def _together(table: pd.DataFrame, chosen: list[pd.Series | None]) -> str:
         )
     seeds = max(study["n_seeds"] for study in chosen)
     where = " in every fold" if any(x["n_blocks"] > x["n_seeds"] for x in chosen) else ""
-    return f"All of them, with the cases that there are: {_count(seeds, 'seed')}{where}."
+    return f"All of them, with the cases that there are: {counted(seeds, 'seed')}{where}."

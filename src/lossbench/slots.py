@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from lossbench.config import counted
 from lossbench.files import try_lock
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,6 @@ def claim(names: Sequence[str], jobs: int = 1, folder: Path | None = None) -> tu
                 return index, file
         if not waited:
             waited = True
-            each = "1 job" if jobs == 1 else f"{jobs} jobs"
+            each = counted(jobs, "job")
             log.info("waiting for a free GPU of %d, with %s on each", len(names), each)
         time.sleep(WAIT_SECONDS)

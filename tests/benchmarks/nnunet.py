@@ -9,7 +9,6 @@ other one waits. On a CPU the arithmetic of the network is all: the ratio says s
 import argparse
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from lossbench.files import read_json, write_json, write_text
 from lossbench.prepare import prepare
 from lossbench.prepared import Prepared
 from lossbench.train.run import Run
-from tests.benchmarks.table import write
+from tests.benchmarks.table import ratio, write
 
 VERSION, TURNS = "2.8.1", 3
 ROOT = Path(__file__).parents[2]
@@ -47,13 +46,9 @@ def main() -> None:
         ][1:]  # the first turn warms up
         theirs.process.stdin.close()
         theirs.process.wait()
-    ratios = [a / b for a, b in rows]
-    per_second = [options.steps / statistics.median(x) for x in zip(*rows, strict=True)]
-    row = {
-        "what": f"iterations per second, ours over nnU-Net {VERSION}",
-        "ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios),
-        "nnunet_per_second": per_second[0], "ours_per_second": per_second[1],
-    }  # fmt: skip
+    row = ratio(f"iterations per second, ours over nnU-Net {VERSION}", rows)
+    row["nnunet_per_second"] = options.steps / row["above_s"]
+    row["ours_per_second"] = options.steps / row["below_s"]
     write("nnunet", [row], options.output)
 
 

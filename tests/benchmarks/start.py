@@ -7,7 +7,6 @@ one of a Snakefile with as many jobs that do nothing. The two take turns.
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import yaml
 
 from lossbench.files import write_text
 from lossbench.prepared import Prepared
-from tests.benchmarks.table import write
+from tests.benchmarks.table import ratio, write
 from tests.benchmarks.training import LOSSES, drawn, settings
 
 BLOCKS, TURNS = 1_000, 3
@@ -87,10 +86,7 @@ def compared(
 ) -> dict[str, str | float]:
     """The ratio of the times of two commands, turn by turn."""
     times = [(seconds(above, folder), seconds(below, folder)) for _ in range(TURNS)]
-    ratios = [a / b for a, b in times]
-    middle = [statistics.median(x) for x in zip(*times, strict=True)]
-    row = {"what": what, "ratio": statistics.median(ratios), "lowest": min(ratios)}
-    return row | {"highest": max(ratios), "above_s": middle[0], "below_s": middle[1]}
+    return ratio(what, times)
 
 
 def trainings(data: Prepared, *blocks: Sequence[str]) -> list[str]:

@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,14 @@ import pandas as pd
 
 from lossbench.device import device_name, pick_device
 from lossbench.provenance import commit, versions
+
+
+def ratio(what: str, times: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """A row: seconds above over seconds below, turn by turn, with the medians of both."""
+    ratios = [above / below for above, below in times]
+    above, below = (statistics.median(side) for side in zip(*times, strict=True))
+    row = {"what": what, "ratio": statistics.median(ratios), "lowest": min(ratios)}
+    return row | {"highest": max(ratios), "above_s": above, "below_s": below}
 
 
 def write(name: str, rows: list[dict[str, Any]], output: Path) -> None:

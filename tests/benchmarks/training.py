@@ -6,7 +6,6 @@ same: MONAI's UNet on drawn images of 96 x 96 (volumes of 40 x 56 x 40 where 3D 
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -40,7 +39,7 @@ from lossbench.metrics import _surfaces
 from lossbench.prepare import prepare
 from lossbench.prepared import Prepared
 from lossbench.train.run import Run
-from tests.benchmarks.table import write
+from tests.benchmarks.table import ratio, write
 from tests.test_config import default
 
 BATCH, STEPS, TURNS = 8, 12, 7
@@ -259,17 +258,8 @@ def compared(
 ) -> dict[str, Any]:
     """The ratio of two times, turn by turn."""
     above = above if isinstance(above, list) else [above]
-    ratios, times = [], []
-    for turn in range(TURNS + 1):
-        first = sum(seconds(call) for call in above)
-        second = seconds(below)
-        if turn:  # the first one warms up
-            ratios.append(first / second)
-            times.append((first, second))
-    low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
-    medians = [1000 * statistics.median(t) for t in zip(*times, strict=True)]
-    row = {"what": what, "ratio": middle, "lowest": low, "highest": high}
-    return row | {"above_ms": medians[0], "below_ms": medians[1]}
+    times = [(sum(map(seconds, above)), seconds(below)) for _ in range(TURNS + 1)]
+    return ratio(what, times[1:])  # the first turn warms up
 
 
 def seconds(call: Callable[[], None]) -> float:

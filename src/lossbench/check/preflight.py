@@ -11,13 +11,12 @@ from functools import partial
 from itertools import combinations, product
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lossbench.batches import Batches
 from lossbench.config import Experiment
 from lossbench.device import pick_device
-from lossbench.engine import make_optimizer, place
+from lossbench.engine import make_optimizer, place, seed_generators
 from lossbench.gradients import class_terms, cosines, flat_gradient, shares
 from lossbench.losses import batch_loss, match_scale, one_hot, run_loss
 from lossbench.models import build_model
@@ -122,7 +121,7 @@ class Flight:
 
     def _logits(self, step: int) -> Tensor:
         batch = self.batches(step) if step else self.probe
-        torch.manual_seed(seed_of("step", self.spec["seed"], step))
+        seed_generators(seed_of("step", self.spec["seed"], step), self.device)
         return self.model(batch.images).float()
 
 

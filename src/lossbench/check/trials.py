@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from lossbench.batches import MULTIPLE, patch_size, round_up
-from lossbench.config import Experiment, UserError, did_you_mean
+from lossbench.config import Experiment, UserError, did_you_mean, unnamed
 from lossbench.config.sections import Claim
 from lossbench.instantiate import locate, place_of
 from lossbench.losses import (
@@ -122,8 +122,7 @@ def _takes_indices(loss: torch.nn.Module, logits: torch.Tensor, target: torch.Te
 
 
 def _as_index_target(spec: Mapping[str, Any]) -> str:
-    loss = {key: value for key, value in spec.items() if key != "name"}
-    entry = {"_target_": "lossbench.losses.IndexTarget", "loss": loss}
+    entry = {"_target_": "lossbench.losses.IndexTarget", "loss": unnamed(spec)}
     text = yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=math.inf).strip()
     return f"it takes class indices, and targets are one-hot; write {spec['name']}: {text}"
 

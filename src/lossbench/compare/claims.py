@@ -73,7 +73,7 @@ def _compared(
 ) -> tuple[str, str, str]:
     how, higher = settings.comparison, not settings.lower_is_better(claim.metric)
     found = verdict(difference, p, how.margin, how.alpha, higher)
-    low, high = np.clip(difference.interval(1 - how.alpha), -limit, limit)
+    low, high = difference.interval(1 - how.alpha, limit)
     interval = f"{low:+.3f} to {high:+.3f}" if np.isfinite(low) else "no interval"
     said = UNDECIDED if found == UNDECIDED else HOLDS if found == claim.expect else FAILS
     evidence = f"{claim.metric} on {claim.of_class}: {claim.loss} minus {claim.against}"

@@ -54,8 +54,8 @@ class _Pair:
 def reach(cube: Cube, metric: str) -> float:
     """The largest difference that there can be: 1 of a metric between 0 and 1, else infinite.
 
-    Intervals are cut there where they are written: no true difference lies beyond, so the cut
-    costs no coverage. Verdicts are from whole intervals. Dice in percent is not cut.
+    Intervals are cut there where they are written; verdicts are from whole ones. Dice in percent
+    is not cut.
     """
     cut = metric in SHARES and not (cube.values[metric] > 1 + 1e-6).any()
     return 1.0 if cut else np.inf
@@ -144,8 +144,9 @@ def _verdict(pair: _Pair, how: Comparison, p_holm: float, tests: int) -> dict[st
     cases, blocks = np.nan, np.nan
     if said == "undecided":
         cases, blocks = needed(d, how.margin, how.alpha, tests)
-    both = (d.interval(1 - how.alpha), bootstrap_interval(d, 1 - how.alpha))
-    (low, high), (boot_low, boot_high) = np.clip(both, -pair.reach, pair.reach)
+    low, high = d.interval(1 - how.alpha, pair.reach)
+    bootstrapped = bootstrap_interval(d, 1 - how.alpha)
+    boot_low, boot_high = np.clip(bootstrapped, -pair.reach, pair.reach)
     chance = improvement(pair.folds)
     return {
         "n_cases": d.n_cases,
@@ -215,8 +216,7 @@ def scale(cubes: Sequence[Cube], how: Comparison) -> pd.DataFrame:
             own = paired_difference(cube.pairs(metric, loss, how.reference, k))
             other = paired_difference(cube.pairs(metric, matched, how.reference, k))
             explained = paired_difference(cube.pairs(metric, loss, matched, k))
-            limit = reaches[metric]
-            low, high = np.clip(explained.interval(1 - how.alpha), -limit, limit)
+            low, high = explained.interval(1 - how.alpha, reaches[metric])
             keys = {**cube.keys, "loss": loss, "class": name, "metric": metric}
             figures = {"difference": own.mean, "matched": other.mean}
             figures |= {"explained": explained.mean, "ci_low": low, "ci_high": high}

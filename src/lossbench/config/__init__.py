@@ -12,6 +12,7 @@ from lossbench.config.messages import (
     ConfigError,
     UserError,
     Where,
+    counted,
     did_you_mean,
     problem_text,
 )
@@ -46,8 +47,10 @@ __all__ = [
     "Training",
     "UserError",
     "canonical",
+    "counted",
     "did_you_mean",
     "load",
+    "unnamed",
     "validate",
 ]
 
@@ -56,6 +59,11 @@ TAKEN = (*METRICS, "tp", "fp", "fn", "dataset", "model", "loss", "fold", "seed",
 # The settings of `training` that make the batch: runs that agree in them share it.
 BATCH_SETTINGS = ("batch_size", "patch_size", "min_foreground", "augmentation")
 MATCHED = "_matched"  # ends the name of a loss that the scale control adds
+
+
+def unnamed(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry as its catalogue has it, of a model or loss in run.json, which has the name too."""
+    return {key: value for key, value in spec.items() if key != "name"}
 
 
 def canonical(value: object) -> str:

@@ -35,6 +35,11 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"there is: {', '.join(sorted(names))}"
 
 
+def counted(number: float, thing: str) -> str:
+    """Such as "1 seed" and "2 seeds"."""
+    return f"{number:.0f} {thing}{'' if number == 1 else 's'}"
+
+
 class Where:
     """Names the file that a key comes from: the last one that has it."""
 

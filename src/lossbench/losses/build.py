@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lossbench.config import UserError
+from lossbench.config import UserError, unnamed
 from lossbench.instantiate import instantiate
 from lossbench.losses.ignoring import Ignoring
 from lossbench.losses.sums import of_sums
@@ -48,9 +48,8 @@ def build_loss(spec: Mapping[str, Any], voxels: Sequence[int], classes: Sequence
         the loss ignores; what `instantiate` refuses.
     """
     where = f"losses.{spec['name']}"
-    entry = {key: value for key, value in spec.items() if key != "name"}
     try:
-        filled = _fill(entry, list(voxels), list(classes))
+        filled = _fill(unnamed(spec), list(voxels), list(classes))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     if _has_weight(filled) and _ignores_weights(filled, len(classes), where):

@@ -48,12 +48,21 @@ class Difference:
     weight: float = 1.0
     parts: tuple[Fold, ...] = field(default=(), repr=False, compare=False)
 
-    def interval(self, confidence: float) -> tuple[float, float]:
-        """Interval of the mean difference, for example of confidence 0.95; NaN without variance."""
+    def interval(self, confidence: float, bound: float = np.inf) -> tuple[float, float]:
+        """Interval of the mean difference; NaN without variance.
+
+        Parameters
+        ----------
+        confidence
+            For example 0.95.
+        bound
+            Largest difference that the metric allows, 1 for Dice. The interval is cut there,
+            which costs no coverage: the truth cannot lie beyond.
+        """
         if not np.isfinite(self.variance):
             return np.nan, np.nan
         half = quantile((1 - confidence) / 2, self) * np.sqrt(self.variance)
-        return float(self.mean - half), float(self.mean + half)
+        return float(max(self.mean - half, -bound)), float(min(self.mean + half, bound))
 
     def p(self) -> float:
         """Two-sided p of no difference.

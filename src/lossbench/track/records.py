@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from lossbench import tables
-from lossbench.config import Experiment, UserError, canonical
+from lossbench.config import Experiment, UserError, canonical, unnamed
 from lossbench.files import block_folder, read_json
 from lossbench.provenance import sha256
 from lossbench.track.view import clean, verdict_table, verdicts_in_words
@@ -260,7 +260,7 @@ def params_of(e: Experiment, known: Mapping, dataset: str, model: str, loss: str
     run = e.run(dataset=dataset, model=model, loss=loss, fold=0, seed=0)
     training = {k: v if isinstance(v, str) else canonical(v) for k, v in run["training"].items()}
     # One param for all keywords: a param that only some losses have spoils MLflow's charts.
-    keywords = canonical({k: v for k, v in run["loss"].items() if k != "name"})
+    keywords = canonical(unnamed(run["loss"]))
     card = {f"card/{k}": str(v) for k, v in known.get(dataset, {}).get(loss, {}).items()}
     names = {"dataset": dataset, "model": model, "loss": loss, "loss_params": keywords}
     return {**names, **card, **training}
