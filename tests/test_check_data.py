@@ -1,7 +1,10 @@
 """check: what is said about a dataset, what a block takes, and how it is told."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from lossbench.check import cost
@@ -232,6 +235,19 @@ def test_memory_holds_the_state_of_every_loss(phantom, costs):
     model = build_model({"name": "small", **SMALL}, phantom, 0)
     weights = sum(parameter.numel() for parameter in model.parameters())
     assert costs["memory_bytes"] == 1_000_000_000 + 5 * 4 * weights
+
+
+@pytest.mark.parametrize("setting", ["cuda_graph", "side_by_side"])
+def test_memory_holds_the_steps_of_losses_that_a_gpu_takes_apart(setting, monkeypatch):
+    training = {"optimizer": "sgd", "cuda_graph": False, "side_by_side": False, setting: True}
+    flight = SimpleNamespace(
+        device=torch.device("cuda"), spec={"training": training}, trainings=["a", "b", "c"],
+        model=torch.nn.Conv2d(1, 2, 3),
+    )  # fmt: skip
+    monkeypatch.setattr(cost, "peak_memory", lambda device: 1_000)
+    assert cost._memory_bytes(flight) == 3_000
+    training[setting] = False
+    assert cost._memory_bytes(flight) == 1_000 + 2 * 4 * 4 * (2 * 9 + 2)
 
 
 def test_important_things_come_first():

@@ -437,12 +437,13 @@ def test_progress_is_left_while_a_run_trains_and_gone_after(tmp_path, phantom, m
     assert not list((folder.parent / "runs").rglob("progress.csv"))
 
 
+@pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize(("name", "step"), [("SIGTERM", 7), ("SIGINT", 10)])
 def test_a_job_that_is_told_to_end_goes_on_from_that_very_step(
-    name, step, with_ledger, tmp_path, phantom, monkeypatch
+    name, step, beside, with_ledger, tmp_path, phantom, monkeypatch
 ):
     """Weights, digests, and the history with its means, which began before the signal."""
-    path = block(tmp_path, phantom, LOSSES, ledger=LEDGER)
+    path = block(tmp_path, phantom, LOSSES, ledger=LEDGER, side_by_side=beside)
     update, steps = lossbench.train.run.Run._update, []
 
     def signalled(self, number):
@@ -492,10 +493,11 @@ class Failing(nn.Module):
         return logits.mean() if self.calls < 8 else {}["nothing"]
 
 
-def test_a_loss_that_fails_takes_no_other_with_it(tmp_path, phantom, trained, caplog):
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_loss_that_fails_takes_no_other_with_it(beside, tmp_path, phantom, caplog):
     losses = {"failing": {"_target_": f"{__name__}.Failing"}, **LOSSES}
     with pytest.raises(UserError) as error:
-        run(block(tmp_path, phantom, losses), phantom)
+        run(block(tmp_path, phantom, losses, side_by_side=beside), phantom)
     line = Path(__file__).read_text().splitlines().index(
         '        return logits.mean() if self.calls < 8 else {}["nothing"]'
     ) + 1  # fmt: skip
@@ -505,7 +507,7 @@ def test_a_loss_that_fails_takes_no_other_with_it(tmp_path, phantom, trained, ca
     stored = [f for f in (tmp_path / "runs").iterdir() if finished(f)]
     assert sorted(read_json(f / "run.json")["loss"]["name"] for f in stored) == sorted(LOSSES)
     caplog.set_level("INFO", "lossbench")
-    run(block(tmp_path, phantom, LOSSES), phantom)
+    run(block(tmp_path, phantom, LOSSES, side_by_side=beside), phantom)
     assert caplog.text.count("taken from the store") == 2
 
 
@@ -647,6 +649,48 @@ def test_a_cuda_graph_gives_the_same_figures(optimizer, tmp_path, phantom):
     )
     for loss in LOSSES:
         np.testing.assert_allclose(curve(graph, loss), curve(plain, loss), rtol=1e-3)
+
+
+def test_runs_side_by_side_give_the_same_bits_and_share_the_time(
+    tmp_path, phantom, trained, monkeypatch
+):
+    """All are at work before the first is waited for; a loss that is not so takes its turn."""
+    order, update = [], lossbench.train.run.Run._update
+    settle = lossbench.train.run.Run.settle
+
+    def noted_update(self, step):
+        order.append((self.name, "step"))
+        update(self, step)
+
+    def noted_settle(self, end, seconds):
+        order.append((self.name, "settle"))
+        settle(self, end, seconds)
+
+    monkeypatch.setattr(lossbench.train.run.Run, "_update", noted_update)
+    monkeypatch.setattr(lossbench.train.run.Run, "settle", noted_settle)
+    losses = LOSSES | {"again": {**DICE, "training": {"side_by_side": False}}}
+    made = run(block(tmp_path, phantom, losses, side_by_side=True), phantom)
+    interval = [(name, "step") for name in ("dice", "dice_no_background") for _ in range(5)]
+    interval += [("dice", "settle"), ("dice_no_background", "settle")]
+    assert order == 4 * ([("again", "step")] * 5 + [("again", "settle")] + interval)
+    for loss in losses:
+        assert equal(weights(made / loss), weights(trained / loss))
+    seconds = [read_json(made / loss / "status.json")["train_seconds"] for loss in losses]
+    assert seconds[0] == seconds[1] > 0
+    assert seconds[2] not in (0, seconds[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("graph", [False, True])
+def test_cuda_streams_give_the_same_figures(graph, tmp_path, phantom):
+    """Dropout included: a graph draws from a state of its own."""
+    settings = {"cuda_graph": graph, "dice_of_sums": True}
+    turn, beside = (
+        run(block(tmp_path / str(on), phantom, LOSSES, side_by_side=on, **settings), phantom)
+        for on in (False, True)
+    )
+    for loss in LOSSES:
+        np.testing.assert_allclose(curve(beside, loss), curve(turn, loss), rtol=1e-3)
 
 
 def test_dice_of_sums_gives_the_same_figures(tmp_path, phantom):

@@ -42,6 +42,12 @@ def device_name(device: torch.device) -> str:
     return f"cpu ({torch.get_num_threads()} threads)"
 
 
+def wait_for(device: torch.device) -> None:
+    """Return when a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def peak_memory(device: torch.device) -> int:
     """Largest memory of this process so far, in bytes: of the GPU, or resident."""
     if device.type == "cuda":

@@ -1,7 +1,8 @@
 """How a step is computed: faster, and the same up to rounding. Each part has a setting."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -83,6 +84,24 @@ def not_compiled(error: Exception) -> bool:
 def is_captured(device: torch.device, training: Mapping[str, Any]) -> bool:
     """Whether a step is to be a CUDA graph."""
     return training["cuda_graph"] and device.type == "cuda"
+
+
+def own_stream(device: torch.device, training: Mapping[str, Any]) -> torch.cuda.Stream | None:
+    """A CUDA stream for the steps of a run, where it takes them beside other runs."""
+    beside = training["side_by_side"] and device.type == "cuda"
+    return torch.cuda.Stream(device) if beside else None
+
+
+@contextmanager
+def on_stream(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """What is launched within waits for what was launched before, and nothing waits for it.
+
+    Without a stream, everything is launched in one order as ever.
+    """
+    if stream:
+        stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
 
 
 def captured(

@@ -15,15 +15,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
 import yaml
 from snakemake.utils import update_config
 
 from lossbench.config import validate
+from lossbench.device import wait_for
 from lossbench.files import read_json, write_json, write_text
 from lossbench.prepare import prepare
 from lossbench.prepared import Prepared
 from lossbench.train.run import Run
+from lossbench.train.stop import Stop
 from tests.benchmarks.table import ratio, write
 
 VERSION, TURNS = "2.8.1", 3
@@ -136,12 +137,9 @@ def ours_ready(folder: Path, data: Path, network: dict) -> Run:
 
 def seconds(run: Run, steps: int) -> float:
     begin = time.perf_counter()
-    for _ in range(steps):
-        run._update(run.step)
-        run.step += 1
-        run.batches.forget()
-    if run.device.type == "cuda":
-        torch.cuda.synchronize()
+    run.advance(run.step + steps, Stop())
+    wait_for(run.device)
+    run.batches.forget()
     return time.perf_counter() - begin
 
 

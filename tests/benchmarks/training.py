@@ -33,12 +33,13 @@ from monai.transforms import (
 
 from lossbench.batches import Batches
 from lossbench.config import validate
-from lossbench.device import pick_device
+from lossbench.device import pick_device, wait_for
 from lossbench.files import write_json
 from lossbench.metrics import _surfaces
 from lossbench.prepare import prepare
 from lossbench.prepared import Prepared
 from lossbench.train.run import Run
+from lossbench.train.stop import Stop
 from tests.benchmarks.table import ratio, write
 from tests.test_config import default
 
@@ -105,13 +106,13 @@ def started(data: Prepared, folder: Path, losses: tuple[str, ...], **changes: An
 
 def stepping(runs: list[Run]) -> Callable[[], None]:
     """STEPS steps of every run, on the same batches."""
-    steps = iter(range(10_000))
 
     def take() -> None:
-        for step in (next(steps) for _ in range(STEPS)):
-            for run in runs:
-                run._update(step)
-            runs[0].batches.forget()
+        end = runs[0].step + STEPS
+        for run in runs:
+            run.advance(end, Stop())
+        wait_for(runs[0].device)
+        runs[0].batches.forget()
 
     return take
 
@@ -191,6 +192,15 @@ def steps(data: Prepared, folder: Path) -> Iterator[dict[str, Any]]:
         [monai_loop(data) for _ in LOSSES],
         block,
     )
+    if pick_device().type == "cuda":
+        graphs = {"cuda_graph": True, "dice_of_sums": True}
+        yield compared(
+            "three losses as CUDA graphs, in turn over side by side",
+            *(
+                stepping(started(data, folder, LOSSES, **graphs, side_by_side=x))
+                for x in (False, True)
+            ),
+        )
 
 
 def engine(data: Prepared, folder: Path) -> Iterator[dict[str, Any]]:
@@ -267,14 +277,12 @@ def seconds(call: Callable[[], None]) -> float:
 
     On a CPU that of this process, since others on the machine count less there than in wall time.
     """
-    on_gpu = pick_device().type == "cuda"
-    clock = time.perf_counter if on_gpu else time.process_time
-    if on_gpu:
-        torch.cuda.synchronize()
+    device = pick_device()
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    wait_for(device)
     begin = clock()
     call()
-    if on_gpu:
-        torch.cuda.synchronize()
+    wait_for(device)
     return clock() - begin
 
 

@@ -13,7 +13,7 @@ import torch
 from lossbench.batches import patch_size
 from lossbench.check.preflight import Flight
 from lossbench.config import Experiment
-from lossbench.device import device_name, peak_memory
+from lossbench.device import device_name, peak_memory, wait_for
 from lossbench.inference import predict
 from lossbench.metrics import measure
 from lossbench.prepared import IGNORE, Prepared
@@ -63,13 +63,12 @@ def block_cost(settings: Experiment, data: Prepared, model: str, seconds: float)
         losses[loss] = {"step_seconds": step, **parts}
         block += sum(parts.values())
     blocks = len(matrix.fold) * len(matrix.seed)
-    others = len(matrix.loss) - 1
     return {
         "dataset": data.info["name"],
         "model": model,
         "device": device_name(flight.device),
         "blocks": blocks,
-        "memory_bytes": peak_memory(flight.device) + others * _state_bytes(flight),
+        "memory_bytes": _memory_bytes(flight),
         "batch_seconds": batch,
         "block_seconds": block,
         "total_seconds": blocks * block,
@@ -81,8 +80,7 @@ def _timed(device: torch.device, call: Callable[[], object]) -> float:
     """Seconds of a call, with all that it has set off on the device."""
     begin = time.perf_counter()
     call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return time.perf_counter() - begin
 
 
@@ -133,6 +131,14 @@ def _case_seconds(flight: Flight, data: Prepared) -> tuple[float, float]:
 def _voxels(training: Mapping[str, Any], data: Prepared) -> int:
     """Of the images of a batch; a step takes about as long as these are many."""
     return training["batch_size"] * math.prod(patch_size(data, training))
+
+
+def _memory_bytes(flight: Flight) -> int:
+    """Of a block, from what this process has had, with one loss at a time."""
+    peak, training = peak_memory(flight.device), flight.spec["training"]
+    # A graph keeps the memory of its step, and steps at the same time need theirs at once.
+    whole = flight.device.type == "cuda" and (training["cuda_graph"] or training["side_by_side"])
+    return peak + (len(flight.trainings) - 1) * (peak if whole else _state_bytes(flight))
 
 
 def _state_bytes(flight: Flight) -> int:

@@ -167,6 +167,11 @@ class Training(Strict):
         description="On a GPU, a step of a run as one CUDA graph, the same up to rounding; not for "
         "a loss that reads from the GPU, such as MONAI's Dice with weights (see dice_of_sums).",
     )
+    side_by_side: bool = Field(
+        False,
+        description="On a GPU, the steps of a run on a stream of their own, beside the other "
+        "losses of the block that have it, for networks that do not fill the GPU.",
+    )
     dice_of_sums: bool = Field(
         False,
         description="MONAI's DiceLoss, and that within its DiceCELoss and the like, as a function "

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lossbench.batches import Batches
 from lossbench.config import UserError
+from lossbench.device import wait_for
 from lossbench.files import read_json, try_lock
 from lossbench.instantiate import place_of
 from lossbench.prepared import Prepared
@@ -85,11 +86,10 @@ def _train(runs: Sequence[Run], stop: Stop) -> None:
     bar = tqdm(total=steps, unit="step", disable=None, leave=False)  # on a terminal alone
     with bar, logging_redirect_tqdm():
         for end in sorted({end for run in runs for end in run.ends()}):
-            for run in (run for run in runs if run.name not in failures):
-                try:
-                    bar.update(run.advance(end, stop))
-                except Exception as error:
-                    failures[run.name] = _told(run, error)
+            for turn in _turns([run for run in runs if run.name not in failures], end):
+                before = sum(run.step for run in turn)
+                _take(turn, end, stop, failures)
+                bar.update(sum(run.step for run in turn) - before)
                 if stop.signal:
                     _leave([run for run in runs if run.name not in failures], stop)
             for stream in streams.values():
@@ -99,6 +99,38 @@ def _train(runs: Sequence[Run], stop: Stop) -> None:
             run.finish()
     if failures:
         raise UserError("\n".join(failures.values()))
+
+
+def _turns(runs: Sequence[Run], end: int) -> list[list[Run]]:
+    """Runs with steps to take before an end: one after the other, or some of them side by side."""
+    going = [run for run in runs if run.goes_to(end)]
+    beside = [run for run in going if run.training["side_by_side"]]
+    alone = [[run] for run in going if not run.training["side_by_side"]]
+    return [*alone, beside] if beside else alone
+
+
+def _take(turn: Sequence[Run], end: int, stop: Stop, failures: dict[str, str]) -> None:
+    """Take runs side by side to an end; the time is shared out evenly."""
+    begin = time.perf_counter()
+    for run in turn:
+        with _kept_apart(run, failures):
+            run.advance(end, stop)
+    with _kept_apart(turn[-1], failures):  # whose error a GPU tells of late is not known
+        wait_for(turn[-1].device)
+    seconds = (time.perf_counter() - begin) / len(turn)
+    for run in turn:
+        if run.name not in failures:
+            with _kept_apart(run, failures):
+                run.settle(end, seconds)
+
+
+@contextmanager
+def _kept_apart(run: Run, failures: dict[str, str]) -> Iterator[None]:
+    """An error within ends this run alone."""
+    try:
+        yield
+    except Exception as error:
+        failures[run.name] = _told(run, error)
 
 
 def _told(run: Run, error: Exception) -> str:

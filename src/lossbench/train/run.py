@@ -23,6 +23,8 @@ from lossbench.engine import (
     is_captured,
     make_optimizer,
     not_compiled,
+    on_stream,
+    own_stream,
     place,
     seed_generators,
     set_rate,
@@ -87,6 +89,7 @@ class Run:
         self.optimizer = make_optimizer(self.model, self.training)
         # None where it has yet to be captured, with the first batch.
         self.take = None if is_captured(self.device, self.training) else self._take
+        self.cuda_stream = own_stream(self.device, self.training)
         key = stream_key(self.training)
         if key not in streams:
             streams[key] = Batches(self.data, fold, seed, self.training, self.device)
@@ -126,39 +129,43 @@ class Run:
         every += [self.training["ledger"]["every"]] if self.training["ledger"] else []
         return {self.steps, *(s for n in every for s in range(n, self.steps, n))}
 
-    def advance(self, end: int, stop: Stop) -> int:
-        """Train up to a step, log and validate where it is due; the number of steps done."""
-        end, begin = min(end, self.steps), self.step
-        if end <= begin or self.status == "diverged":
-            return 0
-        clock = time.perf_counter()
+    def goes_to(self, end: int) -> bool:
+        """Whether there are steps to take before the end of an interval."""
+        return self.status == "training" and self.step < min(end, self.steps)
+
+    def advance(self, end: int, stop: Stop) -> None:
+        """Take the steps up to an end; a GPU may still be at work on them when this returns."""
         while self.step < end and not stop.signal:
             self._update(self.step)
             self.step += 1
+
+    def settle(self, end: int, seconds: float) -> None:
+        """After steps that took so many seconds: log and validate, where the end was reached."""
+        self.seconds += seconds
         if self.step == end:
-            # The one read of the interval: it waits for the device.
+            # The one read of the interval.
             loss, norm = (self.sums / (end - self.since)).tolist()
             self.sums, self.since = torch.zeros_like(self.sums), end
-        self.seconds += time.perf_counter() - clock
-        if self.step == end:
             self._record(loss, norm)
-        return self.step - begin
 
     def _update(self, step: int) -> None:
         """Take one step; nothing is read from the device."""
         batch = self.batches(step)
-        images, labels = batch.images, batch.labels
-        set_rate(self.optimizer, learning_rate(self.training, step))
-        try:
-            if self.take is None:
-                self.take = captured(self._take, self.model, self.optimizer, images, labels)
-            # A network or loss that draws random numbers draws the same in every run of the block.
-            seed_generators(seed_of("step", self.spec["seed"], step), self.device)
-            loss, norm = self.take(images, labels)
-        except RuntimeError as error:
-            raise self._explained(error) from error
-        self.sums = self.sums + torch.stack([loss, norm])
-        self.batch_digest = self.batch_digest * FNV_PRIME + batch.mark
+        with on_stream(self.cuda_stream):
+            set_rate(self.optimizer, learning_rate(self.training, step))
+            try:
+                if self.take is None:
+                    self.take = captured(
+                        self._take, self.model, self.optimizer, batch.images, batch.labels
+                    )
+                # A network or loss that draws random numbers draws the same in every run of the
+                # block.
+                seed_generators(seed_of("step", self.spec["seed"], step), self.device)
+                loss, norm = self.take(batch.images, batch.labels)
+            except RuntimeError as error:
+                raise self._explained(error) from error
+            self.sums = self.sums + torch.stack([loss, norm])
+            self.batch_digest = self.batch_digest * FNV_PRIME + batch.mark
 
     def _take(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One step on a batch: its loss and gradient norm, scalars on the device."""
