@@ -165,7 +165,8 @@ class Training(Strict):
     cuda_graph: bool = Field(
         False,
         description="On a GPU, a step of a run as one CUDA graph, the same up to rounding; not for "
-        "a loss that reads from the GPU, such as MONAI's Dice with weights (see dice_of_sums).",
+        "a loss that reads from the GPU, as MONAI's Dice with weights (see dice_of_sums) and all "
+        "of distances do, or copies constants to it, as SMP's Dice with weights does.",
     )
     side_by_side: bool = Field(
         False,

@@ -185,8 +185,9 @@ class Run:
             return UserError(f"training.compile: {reason}; set it to false, or mend that")
         if self.take is None and "captur" in reason:
             return UserError(
-                f"training.cuda_graph: {reason}; the loss or the network reads from the GPU within "
-                f"a step: set it to false, under losses.{self.name}.training for this loss alone"
+                f"training.cuda_graph: {reason}; the loss or the network reads from the GPU, or "
+                "copies to it, within a step: set it to false, under "
+                f"losses.{self.name}.training for this loss alone"
             )
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             return error
