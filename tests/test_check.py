@@ -77,14 +77,14 @@ def short(monkeypatch, found):
     monkeypatch.setattr(preflight, "STEPS", 2)
 
 
-def experiment_of(data, losses=None, models=None, folds=(0,), claims=(), **training):
+def experiment_of(data, losses=None, models=None, folds=(0,), claims=(), control=False, **training):
     losses, models = losses or {"dice": DICE}, models or {"small": SMALL}
     return validate(
         {
             "experiment": "test",
             "matrix": {"dataset": [data.info["name"]], "model": list(models), "loss": list(losses), "fold": list(folds)},
             "training": {"patch_size": [32] * data.info["spatial_dims"], "batch_size": 2, **training},
-            "comparison": {"reference": next(iter(losses))},
+            "comparison": {"reference": next(iter(losses)), "scale_control": control},
             "datasets": {data.info["name"]: {"_target_": "x.Y"}},
             "models": models,
             "losses": losses,
@@ -304,6 +304,14 @@ def test_words_about_scale(found):
     (scaled,) = [w for w in words if w.startswith("triple is about 3 times dice")]
     assert "as dice with a learning rate of 0.003 instead of 0.001" in scaled
     assert "AdamW" in scaled
+
+
+def test_no_words_about_losses_of_the_scale_control(tmp_path, phantom):
+    losses = {name: LOSSES[name] for name in ("dice", "triple")}
+    found = run(tmp_path, phantom, losses, control=True)["preflight"][0]
+    assert "triple_matched" in found["looks"][0]["losses"]
+    (words,) = found["words"]
+    assert words.startswith("triple is about 3 times dice")
 
 
 def test_words_where_entries_train_differently(tmp_path, phantom):

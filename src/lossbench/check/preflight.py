@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lossbench.batches import Batches
-from lossbench.config import Experiment
+from lossbench.config import MATCHED, Experiment
 from lossbench.device import pick_device
 from lossbench.engine import make_optimizer, place, seed_generators
 from lossbench.gradients import class_terms, cosines, flat_gradient, shares
@@ -135,10 +135,15 @@ def _figure(value: float) -> float | None:
 
 
 def _words(looks: list[dict], reference: str, trainings: Mapping[str, dict]) -> list[str]:
-    """A sentence for each two losses that are about the same up to scale; the last look counts."""
+    """A sentence for each two losses that are about the same up to scale; the last look counts.
+
+    None of those that the scale control adds: they are others times a number.
+    """
     last = looks[-1]
+    controls = {name + MATCHED for name in last["losses"]}
+    others = [name for name in last["losses"] if name not in {reference, *controls}]
     found = []
-    for a, b in combinations([reference, *(n for n in last["losses"] if n != reference)], 2):
+    for a, b in combinations([reference, *others], 2):
         cosine = last["cosines"][a][b]
         if cosine is not None and cosine >= SAME:
             found.append(_sentence(a, b, looks, trainings))
