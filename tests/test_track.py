@@ -215,6 +215,16 @@ def test_a_second_sync_writes_nothing(finished):
     assert content(finished, "1") == expected
 
 
+@pytest.mark.parametrize("name", ["it's", 'the "old" one', "é à"])
+def test_a_store_elsewhere_knows_results_in_a_folder_of_any_name(name, finished, monkeypatch):
+    folder = finished.parents[2] / name
+    shutil.copytree(finished.parents[1], folder / "results")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished.parents[2]}/elsewhere.db")
+    there = folder / "results/fake/experiment.json"
+    assert sync(there)["runs"]["written"] == 10
+    assert sync(there)["runs"] == {"written": 0, "unchanged": 10, "removed": 0, "left deleted": 0}
+
+
 @pytest.mark.parametrize("method", ["create_run", "log_batch", "set_terminated", "set_tag"])
 @pytest.mark.parametrize("calls", [0, 5])
 def test_a_sync_that_was_killed_ends_equal(unsynced, monkeypatch, method, calls):

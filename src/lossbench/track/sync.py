@@ -124,7 +124,8 @@ def _present(
     from mlflow.entities import ViewType
 
     present: dict[str, tuple[list[Run], list[Run]]] = {}
-    ours, token = f"tags.`lossbench.source` = '{source}'", None
+    quote = '"' if "'" in source else "'"  # a folder may have one in its name; there is no escape
+    ours, token = f"tags.`lossbench.source` = {quote}{source}{quote}", None
     while True:
         page = client.search_runs([experiment_id], ours, ViewType.ALL, page_token=token)
         for run in page:
