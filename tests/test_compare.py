@@ -251,6 +251,24 @@ def test_less_is_better_for_a_distance(tmp_path):
     assert (ranks.loc[ranks["loss"] == "close", ["rank", "p_first"]] == 1).all(axis=None)
 
 
+def test_a_metric_may_have_a_margin_of_its_own(tmp_path):
+    """A difference of 1 in both, and a margin of 2 for one of them: it alone is equivalent."""
+    experiment = write_experiment(tmp_path, losses=["dice", "close"], folds=range(3))
+    for file in experiment.parent.glob("*/*/*/*/cases.parquet"):
+        table = pd.read_parquet(file)
+        noise = np.random.default_rng(len(str(file))).normal(0, 0.01, len(table))
+        table["hd95"] = table["surface_dice"] = 3 + noise - (table["loss"] == "close")
+        table.to_parquet(file)
+    settings = read_json(experiment)
+    settings["comparison"] |= {"metrics": ["hd95", "surface_dice"], "margins": {"hd95": 2}}
+    write_json(experiment, settings)
+    comparisons = tables(experiment)[3].set_index("metric")
+    assert (comparisons.loc["hd95", "verdict"] == "equivalent").all()
+    assert (comparisons.loc["surface_dice", "verdict"] == "worse").all()
+    said = (experiment.parent / "report/verdict.txt").read_text()
+    assert "margin 2 of hd95, 0.01 of surface_dice\n" in said
+
+
 def test_missing_pairs_are_counted(experiment):
     """HD95 has no value where a class is not predicted: a pair is missing then."""
     settings = read_json(experiment)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lossbench.compare import compare
 from lossbench.config import UserError
 from lossbench.files import write_json
 from lossbench.report import drawing, examples, figures, lines, report, words
@@ -526,6 +527,27 @@ def test_every_metric_has_its_answer(tmp_path):
     ) in page.text
     assert "Verdicts by Dice" in page.text
     assert '<details id="comparisons" open>' in page.source
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_the_margin_of_each_metric_is_told(tmp_path):
+    experiment, output = make(tmp_path, losses=["a", "b"], folds=(0,), seeds=(0,))
+    settings = json.loads(experiment.read_text())
+    settings["comparison"] |= {"metrics": ["hd95", "dice"], "margins": {"hd95": 2.5}}
+    write_json(experiment, settings)
+    compare(experiment, output)
+    edit(
+        output / "comparisons.csv",
+        lambda table: table.assign(verdict="equivalent", ci_low=-1, ci_high=1),
+    )
+    report(experiment, output)
+    page = Page(output / "report.html")
+    assert (
+        "smaller than this experiment's margin, ±2.5 of HD95, 0.01 of Dice: its 90 % interval"
+        in page.text
+    )
+    assert "equivalent: shown to be smaller than ±2.5." in page.text
+    assert f"b is equivalent ({words.MINUS}1.000 to +1.000, within ±2.5)" in page.text
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def _verdicts(settings: Experiment, comparisons: pd.DataFrame, output: Path) -> 
     table["verdict"] = comparisons["verdict"]
     return (
         f"{settings.experiment}: each loss minus {how.reference}, paired by case within blocks; "
-        f"{1 - how.alpha:.0%} intervals, margin {how.margin}\n\n"
+        f"{1 - how.alpha:.0%} intervals, margin {how.said_margins()}\n\n"
         f"{table.to_string(index=False)}\n\n"
         f"report:  {output / 'report.html'}\n"
     )

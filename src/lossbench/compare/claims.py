@@ -72,7 +72,7 @@ def _compared(
     claim: ComparisonClaim, difference: Difference, p: float, limit: float, settings: Experiment
 ) -> tuple[str, str, str]:
     how, higher = settings.comparison, not settings.lower_is_better(claim.metric)
-    found = verdict(difference, p, how.margin, how.alpha, higher)
+    found = verdict(difference, p, how.margin_of(claim.metric), how.alpha, higher)
     low, high = difference.interval(1 - how.alpha, limit)
     interval = f"{low:+.3f} to {high:+.3f}" if np.isfinite(low) else "no interval"
     said = UNDECIDED if found == UNDECIDED else HOLDS if found == claim.expect else FAILS

@@ -71,7 +71,7 @@ def comparisons(
     cubes
         Of the experiment.
     settings
-        Reference, metrics, margin, alpha.
+        Reference, metrics, margins, alpha.
     paired
         Of each (dataset, model, loss): whether all its blocks have the reference's digests.
     """
@@ -139,11 +139,11 @@ def _flips(differences: dict[str, float]) -> str:
 
 
 def _verdict(pair: _Pair, how: Comparison, p_holm: float, tests: int) -> dict[str, Any]:
-    d = pair.difference
-    said = verdict(d, p_holm, how.margin, how.alpha, pair.higher_is_better)
+    d, margin = pair.difference, how.margin_of(pair.keys["metric"])
+    said = verdict(d, p_holm, margin, how.alpha, pair.higher_is_better)
     cases, blocks = np.nan, np.nan
     if said == "undecided":
-        cases, blocks = needed(d, how.margin, how.alpha, tests)
+        cases, blocks = needed(d, margin, how.alpha, tests)
     low, high = d.interval(1 - how.alpha, pair.reach)
     bootstrapped = bootstrap_interval(d, 1 - how.alpha)
     boot_low, boot_high = np.clip(bootstrapped, -pair.reach, pair.reach)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -202,12 +202,27 @@ class Comparison(Strict):
         description=f"Metrics to compare: {', '.join(METRICS)}, or your own.",
     )
     margin: float = Field(0.01, gt=0, description="Differences within it count as equivalent.")
+    margins: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {},
+        description="Margins of single metrics, in their units, instead of that one: {hd95: 0.5}.",
+    )
     alpha: float = Field(0.05, gt=0, lt=1, description="Error rate, over all comparisons together.")
     scale_control: bool = Field(
         False,
         description="Train each loss once more at the gradient scale of the reference, "
         "as {loss}_matched.",
     )
+
+    def margin_of(self, metric: str) -> float:
+        """The margin of a metric."""
+        return self.margins.get(metric, self.margin)
+
+    def said_margins(self, named: Callable[[str], str] = str) -> str:
+        """The margins of what is compared, such as 0.01, or 0.01 of dice, 0.5 of hd95."""
+        found = {named(metric): self.margin_of(metric) for metric in self.metrics}
+        if len({*found.values()}) == 1:
+            return f"{self.margin_of(self.metrics[0]):g}"
+        return ", ".join(f"{margin:g} of {metric}" for metric, margin in found.items())
 
 
 class ComparisonClaim(Strict):

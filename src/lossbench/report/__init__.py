@@ -152,8 +152,7 @@ def _verdicts(results: Results, dataset: str, model: str) -> dict[str, Any]:
     if len(losses) > len(classes):
         rows = list(zip(*rows, strict=True))
         corner, heads, columns = "loss", losses, classes
-    margin = results.experiment.comparison.margin
-    said = {name: words.sentence(table[table["class"] == name], margin) for name in classes}
+    said = {name: words.sentence(table[table["class"] == name], results.margin) for name in classes}
     return {
         "title": drawing.heading(dataset, model),
         "corner": corner,

@@ -40,8 +40,7 @@ def differences(results: Results, dataset: str, model: str, name: str) -> Iterat
     if rows["difference"].isna().all():
         return
     figure, axes = small(0.36 * len(rows) + 1.3)
-    margin = results.experiment.comparison.margin
-    axes.axvspan(-margin, margin, color="0.92", zorder=0)
+    axes.axvspan(-results.margin, results.margin, color="0.92", zorder=0)
     axes.axvline(0, color="0.3", linewidth=1, zorder=1)
     for y, (_, row) in enumerate(rows.iterrows()):
         shade, marker = VERDICTS[row["verdict"]]

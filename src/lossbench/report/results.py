@@ -83,6 +83,11 @@ class Results:
         return self.experiment.comparison.metrics[0]
 
     @property
+    def margin(self) -> float:
+        """Of that metric."""
+        return self.experiment.comparison.margin_of(self.metric)
+
+    @property
     def lower_is_better(self) -> bool:
         """Whether less of that metric is better."""
         return self.experiment.lower_is_better(self.metric)
