@@ -7,12 +7,10 @@ is one as well.
 
 from collections import Counter
 from contextlib import nullcontext
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossbench.check.cost import block_cost
@@ -24,10 +22,9 @@ from lossbench.models import build_model
 from lossbench.train.run import Run
 from tests.test_check import SMALL, experiment_of
 from tests.test_losses import CATALOGUE, TWO_CLASSES_ALONE
-from tests.test_train import DICE, Interrupted, block, killed_at, run
+from tests.test_train import DICE, MODELS, Interrupted, block, killed_at, run
 
 META = torch.device("meta")
-MODELS = yaml.safe_load((Path(__file__).parents[1] / "config/models.yaml").read_text())["models"]
 # Distances on the CPU, and questions to the target.
 READING = {"asymmetric_unified_focal", "boundary", "hausdorff", "log_hausdorff", "smp_lovasz"}
 # Constants made on the CPU. Of these and of those above, no CUDA graph can be made.

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import nn
 
@@ -18,11 +19,13 @@ import lossbench.train.run
 from lossbench.config import UserError, canonical, validate
 from lossbench.engine import rehearse
 from lossbench.files import read_json, try_lock, write_json, write_text
+from lossbench.models import load_run
 from lossbench.prepared import Prepared
 from lossbench.provenance import run_digest
 from lossbench.train import train
 from lossbench.train.run import learning_rate
 from lossbench.train.store import FILES, finished
+from tests.test_config import CONFIG
 
 NETS = "monai.networks.nets"
 UNET = {
@@ -40,6 +43,18 @@ class Noisy(nn.Module):
         return ((logits - target) ** 2 * torch.rand_like(logits)).mean()
 
 
+class Shared(nn.Module):
+    """A network that has the same weights under two names, as MONAI's DynUNet does."""
+
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, num_classes, 3, padding=1)
+        self.head = nn.ModuleList([self.layer])
+
+    def forward(self, images):
+        return self.head[0](images)
+
+
 class Exploding(nn.Module):
     """Finite for some steps, then not."""
 
@@ -52,7 +67,7 @@ class Interrupted(BaseException):
     """Stands for a job that is killed."""
 
 
-def block(root: Path, data, losses: dict, seed: int = 0, **training) -> Path:
+def block(root: Path, data, losses: dict, seed: int = 0, model: dict = UNET, **training) -> Path:
     """Write a block.json as the workflow does."""
     settings = {"steps": 20, "batch_size": 3, "patch_size": [16] * data.info["spatial_dims"]}
     experiment = validate(
@@ -62,7 +77,7 @@ def block(root: Path, data, losses: dict, seed: int = 0, **training) -> Path:
             "training": settings | {"log_every": 5, "validate_every": 10} | training,
             "comparison": {"reference": next(iter(losses))},
             "datasets": {"d": {"_target_": "x.Y"}},
-            "models": {"m": UNET},
+            "models": {"m": model},
             "losses": losses,
         }
     )
@@ -278,6 +293,46 @@ def test_a_run_is_finished_when_all_of_it_is_there(trained, tmp_path):
     assert finished(copy)
     (copy / "model.safetensors").unlink()
     assert not finished(copy)
+
+
+def test_a_network_with_the_same_weights_under_two_names(tmp_path, phantom):
+    model = {
+        "_target_": f"{__name__}.Shared",
+        "in_channels": "$in_channels",
+        "num_classes": "$num_classes",
+    }
+    folder = run(block(tmp_path, phantom, {"dice": DICE}, model=model), phantom) / "dice"
+    found = load_run(folder, phantom)
+    assert found.head[0] is found.layer
+    assert torch.equal(weights(folder)["head.0.weight"], weights(folder)["layer.weight"])
+    assert torch.equal(found.layer.weight, weights(folder)["layer.weight"])
+
+
+MODELS = yaml.safe_load((CONFIG / "models.yaml").read_text())["models"]
+
+
+@pytest.mark.parametrize(
+    ("dims", "name"),
+    [(2, x) for x in MODELS]
+    + [(3, x) for x, entry in MODELS.items() if "$spatial_dims" in entry.values()],
+)
+def test_a_network_of_the_catalogue_is_trained_stored_and_read(
+    dims, name, tmp_path, phantom, phantom_3d
+):
+    data, every = {2: phantom, 3: phantom_3d}[dims], {"log_every": 1, "validate_every": 1}
+    size = {2: 64, 3: 32}[dims]
+    path = block(
+        tmp_path,
+        data,
+        {"dice": DICE},
+        model=MODELS[name],
+        steps=1,
+        patch_size=[size] * dims,
+        **every,
+    )
+    folder = run(path, data) / "dice"
+    found = load_run(folder, data).state_dict()
+    assert equal(found, weights(folder))
 
 
 def test_3d_and_sgd_and_clipping(tmp_path, phantom_3d):

@@ -294,8 +294,10 @@ class Run:
         """Write the run into the store, status last, and drop its checkpoint."""
         self.status = "finished" if self.status == "training" else self.status
         write_text(self.folder / "run.json", canonical(self.spec) + "\n")
+        # Copies, since safetensors takes no two names of the same memory, and networks have them.
         weights = {
-            name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()
+            name: tensor.to("cpu", copy=True).contiguous()
+            for name, tensor in self.model.state_dict().items()
         }
         with whole(self.folder / "model.safetensors") as part:
             save_file(weights, part)
