@@ -1,8 +1,11 @@
 """The command line: each subcommand's help is enough to use it."""
 
+import subprocess
+import sys
+
 import pytest
 
-from lossbench.__main__ import EXAMPLES, _parser
+from lossbench.__main__ import EXAMPLES, UNUSED, _parser
 
 
 @pytest.mark.parametrize("stage", EXAMPLES)
@@ -13,3 +16,18 @@ def test_the_example_of_each_subcommand_can_be_used(stage, capsys):
     line = next(x for x in shown.splitlines() if x.startswith(f"  python -m lossbench {stage} "))
     words = line.split(">")[0].split()[3:]
     assert _parser().parse_args(words).stage == stage
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_a_job_imports_nothing_that_it_does_not_use(stage):
+    code = f"""
+import gc, sys
+from lossbench.__main__ import _function
+assert callable(_function({stage!r}))
+print("monai" in sys.modules, [name for name in {UNUSED} if name in sys.modules])
+import {", ".join(UNUSED)}  # a user's own module may
+print(gc.isenabled())
+"""
+    found = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
+    assert found.stdout.splitlines() == ["True []", "True"]
+    assert not found.stderr  # some libraries complain where they are not taken apart at the end

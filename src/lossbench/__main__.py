@@ -1,9 +1,12 @@
 """Command line: one subcommand per stage, paths in, one function called."""
 
 import argparse
+import atexit
+import gc
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ from typing import Any
 from lossbench.config import UserError
 
 BLOCK = "results/default/mni152/unet_small/fold0/seed0"
+# Of what MONAI imports: for parts of it with which nothing is trained or evaluated.
+UNUSED = ("matplotlib", "mlflow", "sklearn")
 EXAMPLES = {
     "prepare": "--dataset results/datasets/mni152/dataset.json --output results/datasets/mni152",
     "check": "--configfile my_study.yaml",
@@ -63,7 +68,29 @@ def _compare(experiment: Path | None, output: Path, **given: Any) -> None:
 def _function(stage: str, name: str = "") -> Callable[..., Any]:
     """The function of a stage, or another of its module; only that module is imported."""
     module = "track.ui" if stage == "ui" else stage
-    return getattr(import_module(f"lossbench.{module}"), name or stage)
+    with _quick_imports(UNUSED if stage in ("train", "evaluate") else ()):
+        return getattr(import_module(f"lossbench.{module}"), name or stage)
+
+
+@contextmanager
+def _quick_imports(unused: Sequence[str]) -> Iterator[None]:
+    """Imports within take little more than half the time, which every job pays.
+
+    What they make stays, so nobody looks through it for garbage, until the process ends; and MONAI,
+    which imports these libraries where they are there, finds none. Whoever imports them later has
+    them.
+    """
+    hidden = dict.fromkeys(set(unused) - sys.modules.keys())
+    sys.modules.update(hidden)  # None is how Python writes that there is no such module
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+        atexit.register(gc.unfreeze)  # libraries complain of what nobody takes apart at the end
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _log_to(file: Path | None) -> None:

@@ -62,7 +62,7 @@ def main() -> None:
         ours = [*SNAKEMAKE, "--snakefile", str(ROOT / "Snakefile"), "--configfile", "study.yaml"]
         pairs = {
             "start of a training job, over importing its libraries": (
-                python("import lossbench.train"),
+                python("from lossbench.__main__ import _function; _function('train')"),
                 python("import torch, monai, mlflow, segmentation_models_pytorch"),
             ),
             f"{len(LOSSES)} losses in a process each, over one block of them": (
