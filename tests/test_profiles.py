@@ -44,9 +44,9 @@ def with_profile(name: str) -> list[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_dry_run_reads_the_profile(name, tmp_path):
     output = snakemake(tmp_path, "--dry-run", *with_profile(name))
-    found = dict(re.findall(r"rule (\w+):\n(?:    .*\n)*?    resources: (.*)", output))
+    found = dict(re.findall(r"rule (\w+):\n(?: +.*\n)*? +resources: (.*)", output))
     resources = settings(name).get("set-resources", {}).get("train", {})
-    for key, value in {"gpu": 1, "runtime": 1440, "mem_mb": 16000, **resources}.items():
+    for key, value in {"gpu": 1, "runtime": 1200, "mem_mb": 16000, **resources}.items():
         assert f"{key}={str(value).strip(chr(39))}" in found["train"]
     for key, value in settings(name).get("default-resources", {}).items():
         assert f"{key}={str(value).strip(chr(39))}" in found["compare"]
@@ -103,7 +103,7 @@ def test_kubernetes_grants_a_gpu_where_the_rule_asks_for_one(tmp_path):
     specification = spec_from_file_location("submit", PROFILES / "kubernetes/submit.py")
     submit = module_from_spec(specification)
     specification.loader.exec_module(submit)
-    asked = {"mem_mb": 16000, "runtime": 1440, "gpu": 1}
+    asked = {"mem_mb": 16000, "runtime": 1200, "gpu": 1}
     asked |= {f"kubernetes_{name}": "x" for name in ("image", "claim", "mount")}
     job = submit.manifest(tmp_path / "job.sh", {"rule": "train", "threads": 1, "resources": asked})
     [container] = job["spec"]["template"]["spec"]["containers"]

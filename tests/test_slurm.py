@@ -28,8 +28,8 @@ REPOSITORY = Path(__file__).parents[1]
 BLOCK = "results/study/shapes/tiny/fold{}/seed3"
 COMMAND = [
     *(sys.executable, REPOSITORY / "tests/slurm/impatient.py"),
-    # Up to the evaluation of one block: what follows asks for nothing else of Slurm.
-    *(BLOCK.format(0) + "/slow/status.json", BLOCK.format(1) + "/cases.parquet"),
+    # Up to the evaluation: what follows asks for nothing else of Slurm.
+    *(BLOCK.format(fold) + "/cases.parquet" for fold in range(2)),
     *("--configfile", "study.yaml"),
     *("--snakefile", REPOSITORY / "Snakefile"),
     *("--workflow-profile", REPOSITORY / "workflow/profiles/slurm"),
@@ -94,7 +94,7 @@ class Story:
     killed: dict[str, str]
 
     def of(self, rule: str) -> list[dict[str, str]]:
-        """The jobs of a rule, in order of submission."""
+        """The jobs of a rule or group, in order of submission."""
         return [job for job in self.jobs if rule_of(job) == rule]
 
 
@@ -143,7 +143,7 @@ def cancel_kill_and_exhaust(folder: Path, until: Callable) -> tuple[dict[str, st
     """Cancel a block's first job and kill its second; let the other block's run out of time."""
 
     def running() -> list[dict[str, str]]:
-        return [job for job in jobs() if rule_of(job) == "train" and job["JobState"] == "RUNNING"]
+        return [job for job in jobs() if rule_of(job) == "block" and job["JobState"] == "RUNNING"]
 
     def two_checkpoints_each() -> bool:
         return len(list(folder.glob("results/runs/*/checkpoint.pt"))) == 4
@@ -175,7 +175,7 @@ def state_of(job: dict[str, str]) -> str:
 
 
 def rule_of(job: dict[str, str]) -> str:
-    """The rule of a job: the Slurm plugin writes it into the comment."""
+    """The rule of a job, or its group: the Slurm plugin writes it into the comment."""
     return job["Comment"].split("_")[1]
 
 
@@ -199,8 +199,16 @@ def test_a_job_asks_for_what_its_rule_says(story):
     assert story.of("check")[0]["Partition"] == "cpu"
 
 
+def test_a_block_is_one_job(story):
+    """It waits in the queue once: the job that has trained it also evaluates it."""
+    assert {rule_of(job) for job in story.jobs} == {"prepare", "check", "block"}
+    assert [job["JobState"] for job in story.of("block")].count("COMPLETED") == 2
+    for fold in range(2):
+        assert (story.folder / BLOCK.format(fold) / "cases.parquet").exists()
+
+
 def test_the_log_of_a_job_that_failed_is_kept_among_the_results(story):
-    for job in story.of("train"):
+    for job in story.of("block"):
         kept = Path(job["StdOut"])
         assert story.folder / "results/slurm-logs" in kept.parents
         assert kept.exists() == (job["JobState"] != "COMPLETED")
@@ -208,7 +216,7 @@ def test_the_log_of_a_job_that_failed_is_kept_among_the_results(story):
 
 
 def test_a_cancelled_a_killed_and_an_overdue_job_go_on_from_their_checkpoints(story):
-    states = sorted(job["JobState"] for job in story.of("train"))
+    states = sorted(job["JobState"] for job in story.of("block"))
     assert states == ["CANCELLED", "COMPLETED", "COMPLETED", "FAILED", "TIMEOUT"]
     for fold in range(2):
         log = story.folder / BLOCK.format(fold) / "train.log"

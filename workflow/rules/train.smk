@@ -33,7 +33,7 @@ rule train:
     resources:
         gpu=1,
         mem_mb=16000,
-        runtime=1440,
+        runtime=1200,  # with that of evaluate 24 hours, which many partitions end at
     params:
         settings=block_settings,
     shell:
