@@ -136,7 +136,7 @@ class Batches:
     def _patch(self, row: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A random part of a case; where the case is smaller, padded with background."""
         shape, offset = self.shapes[row], self.offsets[row]
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         image = self.images[offset * self.channels : (offset + size) * self.channels]
         image = image.view(self.channels, *shape)
         label = self.labels[offset : offset + size].view(shape)
@@ -148,6 +148,8 @@ class Batches:
             missing = max(wanted - n, 0)
             padding = [missing // 2, missing - missing // 2, *padding]
         image, label = image[(slice(None), *window)], label[tuple(window)]
+        if not any(padding):
+            return image, label
         return torch.nn.functional.pad(image, padding), torch.nn.functional.pad(label, padding)
 
 

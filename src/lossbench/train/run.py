@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from lossbench.batches import FNV_PRIME, Batches, patch_size, stream_key
 from lossbench.config import UserError, canonical
@@ -173,8 +174,10 @@ class Run:
         call = compiled() if self.training["compile"] else nn.Module.__call__
         loss = batch_loss(self.loss, self._predict(images, call), labels)
         loss.backward()
-        limit = self.training["clip_norm"] or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        if limit := self.training["clip_norm"]:
+            norm = clip_grad_norm_(self.model.parameters(), limit)
+        else:  # a limit of infinity would multiply all gradients by 1
+            norm = get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
         self.optimizer.step()
         return loss.detach(), norm
 
