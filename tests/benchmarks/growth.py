@@ -1,8 +1,8 @@
 """How time and memory grow: python -m tests.benchmarks.growth --output DIR
 
-CPU seconds and peak memory against the number of losses in a block, of cases to evaluate and of pixels
-in an image, each in a process of its own, imports left out; growth.json, and growth.png, where a line
-of slope 1 is linear growth. For the number of runs see ten_thousand_runs.py.
+CPU seconds and peak memory against the number of losses in a block, of cases to evaluate, of pixels in
+an image and of runs to compare, each in a process of its own, imports left out; growth.json, and
+growth.png, where a line of slope 1 is linear growth.
 """
 
 import argparse
@@ -12,24 +12,29 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from lossbench.compare import compare
 from lossbench.evaluate import evaluate
 from lossbench.files import write_json
 from lossbench.prepare import prepare
 from lossbench.prepared import Prepared
 from lossbench.train import train
 from tests.benchmarks.table import write
+from tests.benchmarks.ten_thousand_runs import write_study
 from tests.test_train import DICE, block
 
 VALUES = {
     "losses in a block": (1, 2, 4, 8, 16),
     "cases to evaluate": (50, 100, 200, 400, 800),
     "pixels in an image": (64**2, 128**2, 256**2, 512**2),
+    "runs to compare": (1_000, 3_000, 10_000),
 }
 
 
@@ -54,34 +59,47 @@ def main() -> None:
 
 
 def measured(what: str, value: int) -> dict[str, float]:
-    """CPU seconds of `train` or `evaluate`, and the memory that this process has had."""
+    """CPU seconds of `train`, `evaluate` or `compare`, and the memory that this process has had."""
+    with tempfile.TemporaryDirectory() as folder:
+        spent = _comparing if what == "runs to compare" else _training
+        seconds = spent(Path(folder), what, value)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": round(seconds, 2), "peak_mb": round(peak)}
+
+
+def _comparing(folder: Path, what: str, runs: int) -> float:
+    # Written by another process, whose memory is not counted.
+    with ProcessPoolExecutor(1, get_context("spawn")) as processes:
+        study = processes.submit(write_study, folder, runs, losses=10).result()
+    begin = time.process_time()
+    compare(study, folder / "report")
+    return time.process_time() - begin
+
+
+def _training(folder: Path, what: str, value: int) -> float:
     torch.set_num_threads(1)
     cases = 2 * value if what == "cases to evaluate" else 40
     side = round(value**0.5) if what == "pixels in an image" else 64
     losses = value if what == "losses in a block" else 1
     steps = 1 if what == "cases to evaluate" else 20
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        spec = {"_target_": "lossbench.datasets.Phantom", "cases": cases, "size": [side, side]}
-        dataset = {"name": "d", "spec": spec, "folds": 2, "fold_seed": 0, "surface_tolerance": 1.0}
-        write_json(folder / "dataset.json", dataset)
-        prepare(folder / "dataset.json", folder / "d")
-        names = {f"dice_{n}": DICE for n in range(losses)}
-        settings = {"steps": steps, "patch_size": [side, side], "validate_every": 1000}
-        path = block(folder, Prepared(folder / "d"), names, **settings)
+    spec = {"_target_": "lossbench.datasets.Phantom", "cases": cases, "size": [side, side]}
+    dataset = {"name": "d", "spec": spec, "folds": 2, "fold_seed": 0, "surface_tolerance": 1.0}
+    write_json(folder / "dataset.json", dataset)
+    prepare(folder / "dataset.json", folder / "d")
+    names = {f"dice_{n}": DICE for n in range(losses)}
+    settings = {"steps": steps, "patch_size": [side, side], "validate_every": 1000}
+    path = block(folder, Prepared(folder / "d"), names, **settings)
+    begin = time.process_time()
+    train(path, folder / "d", folder / "runs")
+    if what == "cases to evaluate":
         begin = time.process_time()
-        train(path, folder / "d", folder / "runs")
-        if what == "cases to evaluate":
-            begin = time.process_time()
-            evaluate(path, folder / "d", path.with_name("cases.parquet"))
-        seconds = time.process_time() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": round(seconds, 2), "peak_mb": round(peak)}
+        evaluate(path, folder / "d", path.with_name("cases.parquet"))
+    return time.process_time() - begin
 
 
 def draw(rows: list[dict], file: Path) -> None:
     """A panel for each quantity: seconds and memory, with the slope of the seconds' upper half."""
-    figure, axes = plt.subplots(1, len(VALUES), figsize=(11, 3.2), layout="constrained")
+    figure, axes = plt.subplots(1, len(VALUES), figsize=(13, 3.2), layout="constrained")
     for axis, what in zip(axes, VALUES, strict=True):
         x, seconds, peak = np.array(
             [[r["value"], r["seconds"], r["peak_mb"]] for r in rows if r["what"] == what]

@@ -1,8 +1,9 @@
 """What starts cost, in CPU time: python -m tests.benchmarks.start --output DIR
 
-The start of a training job over an import of torch, monai, mlflow and segmentation_models_pytorch; a
-process for each of three losses over one for their block, 20 steps each; a dry run of 1,000 blocks over
-one of a Snakefile with as many jobs that do nothing. The two take turns.
+The start of a training job over an import of torch, monai, mlflow and segmentation_models_pytorch;
+three losses as whole processes, of 20 steps one each over one for their block, and of 120 steps with
+three validations three MONAI scripts over one for their block; a dry run of 1,000 blocks over one of a
+Snakefile with as many jobs that do nothing. The two take turns.
 """
 
 import argparse
@@ -12,15 +13,18 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import yaml
 
 from lossbench.files import write_text
 from lossbench.prepared import Prepared
+from tests.benchmarks import monai_loop
 from tests.benchmarks.table import ratio, write
-from tests.benchmarks.training import LOSSES, drawn, settings
+from tests.benchmarks.training import LOSSES, arrays, drawn, settings
 
-BLOCKS, TURNS = 1_000, 3
+BLOCKS, TURNS = 1_000, 5
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "all", "--cores", "1"]
 EMPTY = """\
@@ -61,15 +65,20 @@ def main() -> None:
         (folder / "study.yaml").write_text(yaml.safe_dump(study))
         ours = [*SNAKEMAKE, "--snakefile", str(ROOT / "Snakefile"), "--configfile", "study.yaml"]
         pairs = {
-            "start of a training job, over importing its libraries": (
+            "start of a training job over `import torch, monai, mlflow, "
+            "segmentation_models_pytorch`": (
                 python("from lossbench.__main__ import _function; _function('train')"),
                 python("import torch, monai, mlflow, segmentation_models_pytorch"),
             ),
-            f"{len(LOSSES)} losses in a process each, over one block of them": (
-                trainings(data, *([loss] for loss in LOSSES)),
-                trainings(data, LOSSES),
+            f"{len(LOSSES)} losses, 20 steps each: a process each over one for their block": (
+                trainings(data, *([loss] for loss in LOSSES), steps=20),
+                trainings(data, LOSSES, steps=20),
             ),
-            f"`snakemake -n` of {BLOCKS} blocks, over one of jobs that do nothing": (
+            f"{len(LOSSES)} losses, 120 steps each: MONAI scripts over one block, start to end": (
+                scripts(data, folder, steps=120),
+                trainings(data, LOSSES, steps=120, validate_every=monai_loop.EVERY),
+            ),
+            f"`snakemake -n` of {BLOCKS:,} blocks over one of jobs that do nothing": (
                 ours,
                 [*SNAKEMAKE, "--snakefile", "Empty"],
             ),
@@ -89,14 +98,26 @@ def compared(
     return ratio(what, times)
 
 
-def trainings(data: Prepared, *blocks: Sequence[str]) -> list[str]:
+def scripts(data: Prepared, folder: Path, steps: int) -> list[str]:
+    """A MONAI script for each loss; the same one, since they cost the same."""
+    rows = {"t": data.training(0, 0.0), "v": data.validation(0)}
+    found = {key: arrays(data, row) for key, row in rows.items()}
+    names = {
+        f"{key}_{n}": a for key, (i, y) in found.items() for n, a in (("images", i), ("labels", y))
+    }
+    np.savez(folder / "data.npz", **names)
+    script = f"{sys.executable} -m tests.benchmarks.monai_loop {folder / 'data.npz'} {steps}"
+    return ["bash", "-c", f"cd {ROOT} && " + " && ".join([script] * len(LOSSES))]
+
+
+def trainings(data: Prepared, *blocks: Sequence[str], **changes: Any) -> list[str]:
     """A process for each block of losses, which trains them from the start."""
     commands = ["rm -rf store"]
     for losses in blocks:
-        experiment = settings(steps=20)
+        experiment = settings(**changes)
         matrix = experiment.matrix.model_copy(update={"loss": list(losses)})
         experiment = experiment.model_copy(update={"matrix": matrix})
-        block = data.folder.parent / "-".join(losses) / "block.json"
+        block = data.folder.parent / f"{'-'.join(losses)}-{changes['steps']}" / "block.json"
         write_text(block, experiment.block_json(**next(experiment.blocks())))
         commands.append(
             f"{sys.executable} -m lossbench train --block {block} --data {data.folder} --store store"
