@@ -2,8 +2,9 @@
 
 installs nnU-Net from PyPI into a venv of its own, lets it plan and preprocess the MSD task 4, and
 measures iterations per second of its 3d_fullres plan and of config/hippocampus.yaml with DiceCE and the
-network of that plan, batches included; nnU-Net's deep supervision is its own. The two take turns; the
-other one waits. On a CPU the arithmetic of the network is all: the ratio says something on a GPU alone.
+network of that plan, batches included; nnU-Net's deep supervision is its own. They take turns; the
+others wait. On a GPU also with `compile` (nnU-Net compiles there by itself) and `cuda_graph`. On a CPU
+the arithmetic of the network is all: the ratio says something on a GPU alone.
 """
 
 import argparse
@@ -14,11 +15,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+import torch
 import yaml
 from snakemake.utils import update_config
 
-from lossbench.config import validate
+from lossbench.config import Experiment, validate
 from lossbench.device import wait_for
 from lossbench.files import read_json, write_json, write_text
 from lossbench.prepare import prepare
@@ -27,30 +30,47 @@ from lossbench.train.run import Run
 from lossbench.train.stop import Stop
 from tests.benchmarks.table import ratio, write
 
-VERSION, TURNS = "2.8.1", 3
+VERSION, TURNS = "2.8.1", 5
 ROOT = Path(__file__).parents[2]
+ON_GPU = torch.cuda.is_available()
+STEPS = 200 if ON_GPU else 2
+# What is changed in config/hippocampus.yaml, by what the table calls it.
+VARIANTS: dict[str, dict[str, Any]] = {"": {}}
+if ON_GPU:
+    graph = {"cuda_graph": True, "dice_of_sums": True}
+    VARIANTS |= {" as a CUDA graph": graph, " compiled, as a CUDA graph": graph | {"compile": True}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder Task04_Hippocampus")
     parser.add_argument("--output", type=Path, required=True, help="folder")
-    parser.add_argument("--steps", type=int, default=2, help="in a turn (2; on a GPU 200)")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"in a turn ({STEPS} here)")
     parser.add_argument("--folder", type=Path, help="to keep everything in; else a temporary one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
         theirs = Stock(folder, options.data.resolve())
-        ours = ours_ready(folder, options.data.resolve(), theirs.network)
-        rows = [
-            (theirs.seconds(options.steps), seconds(ours, options.steps)) for _ in range(TURNS + 1)
+        data = prepared(folder, options.data.resolve())
+        ours = {
+            name: ours_ready(folder, data, theirs.network, **changes)
+            for name, changes in VARIANTS.items()
+        }
+        turns = [
+            (theirs.seconds(options.steps), *(seconds(run, options.steps) for run in ours.values()))
+            for _ in range(TURNS + 1)
         ][1:]  # the first turn warms up
         theirs.process.stdin.close()
         theirs.process.wait()
-    row = ratio(f"iterations per second, ours over nnU-Net {VERSION}", rows)
-    row["nnunet_per_second"] = options.steps / row["above_s"]
-    row["ours_per_second"] = options.steps / row["below_s"]
-    write("nnunet", [row], options.output)
+    their_times, *our_times = zip(*turns, strict=True)
+    rows = []
+    for name, times in zip(ours, our_times, strict=True):
+        pairs = [*zip(their_times, times, strict=True)]
+        row = ratio(f"iterations per second, ours{name} over nnU-Net {VERSION}", pairs)
+        row["nnunet_per_second"] = options.steps / row["above_s"]
+        row["ours_per_second"] = options.steps / row["below_s"]
+        rows.append(row)
+    write("nnunet", rows, options.output)
 
 
 class Stock:
@@ -117,20 +137,29 @@ def raw_dataset(data: Path, folder: Path) -> None:
     })  # fmt: skip
 
 
-def ours_ready(folder: Path, data: Path, network: dict) -> Run:
-    """The run of config/hippocampus.yaml with DiceCE and nnU-Net's network, ready to step."""
+def settings() -> Experiment:
+    """config/hippocampus.yaml."""
     config: dict = {}
     for name in ("datasets", "models", "losses", "config", "hippocampus"):
         update_config(config, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
-    settings = validate(config)
-    write_text(folder / "dataset.json", settings.dataset_json("hippocampus"))
+    return validate(config)
+
+
+def prepared(folder: Path, data: Path) -> Prepared:
+    """The volumes as arrays."""
+    write_text(folder / "dataset.json", settings().dataset_json("hippocampus"))
     os.environ["LOSSBENCH_DATA"] = str(data.parent)
     prepare(folder / "dataset.json", folder / "hippocampus")
+    return Prepared(folder / "hippocampus")
+
+
+def ours_ready(folder: Path, data: Prepared, network: dict, **changes: Any) -> Run:
+    """A run with DiceCE and nnU-Net's network, ready to step."""
     keys = {"dataset": "hippocampus", "model": "dynunet", "fold": 0, "seed": 0}
-    spec = settings.run(loss="dice_ce", **keys)
-    spec["training"]["ledger"] = None
+    spec = settings().run(loss="dice_ce", **keys)
+    spec["training"] |= {"ledger": None, **changes}
     spec["model"] |= network
-    run = Run(spec, folder / "run", Prepared(folder / "hippocampus"))
+    run = Run(spec, folder / "run", data)
     run.start({})
     return run
 
