@@ -42,15 +42,29 @@ def write(name: str, rows: list[dict[str, Any]], output: Path) -> None:
 
 
 def ratios(folder: Path) -> str:
-    """The ratios that benchmarks have left in a folder, as a Markdown table."""
-    lines = ["| what | ratio | middle half of the turns |", "| --- | --- | --- |"]
+    """The ratios that benchmarks have left in a folder, as Markdown.
+
+    Two tables: what is compared with peers, and, a column for each network, parts of the engine.
+    """
+    rows = []
     for name in ("training", "start", "ten_thousand_runs", "tracking", "nnunet"):
         file = folder / f"{name}.json"
-        for row in json.loads(file.read_text())["rows"] if file.exists() else []:
-            if "ratio" in row:
-                spread = f"{row['low']:.2g} to {row['high']:.2g}" if row["turns"] > 1 else "once"
-                lines.append(f"| {row['what']} | {row['ratio']:.2g} | {spread} |")
-    return "\n".join(lines)
+        rows += json.loads(file.read_text())["rows"] if file.exists() else []
+    table = pd.DataFrame([row for row in rows if "ratio" in row])
+    table["ratio"] = [_said(row) for row in table.to_dict("records")]
+    peers = table[table["network"].isna()]
+    parts = table[table["network"].notna()].pivot(index="what", columns="network", values="ratio")
+    tables = (peers[["what", "ratio"]].set_index("what"), parts)
+    return "\n\n".join(t.to_markdown(colalign=("left",) * (t.shape[1] + 1)) for t in tables)
+
+
+def _said(row: dict[str, Any]) -> str:
+    """The median, and the quartiles behind it."""
+    median, low, high = (
+        f"{row[key]:.2f}" if row["ratio"] < 10 else f"{row[key]:.0f}"
+        for key in ("ratio", "low", "high")
+    )
+    return f"{median} ({low} to {high})" if row["turns"] > 1 else median
 
 
 if __name__ == "__main__":

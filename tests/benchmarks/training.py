@@ -168,19 +168,14 @@ def steps(data: Prepared) -> Iterator[dict[str, Any]]:
 def engine(data: Prepared, network: str) -> Iterator[dict[str, Any]]:
     """A step without each of the engine's parts over one with it, on one batch."""
     dims, size = data.info["spatial_dims"], {"patch_size": list(data.cases["shape"][0])}
-    parts = ["fused", "channels_last", "compile"]
+    parts = ["fused", "channels_last", "compile", "dice_of_sums"]
     parts += ["cuda_graph"] if pick_device().type == "cuda" else []
     off = size | dict.fromkeys(parts, False) | {"augmentation": None, "network": network}
-    where = f"{dims}D, {'plain UNet' if network == 'net' else network}"
+    of = {"network": f"{dims}D {'plain UNet' if network == 'net' else network}"}
     for part in parts:
-        yield compared(
-            f"a step without `{part}` over one with it: {where}",
-            *(stepping(started(data, LOSSES[:1], **off | {part: x}), 2) for x in (False, True)),
-        )
-    yield compared(
-        f"a step with a weighted Dice, MONAI's over one with `dice_of_sums`: {where}",
-        *(stepping(started(data, LOSSES[2:], **off, dice_of_sums=x), 2) for x in (False, True)),
-    )
+        loss = LOSSES[2:] if part == "dice_of_sums" else LOSSES[:1]  # the weighted one
+        pair = (stepping(started(data, loss, **off | {part: x}), 2) for x in (False, True))
+        yield compared(f"`{part}`", *pair) | of
 
 
 def data_cost(data: Prepared) -> Iterator[dict[str, Any]]:
