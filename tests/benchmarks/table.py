@@ -14,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench.device import device_name, pick_device
 from lossbench.provenance import commit, versions
 
 
@@ -29,6 +28,9 @@ def ratio(what: str, times: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 def write(name: str, rows: list[dict[str, Any]], output: Path) -> None:
     """Write NAME.json and NAME.md into a folder, and print the table."""
+    # Imports torch, which would count in the memory that somebody measures before.
+    from lossbench.device import device_name, pick_device
+
     machine = {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
     machine |= {"device": device_name(pick_device()), "load": round(os.getloadavg()[0], 1)}
     machine |= {"commit": commit(), **versions()}
