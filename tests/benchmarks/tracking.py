@@ -73,10 +73,7 @@ def measure(runs: int) -> dict[str, float]:
         "second_cpu_s": again[1],
         "log_metric_ms": 1000 * wall,
         "log_metric_over_sync_cpu": cpu * values / first[1],
-        # For the table of ratios.
-        "what": f"MLflow, {runs:,} runs of {STEPS * METRICS:,} values: a log_metric each over a sync",
-        "ratio": wall * values / first[0],
-        "turns": 1,
+        "log_metric_over_sync": wall * values / first[0],
     }
 
 
@@ -86,6 +83,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     options = parser.parse_args()
     rows = [measure(runs) for runs in (options.runs // 4, options.runs)]
+    what = f"MLflow, {options.runs:,} runs of {STEPS * METRICS:,} values: a log_metric each over a sync"
+    rows[-1] |= {"what": what, "ratio": rows[-1]["log_metric_over_sync"], "turns": 1}
     write("tracking", rows, options.output)
 
 
