@@ -151,7 +151,9 @@ def steps(data: Prepared) -> Iterator[dict[str, Any]]:
     """Training steps: ours against a bare loop and against MONAI's."""
     same = {"augmentation": None, "channels_last": False}
     plain = stepping(started(data, LOSSES[:1], **same))
-    yield compared("a step, batch included, over one of a bare PyTorch loop", plain, bare(data))
+    yield compared(
+        "a step, batch included, over one of a bare PyTorch loop in its layout", plain, bare(data)
+    )
     yield compared(
         "three losses, an epoch each with its validation: three MONAI loops over one block",
         [monai_peer(data) for _ in LOSSES],
