@@ -341,6 +341,18 @@ def test_3d_and_sgd_and_clipping(tmp_path, phantom_3d):
     assert read_json(folder / "dice" / "status.json")["steps"] == 10
 
 
+def test_gradients_are_clipped_where_their_norm_is_above_the_limit_alone(tmp_path, phantom):
+    limits = {"none": None, "far": 1e9, "near": 1e-3}
+    losses = {name: {**DICE, "training": {"clip_norm": x}} for name, x in limits.items()}
+    folder = run(block(tmp_path, phantom, losses, optimizer="sgd", learning_rate=0.01), phantom)
+    none, far, near = (weights(folder / name) for name in losses)
+    assert equal(none, far)
+    assert not equal(none, near)
+    norms = [pd.read_csv(folder / x / "history.csv")["train/gradient_norm"] for x in losses]
+    assert norms[0].tolist() == norms[1].tolist()
+    assert norms[2][0] > limits["near"]  # as it was before
+
+
 def test_learning_rate_decays_to_nothing_as_a_polynomial():
     settings = {"learning_rate": 0.1, "steps": 100, "decay_power": 0.9}
     assert learning_rate(settings, 0) == 0.1
