@@ -1,0 +1,338 @@
+"""The workflow, run for real, as a user runs it: from a folder of one's own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+REPOSITORY = Path(__file__).parents[1]
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+
+STUDY = {
+    "experiment": "study",
+    "matrix": {
+        "dataset": ["cells"],
+        "model": ["tiny"],
+        "loss": ["dice", "my_loss"],
+        "fold": [0, 1],
+        "seed": [3],
+    },
+    "training": {
+        "steps": 12, "batch_size": 2, "patch_size": [32, 32], "log_every": 4, "validate_every": 6,
+    },
+    "comparison": {"reference": "dice"},
+    "datasets": {
+        "cells": {
+            "_target_": "lossbench.datasets.ImageFolder",
+            "images": "cells/images",
+            "masks": "cells/masks",
+            "classes": ["background", "nucleus", "wall", "vacuole"],
+            "ignore": 9,
+            "folds": 3,
+        }
+    },
+    "models": {
+        "tiny": {
+            "_target_": "monai.networks.nets.UNet",
+            "spatial_dims": "$spatial_dims",
+            "in_channels": "$in_channels",
+            "out_channels": "$num_classes",
+            "channels": [4, 8],
+            "strides": [2],
+        }
+    },
+    "losses": {"my_loss": {"_target_": "my_losses.Softened", "smooth": 0.5}},
+}  # fmt: skip
+
+MY_LOSSES = """
+from torch import nn
+
+class Softened(nn.Module):
+    def __init__(self, smooth=1.0):
+        super().__init__()
+        self.smooth = smooth
+
+    def forward(self, logits, target):
+        p = logits.softmax(1)
+        return 1 - ((2 * (p * target).sum((2, 3)) + self.smooth)
+                    / (p.sum((2, 3)) + target.sum((2, 3)) + self.smooth)).mean()
+"""
+
+MY_DATA = """
+import numpy as np
+
+class Squares:
+    classes = ["background", "square"]
+    ignore = None
+    folds = None
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        label = np.zeros((24, 24), int)
+        label[i:i + 12, 4:16] = 1
+        image = label[None] + np.random.default_rng(i).normal(0, 0.3, (1, 24, 24))
+        return {"image": image, "label": label, "spacing": (1.0, 1.0), "case": f"square{i}"}
+"""
+
+
+def study(folder: Path, **changes) -> Path:
+    """Write my_study.yaml, with sections changed."""
+    content = {
+        key: {**v, **changes.get(key, {})} if isinstance(v, dict) else v for key, v in STUDY.items()
+    }
+    path = folder / "my_study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def cells(folder: Path) -> None:
+    """A dataset that nothing here knows: colour images of mixed sizes, four classes, an ignore label."""
+    for name in ("images", "masks"):
+        (folder / "cells" / name).mkdir(parents=True)
+    for i in range(6):
+        generator = np.random.default_rng(i)
+        label = np.zeros((40 + 4 * i, 36), np.uint8)
+        label[6:20, 6:20], label[6:20, 6:9], label[24:30, 10:26] = 1, 2, 3
+        colours = np.array([[20, 20, 20], [90, 20, 160], [200, 80, 80], [30, 180, 60]])
+        image = colours[label] + generator.normal(0, 8, (*label.shape, 3))
+        label[:3] = 9
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"cells/images/{i}.png")
+        Image.fromarray(label).save(folder / f"cells/masks/{i}.png")
+
+
+def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [SNAKEMAKE, "--snakefile", REPOSITORY / "Snakefile", "--cores", "2", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | environment,
+    )
+
+
+def jobs(output: str) -> dict[str, int]:
+    """Jobs by rule, from Snakemake's table."""
+    found = {}
+    for line in output.partition("Job stats:")[2].splitlines()[3:]:
+        if not line.strip():
+            break
+        rule, count = line.split()
+        found[rule] = int(count)
+    return found
+
+
+def trained(folder: Path) -> dict[str, str]:
+    """When each stored run was finished, by its own account."""
+    files = folder.glob("results/runs/*/status.json")
+    return {file.parent.name: json.loads(file.read_text())["finished"] for file in files}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("user")
+    cells(folder)
+    (folder / "my_losses.py").write_text(MY_LOSSES)
+    config = study(folder)
+    result = snakemake(folder, "--configfile", str(config))
+    assert result.returncode == 0, result.stderr + result.stdout
+    return folder, result
+
+
+def test_a_study_on_unknown_data_with_a_loss_of_ones_own_runs_by_yaml_alone(done):
+    folder, result = done
+    report = folder / "results/study/report"
+    for name in (
+        "cases.parquet",
+        "runs.csv",
+        "summary.csv",
+        "comparisons.csv",
+        "report.html",
+        "mlflow.json",
+    ):
+        assert (report / name).exists(), name
+    block = folder / "results/study/cells/tiny/fold1/seed3"
+    names = {p.name for p in block.iterdir()}
+    assert {
+        "block.json",
+        "cases.parquet",
+        "train.log",
+        "evaluate.log",
+        "train.benchmark.tsv",
+    } <= names
+    assert {p.name for p in (block / "my_loss").iterdir()} == {
+        "run.json", "model.safetensors", "history.csv", "status.json",
+    }  # fmt: skip
+    assert (folder / "results/datasets/cells/cases.png").exists()
+    assert (folder / "results/mlflow.db").exists()
+    assert "each loss minus dice" in result.stderr
+    assert "report:  results/study/report/report.html" in result.stderr
+    cases = pd.read_parquet(report / "cases.parquet")
+    assert set(cases["class"]) == {"background", "nucleus", "wall", "vacuole"}
+    voxels = (
+        (cases["tp"] + cases["fn"]).groupby([cases["loss"], cases["seed"], cases["case"]]).sum()
+    )
+    heights = {str(i): 37 * 36 + 4 * i * 36 for i in range(6)}  # without the three ignored rows
+    assert all(count == heights[case] for (_, _, case), count in voxels.items())
+
+
+def test_pairing_holds_in_every_block(done):
+    runs = pd.read_csv(done[0] / "results/study/report/runs.csv")
+    for _, block in runs.groupby(["fold", "seed"]):
+        assert block["init_digest"].nunique() == block["batch_digest"].nunique() == 1
+    assert runs["batch_digest"].nunique() == 2
+    assert pd.read_csv(done[0] / "results/study/report/comparisons.csv")["paired"].all()
+
+
+def test_a_second_run_does_nothing_and_neither_do_comments(done):
+    folder, _ = done
+    config = study(folder)
+    assert "Nothing to be done" in snakemake(folder, "--configfile", str(config)).stderr
+    config.write_text("# a comment\n" + config.read_text().replace("0.5", "5e-1"))
+    assert "Nothing to be done" in snakemake(folder, "--configfile", str(config)).stderr
+
+
+def test_an_added_loss_trains_alone_and_a_changed_keyword_that_loss_alone(done):
+    folder, _ = done
+    before = trained(folder)
+    matrix = {**STUDY["matrix"], "loss": ["dice", "my_loss", "focal"]}
+    target = "results/study/report/comparisons.csv"
+    result = snakemake(folder, target, "--configfile", str(study(folder, matrix=matrix)))
+    assert result.returncode == 0, result.stderr
+    added = trained(folder)
+    assert added.items() > before.items()
+    specs = [
+        json.loads((folder / f"results/runs/{d}/run.json").read_text())
+        for d in added.keys() - before
+    ]
+    assert [spec["loss"]["name"] for spec in specs] == ["focal", "focal"]
+    losses = {"my_loss": {"_target_": "my_losses.Softened", "smooth": 0.25}}
+    config = study(folder, matrix=matrix, losses=losses)
+    result = snakemake(folder, target, "--configfile", str(config))
+    assert result.returncode == 0, result.stderr
+    changed = trained(folder)
+    assert changed.items() > added.items()
+    specs = [
+        json.loads((folder / f"results/runs/{d}/run.json").read_text())
+        for d in changed.keys() - added
+    ]
+    assert [spec["loss"]["smooth"] for spec in specs] == [0.25, 0.25]
+
+
+def test_another_experiment_takes_over_what_is_trained(done):
+    folder, _ = done
+    before = trained(folder)
+    config = folder / "other.yaml"
+    matrix = {**STUDY["matrix"], "loss": ["my_loss"], "fold": [0]}
+    other = {
+        **STUDY,
+        "experiment": "other",
+        "matrix": matrix,
+        "comparison": {"reference": "my_loss"},
+    }
+    config.write_text(yaml.safe_dump(other))
+    result = snakemake(
+        folder, "results/other/cells/tiny/fold0/seed3/cases.parquet", "--configfile", str(config)
+    )
+    assert result.returncode == 0, result.stderr
+    assert trained(folder) == before
+    assert "my_loss: taken from the store" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"matrix": {"loss": ["dice", "no_such_loss"]}},
+            "matrix.loss: no loss 'no_such_loss' in losses",
+        ),
+        (
+            {"training": {"stepz": 3}},
+            "my_study.yaml: training.stepz: unknown key; did you mean 'steps'?",
+        ),
+    ],
+)
+def test_a_bad_config_fails_at_once_also_where_an_old_report_is(done, changes, message):
+    result = snakemake(done[0], "--configfile", str(study(done[0], **changes)))
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"losses": {"my_loss": {"_target_": "my_losses.Softend"}}},
+            "my_losses has no 'Softend'; did you mean 'Softened'?",
+        ),
+        (
+            {"losses": {"my_loss": {"_target_": "os.system"}}},
+            "os.system is not a torch.nn.Module",
+        ),
+    ],
+)
+def test_a_bad_component_is_refused_before_training_and_nothing_is_lost(done, changes, message):
+    folder, _ = done
+    before = trained(folder)
+    report = (folder / "results/study/report/report.html").read_bytes()
+    result = snakemake(folder, "--configfile", str(study(folder, **changes)))
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "rule train:" not in result.stderr
+    assert trained(folder) == before
+    assert (folder / "results/study/report/report.html").read_bytes() == report
+
+
+def test_a_bad_mask_is_refused_before_training(tmp_path):
+    cells(tmp_path)
+    (tmp_path / "my_losses.py").write_text(MY_LOSSES)
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "cells/masks/2.png")
+    Image.fromarray(np.full((56, 36), 7, np.uint8)).save(tmp_path / "cells/masks/4.png")
+    result = snakemake(tmp_path, "--configfile", str(study(tmp_path)))
+    assert result.returncode != 0
+    assert "masks/2.png" in result.stderr
+    assert "masks/4.png" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "rule train:" not in result.stderr
+
+
+def test_a_dataset_of_ones_own_beside_a_config_elsewhere(tmp_path):
+    """The config lies in another folder than the one that the workflow runs in."""
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies/my_data.py").write_text(MY_DATA)
+    changes = {"matrix": {"dataset": ["squares"], "loss": ["dice"], "fold": [0]}}
+    config = study(
+        tmp_path / "studies",
+        datasets={"squares": {"_target_": "my_data.Squares", "folds": 2}},
+        **changes,
+    )
+    target = "results/study/squares/tiny/fold0/seed3/cases.parquet"
+    result = snakemake(tmp_path, target, "--configfile", str(config))
+    assert result.returncode == 0, result.stderr
+    table = pd.read_parquet(tmp_path / target)
+    assert set(table["class"]) == {"background", "square"}
+
+
+def test_a_dry_run_imports_no_torch(done):
+    blocker = done[0] / "blocker"
+    blocker.mkdir()
+    (blocker / "torch.py").write_text("raise ImportError('torch was imported')")
+    config = study(done[0], matrix={"seed": [8]})
+    result = snakemake(done[0], "--configfile", str(config), "-n", PYTHONPATH=str(blocker))
+    assert result.returncode == 0, result.stderr
+    assert jobs(result.stdout + result.stderr)["train"] == 2
+
+
+def test_lint():
+    result = subprocess.run([SNAKEMAKE, "--lint"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr + result.stdout
