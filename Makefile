@@ -26,13 +26,13 @@ ui: $(INSTALLED)  ## the MLflow UI on 127.0.0.1, over the store that `track` wri
 	$(BIN)/python -m lossbench ui
 
 bench: $(INSTALLED)  ## what things cost, and the error rates of the comparisons: results/benchmarks; hours
-	$(BIN)/python -m tests.benchmarks.training --output results/benchmarks
-	$(BIN)/python -m tests.benchmarks.start --output results/benchmarks
-	$(BIN)/python -m tests.benchmarks.growth --output results/benchmarks
-	$(BIN)/python -m tests.benchmarks.ten_thousand_runs --output results/benchmarks
-	$(BIN)/python -m tests.benchmarks.tracking --output results/benchmarks
-	$(BIN)/python -m tests.benchmarks.error_rates --output results/benchmarks
-	test -z "$$LOSSBENCH_DATA" || $(BIN)/python -m tests.benchmarks.nnunet \
+	$(BIN)/python -m benchmarks.training --output results/benchmarks
+	$(BIN)/python -m benchmarks.start --output results/benchmarks
+	$(BIN)/python -m benchmarks.growth --output results/benchmarks
+	$(BIN)/python -m benchmarks.ten_thousand_runs --output results/benchmarks
+	$(BIN)/python -m benchmarks.tracking --output results/benchmarks
+	$(BIN)/python -m benchmarks.error_rates --output results/benchmarks
+	test -z "$$LOSSBENCH_DATA" || $(BIN)/python -m benchmarks.nnunet \
 	    --data "$$LOSSBENCH_DATA/Task04_Hippocampus" --output results/benchmarks
 
 lock: $(INSTALLED)  ## requirements.lock from pyproject.toml

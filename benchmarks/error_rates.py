@@ -1,4 +1,4 @@
-"""Error rates of the comparisons over simulated studies: python -m tests.benchmarks.error_rates.
+"""Error rates of the comparisons over simulated studies: python -m benchmarks.error_rates.
 
 A study has 6 comparisons (3 losses against a reference, 2 classes), independent of each other,
 which is the hardest case for Holm. A row has several hundred studies of one design, without any

@@ -1,4 +1,4 @@
-"""How time and memory grow: python -m tests.benchmarks.growth --output DIR
+"""How time and memory grow: python -m benchmarks.growth --output DIR
 
 CPU seconds and peak memory against the number of losses in a block, of cases to evaluate, of pixels in
 an image and of runs to compare, each in a process of its own, imports left out; growth.json, and
@@ -20,15 +20,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from lossbench.compare import compare
-from lossbench.evaluate import evaluate
-from lossbench.files import write_json
-from lossbench.prepare import prepare
-from lossbench.prepared import Prepared
-from lossbench.train import train
-from tests.benchmarks.table import write
-from tests.benchmarks.ten_thousand_runs import write_study
-from tests.test_train import DICE, block
+from benchmarks.table import write
+from benchmarks.ten_thousand_runs import write_study
+from lossbench.common.files import write_json
+from lossbench.datasets.prepared import Prepared
+from lossbench.stages.compare import compare
+from lossbench.stages.evaluate import evaluate
+from lossbench.stages.prepare import prepare
+from lossbench.stages.train import train
+from tests.stages.train.test_train import DICE, block
 
 VALUES = {
     "losses in a block": (1, 2, 4, 8, 16),
@@ -47,7 +47,7 @@ def main() -> None:
         print(json.dumps(measured(options.one[0], int(options.one[1]))))
         return
     options.output.mkdir(parents=True, exist_ok=True)
-    again = [sys.executable, "-m", "tests.benchmarks.growth", "--output", options.output, "--one"]
+    again = [sys.executable, "-m", "benchmarks.growth", "--output", options.output, "--one"]
     rows = []
     for what, values in VALUES.items():
         for value in values:

@@ -1,6 +1,6 @@
 """Our method of moments against REML of statsmodels on unbalanced results.
 
-python -m tests.benchmarks.mixed_model: crossed random effects of cases and blocks, a run diverged
+python -m benchmarks.mixed_model: crossed random effects of cases and blocks, a run diverged
 and 5 % of the pairs missing. Prints the means over studies of estimates, standard errors and
 seconds. statsmodels is the check, not the method: it takes some 60 times as long here, more with more cases.
 """
@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from statsmodels.regression.mixed_linear_model import MixedLM
 
+from benchmarks.error_rates import Design, study
 from lossbench.statistics import paired_difference
-from tests.benchmarks.error_rates import Design, study
 
 DESIGN = Design(3, 3, 15, 0.006, diverged=True)
 

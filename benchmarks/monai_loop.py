@@ -1,4 +1,4 @@
-"""A training as a MONAI script has it: python -m tests.benchmarks.monai_loop DATA.npz STEPS
+"""A training as a MONAI script has it: python -m benchmarks.monai_loop DATA.npz STEPS
 
 Cached dictionaries, random transforms, a DataLoader, DiceLoss, AdamW, and DiceMetric on decollated
 predictions: the peer of a block. Nothing of lossbench's is imported.

@@ -1,4 +1,4 @@
-"""Stock nnU-Net against its plan here: python -m tests.benchmarks.nnunet --data Task04_Hippocampus --output DIR
+"""Stock nnU-Net against its plan here: python -m benchmarks.nnunet --data Task04_Hippocampus --output DIR
 
 installs nnU-Net from PyPI into a venv of its own, lets it plan and preprocess the MSD task 4, and
 measures iterations per second of its 3d_fullres plan and of config/hippocampus.yaml with DiceCE and the
@@ -21,17 +21,17 @@ import torch
 import yaml
 from snakemake.utils import update_config
 
+from benchmarks.table import ratio, write
+from lossbench.common.device import wait_for
+from lossbench.common.files import read_json, write_json, write_text
 from lossbench.config import Experiment, validate
-from lossbench.device import wait_for
-from lossbench.files import read_json, write_json, write_text
-from lossbench.prepare import prepare
-from lossbench.prepared import Prepared
-from lossbench.train.run import Run
-from lossbench.train.stop import Stop
-from tests.benchmarks.table import ratio, write
+from lossbench.datasets.prepared import Prepared
+from lossbench.stages.prepare import prepare
+from lossbench.stages.train.run import Run
+from lossbench.stages.train.stop import Stop
 
 VERSION, TURNS = "2.8.1", 5
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 ON_GPU = torch.cuda.is_available()
 STEPS = 200 if ON_GPU else 2
 # What is changed in config/hippocampus.yaml, by what the table calls it.

@@ -1,4 +1,4 @@
-"""What starts cost, in CPU time: python -m tests.benchmarks.start --output DIR
+"""What starts cost, in CPU time: python -m benchmarks.start --output DIR
 
 The start of a training job over an import of torch, monai, mlflow and segmentation_models_pytorch;
 three losses as whole processes, of 20 steps one each over one for their block, and of 120 steps with
@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lossbench.files import write_text
-from lossbench.prepared import Prepared
-from tests.benchmarks import monai_loop
-from tests.benchmarks.table import ratio, write
-from tests.benchmarks.training import LOSSES, arrays, drawn, settings
+from benchmarks import monai_loop
+from benchmarks.table import ratio, write
+from benchmarks.training import LOSSES, arrays, drawn, settings
+from lossbench.common.files import write_text
+from lossbench.datasets.prepared import Prepared
 
 BLOCKS, TURNS = 1_000, 5
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "all", "--cores", "1"]
 EMPTY = """\
 rule all:
@@ -106,7 +106,7 @@ def scripts(data: Prepared, folder: Path, steps: int) -> list[str]:
         f"{key}_{n}": a for key, (i, y) in found.items() for n, a in (("images", i), ("labels", y))
     }
     np.savez(folder / "data.npz", **names)
-    script = f"{sys.executable} -m tests.benchmarks.monai_loop {folder / 'data.npz'} {steps}"
+    script = f"{sys.executable} -m benchmarks.monai_loop {folder / 'data.npz'} {steps}"
     return ["bash", "-c", f"cd {ROOT} && " + " && ".join([script] * len(LOSSES))]
 
 

@@ -1,6 +1,6 @@
 """What a benchmark leaves: its rows as JSON and as a Markdown table, with machine and versions.
 
-python -m tests.benchmarks.table DIR prints the ratios of all of them in one table, as in README.md.
+python -m benchmarks.table DIR prints the ratios of all of them in one table, as in README.md.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench.provenance import commit, versions
+from lossbench.common.provenance import commit, versions
 
 
 def ratio(what: str, times: Sequence[tuple[float, float]]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def ratio(what: str, times: Sequence[tuple[float, float]]) -> dict[str, Any]:
 def write(name: str, rows: list[dict[str, Any]], output: Path) -> None:
     """Write NAME.json and NAME.md into a folder, and print the table."""
     # Imports torch, which would count in the memory that somebody measures before.
-    from lossbench.device import device_name, pick_device
+    from lossbench.common.device import device_name, pick_device
 
     machine = {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
     machine |= {"device": device_name(pick_device()), "load": round(os.getloadavg()[0], 1)}

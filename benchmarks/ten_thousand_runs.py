@@ -1,6 +1,6 @@
 """How long `compare` takes for 10,000 runs of 52 cases and 3 classes.
 
-    python -m tests.benchmarks.ten_thousand_runs --output DIR [--runs 10000] [--losses 10] [--folder PATH]
+    python -m benchmarks.ten_thousand_runs --output DIR [--runs 10000] [--losses 10] [--folder PATH]
 
 writes a study as block files, and measures reading it, beside pandas, which reads a file after the
 other, and `compare`, which reads, compares and writes: seconds, and peak memory. Aims: 2 s, 10 s, 1 GB.
@@ -22,12 +22,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.table import ratio, write
 from lossbench import config
-from lossbench.compare import blocks, compare
-from lossbench.cubes import TEXT, schema
-from lossbench.files import block_folder, write_json, write_text
-from lossbench.provenance import sha256
-from tests.benchmarks.table import ratio, write
+from lossbench.common.files import block_folder, write_json, write_text
+from lossbench.common.provenance import sha256
+from lossbench.stages.compare import blocks, compare
+from lossbench.stages.compare.scores import TEXT, schema
 
 CASES, CLASSES = 52, ("background", "anterior", "posterior")
 FOLDS, SEEDS, DATASETS = 5, 5, 2

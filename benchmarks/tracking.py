@@ -1,4 +1,4 @@
-"""What tracking costs: python -m tests.benchmarks.tracking --output DIR [--runs 1000]
+"""What tracking costs: python -m benchmarks.tracking --output DIR [--runs 1000]
 
 Writes results of many runs (10 metrics x 100 steps each), syncs them to SQLite, and compares with
 one log_metric a value, measured on a sample of values.
@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
 
-from lossbench.track import track, ui
-from tests.benchmarks.table import write
-from tests.fake_results import write_experiment, write_report
-from tests.stores import empty_store
+from benchmarks.table import write
+from lossbench.stages.track import track, ui
+from tests.helpers.fake_results import write_experiment, write_report
+from tests.helpers.stores import empty_store
 
 STEPS, METRICS = 100, 10
 SINGLE = 300  # values that are logged one by one

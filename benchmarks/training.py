@@ -1,4 +1,4 @@
-"""What training costs beside its peers: python -m tests.benchmarks.training --output DIR
+"""What training costs beside its peers: python -m benchmarks.training --output DIR
 
 Every figure is a ratio within one run: the variants take turns, many times, and the median of the
 ratios is shown with their quartiles. The network, batch size, loss and optimiser are the same: MONAI's
@@ -20,24 +20,24 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from monai.networks.nets import UNet
 from monai.networks.utils import one_hot
 
-from lossbench.batches import Batches
+from benchmarks import monai_loop
+from benchmarks.monai_loop import BATCH, CLASSES, NET
+from benchmarks.table import ratio, write
+from lossbench.common.device import pick_device, wait_for
+from lossbench.common.files import write_json
 from lossbench.config import validate
-from lossbench.device import pick_device, wait_for
-from lossbench.files import write_json
+from lossbench.datasets.batches import Batches
+from lossbench.datasets.prepared import Prepared
 from lossbench.metrics import _surfaces
-from lossbench.prepare import prepare
-from lossbench.prepared import Prepared
-from lossbench.train.run import Run
-from lossbench.train.stop import Stop
-from tests.benchmarks import monai_loop
-from tests.benchmarks.monai_loop import BATCH, CLASSES, NET
-from tests.benchmarks.table import ratio, write
-from tests.test_config import default
+from lossbench.stages.prepare import prepare
+from lossbench.stages.train.run import Run
+from lossbench.stages.train.stop import Stop
+from tests.config.test_experiment import default
 
 STEPS, TURNS = 6, 25  # steps in a turn: an epoch of the drawn images
 VOLUME = [40, 56, 40]
 LOSSES = ("dice", "dice_no_background", "dice_inverse_frequency")
-MODELS = yaml.safe_load((Path(__file__).parents[2] / "config/models.yaml").read_text())["models"]
+MODELS = yaml.safe_load((Path(__file__).parents[1] / "config/models.yaml").read_text())["models"]
 
 
 def main() -> None:

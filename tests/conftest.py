@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lossbench.files import write_json
-from lossbench.prepare import prepare
-from lossbench.prepared import Prepared
+from lossbench.common.files import write_json
+from lossbench.datasets.prepared import Prepared
+from lossbench.stages.prepare import prepare
 
 REPOSITORY = Path(__file__).parents[1]
 

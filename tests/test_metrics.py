@@ -8,8 +8,8 @@ import torch
 from monai.metrics import DiceMetric, compute_hausdorff_distance, compute_surface_dice
 
 from lossbench.config import UserError
+from lossbench.datasets.prepared import IGNORE
 from lossbench.metrics import build_metric, counts, dice_of, measure
-from lossbench.prepared import IGNORE
 
 
 def pair(shape=(20, 24), k=3, seed=0):

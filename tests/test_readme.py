@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from lossbench.__main__ import _parser
+from lossbench.common.files import write_json
 from lossbench.config import validate
-from lossbench.files import write_json
-from tests.test_config import default, merged
+from tests.config.test_experiment import default, merged
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

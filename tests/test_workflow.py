@@ -5,12 +5,12 @@ import shutil
 import subprocess
 import sys
 
+from lossbench.common.files import read_json, write_json
+from lossbench.common.provenance import run_digest
 from lossbench.config import load
-from lossbench.files import read_json, write_json
-from lossbench.overview import overview
-from lossbench.provenance import run_digest
-from tests.fake_results import write_experiment
-from tests.test_config import CONFIG
+from lossbench.workflow import overview
+from tests.config.test_experiment import CONFIG
+from tests.helpers.fake_results import write_experiment
 
 
 def stored(path):

@@ -67,7 +67,8 @@ def _compare(experiment: Path | None, output: Path, **given: Any) -> None:
 
 def _function(stage: str, name: str = "") -> Callable[..., Any]:
     """The function of a stage, or another of its module; only that module is imported."""
-    module = "track.ui" if stage == "ui" else stage
+    others = {"ui": "stages.track.ui", "plan": "stages.compare.plan", "schema": "config.schema"}
+    module = others.get(stage, f"stages.{stage}")
     with _quick_imports(UNUSED if stage in ("train", "evaluate") else ()):
         return getattr(import_module(f"lossbench.{module}"), name or stage)
 

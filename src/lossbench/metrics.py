@@ -8,9 +8,9 @@ import torch
 from monai.metrics import DiceMetric
 from scipy.spatial import KDTree
 
+from lossbench.common.instantiate import instantiate, place_of
 from lossbench.config import UserError
-from lossbench.instantiate import instantiate, place_of
-from lossbench.prepared import IGNORE, Prepared
+from lossbench.datasets.prepared import IGNORE, Prepared
 
 COLUMNS = ("tp", "fp", "fn", "dice", "iou", "precision", "recall", "hd95", "surface_dice")
 # Prediction and label, uint8 (*S), and the spacing -> a number for each class.

@@ -5,9 +5,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from lossbench.common.files import read_json
+from lossbench.common.provenance import run_digest
 from lossbench.config import Experiment, Training, counted
-from lossbench.files import read_json
-from lossbench.provenance import run_digest
 
 
 def overview(experiment: Experiment, results: Path) -> str:

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 import yaml
 
-from lossbench.files import read_json
-from lossbench.train import train
+from lossbench.common.files import read_json
+from lossbench.stages.train import train
 
 from .slurm.cluster import NoClusterError, cluster, slurm, why_not
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 BLOCK = "results/study/shapes/tiny/fold{}/seed3"
 COMMAND = [
     *(sys.executable, REPOSITORY / "tests/slurm/impatient.py"),

@@ -2,7 +2,7 @@
 
 import torch
 
-from lossbench import device, slots
+from lossbench.common import device, slots
 
 
 def test_the_first_choice_holds_for_the_whole_process(monkeypatch, tmp_path):

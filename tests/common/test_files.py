@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lossbench.common.files import altered, checksums, read_json, whole, write_json
 from lossbench.config import UserError
-from lossbench.files import altered, checksums, read_json, whole, write_json
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path):
@@ -56,7 +56,7 @@ import sys
 from pathlib import Path
 import pandas as pd, torch
 from safetensors.torch import save_file
-from lossbench.files import UserError, whole
+from lossbench.common.files import UserError, whole
 
 large = torch.rand(200_000)
 writers = {

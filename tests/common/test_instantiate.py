@@ -5,8 +5,8 @@ import pathlib
 import pytest
 from torch import nn
 
+from lossbench.common.instantiate import instantiate
 from lossbench.config import UserError
-from lossbench.instantiate import instantiate
 
 
 def message(spec: dict, expects: type = nn.Module) -> str:

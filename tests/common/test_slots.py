@@ -8,7 +8,7 @@ import pytest
 HOLD = """
 import logging, sys, time
 from pathlib import Path
-from lossbench.slots import claim
+from lossbench.common.slots import claim
 logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
 index, file = claim(sys.argv[2].split(","), int(sys.argv[3]), Path(sys.argv[1]))
 print(index, flush=True)

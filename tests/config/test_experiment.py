@@ -10,7 +10,7 @@ import yaml
 
 from lossbench.config import ConfigError, Experiment, canonical, load, validate
 
-CONFIG = Path(__file__).parent.parent / "config"
+CONFIG = Path(__file__).parents[2] / "config"
 
 
 def default() -> dict:

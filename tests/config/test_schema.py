@@ -6,7 +6,7 @@ import pytest
 
 from lossbench.__main__ import _parser, main
 from lossbench.config import Experiment
-from tests.test_config import CONFIG
+from tests.config.test_experiment import CONFIG
 
 
 def test_the_table_of_keys_is_the_one_of_the_models(capsys):

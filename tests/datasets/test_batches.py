@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lossbench.augment import augment
-from lossbench.batches import Batches, checksum, patch_size, stream_key
 from lossbench.config import Augmentation, Training, UserError
+from lossbench.datasets.augment import augment
+from lossbench.datasets.batches import Batches, checksum, patch_size, stream_key
 
 CPU = torch.device("cpu")
 

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from lossbench.common.instantiate import instantiate
 from lossbench.config import Dataset, UserError
 from lossbench.datasets import MNI152, MSD, Decathlon, ImageFolder, NNUNet, Nuclei, Phantom, nuclei
 from lossbench.datasets.contract import case_problems, check_dataset, listed
-from lossbench.instantiate import instantiate
 
-CATALOGUE = yaml.safe_load((Path(__file__).parents[1] / "config/datasets.yaml").read_text())
+CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "config/datasets.yaml").read_text())
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8)
 MASK = (GREY > 20).astype(np.uint8)
 

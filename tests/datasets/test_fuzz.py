@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lossbench.compare import compare_files
+from lossbench.common.files import write_json
 from lossbench.config import ConfigError, UserError, canonical, load, validate
-from lossbench.files import write_json
-from lossbench.prepare import prepare
-from tests.test_config import default, merged
+from lossbench.stages.compare import compare_files
+from lossbench.stages.prepare import prepare
+from tests.config.test_experiment import default, merged
 
 EXAMPLES = int(os.environ.get("LOSSBENCH_FUZZ", "40"))
 bounded = settings(

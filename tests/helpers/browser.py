@@ -1,6 +1,6 @@
 """A real browser that looks at MLflow and at the report.
 
-`python -m tests.browser --results results --output pictures` writes the pictures of README.
+`python -m tests.helpers.browser --results results --output pictures` writes the pictures of README.
 """
 
 import argparse
@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lossbench.files import read_json
-from lossbench.track import ui
-
-from .stores import Server
+from lossbench.common.files import read_json
+from lossbench.stages.track import ui
+from tests.helpers.stores import Server
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (

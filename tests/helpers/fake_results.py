@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lossbench import config, files
-from lossbench.compare import compare
-from lossbench.files import write_json, write_text
-from lossbench.provenance import run_digest, seed_of, sha256
+from lossbench import config
+from lossbench.common import files
+from lossbench.common.files import write_json, write_text
+from lossbench.common.provenance import run_digest, seed_of, sha256
+from lossbench.stages.compare import compare
 
 STEPS, LOG_EVERY, VALIDATE_EVERY = 40, 10, 20
 SIZE = (16, 16)

@@ -1,6 +1,6 @@
 """Kill a workflow, or the training in it, at random points, until it has had enough.
 
-    python -m tests.kills FOLDER --times 24 --seed 1
+    python -m tests.helpers.kills FOLDER --times 24 --seed 1
 
 runs a study in FOLDER that is killed, restarted and compared with one that nobody disturbed.
 """
@@ -18,9 +18,9 @@ import psutil
 import yaml
 from safetensors.numpy import load_file
 
-from lossbench.files import read_json
+from lossbench.common.files import read_json
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TARGETS = ("workflow", "training")

@@ -21,8 +21,8 @@ import pytest
 import sqlalchemy as sa
 from mlflow import MlflowClient
 
-from lossbench.track import track, ui
-from lossbench.track.store import connect
+from lossbench.stages.track import track, ui
+from lossbench.stages.track.store import connect
 
 QUERIES = {
     "r.name, r.status, r.start_time, r.end_time": "",

@@ -6,8 +6,8 @@ from monai.losses import DiceCELoss, DiceFocalLoss, DiceLoss, FocalLoss
 from segmentation_models_pytorch import losses as smp
 from torch import nn
 
-from lossbench.gradients import class_terms, cosines, flat_gradient, shares
 from lossbench.losses import Ignoring, IndexTarget, one_hot
+from lossbench.losses.gradients import class_terms, cosines, flat_gradient, shares
 
 K = 3
 GENERATOR = torch.Generator().manual_seed(0)

@@ -43,11 +43,9 @@ from lossbench.losses import (
     of_sums,
     one_hot,
 )
-from tests.test_check import problems
+from tests.stages.check.test_check import problems
 
-CATALOGUE = yaml.safe_load((Path(__file__).parent.parent / "config/losses.yaml").read_text())[
-    "losses"
-]
+CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "config/losses.yaml").read_text())["losses"]
 CLASSES, VOXELS = ["background", "a", "b"], [800, 150, 50]
 TWO_CLASSES_ALONE = {"asymmetric_unified_focal", "smp_mcc"}
 IN_PLACE = {"boundary", "hausdorff", "log_hausdorff", "cldice", "dice_cldice", "nacl"}

@@ -23,7 +23,7 @@ from lossbench.config import Loss
 from lossbench.losses import FScoreLoss, build_loss, f_score, one_hot
 from lossbench.metrics import counts
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 FOLDER = Path(
     os.environ.get("LOSSBENCH_PARITY") or REPOSITORY.parent / "shared" / "fixtures" / "parity"
 )

@@ -8,8 +8,8 @@ import yaml
 from torch import nn
 
 from lossbench.losses import build_loss
-from lossbench.semantics import PROPERTIES, measure, probe_voxels
-from tests.test_config import CONFIG
+from lossbench.losses.semantics import PROPERTIES, measure, probe_voxels
+from tests.config.test_experiment import CONFIG
 
 CATALOGUE = yaml.safe_load((CONFIG / "losses.yaml").read_text())["losses"]
 K, CLASSES = 4, ["background", "a", "b", "c"]

@@ -11,14 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from lossbench.common.files import read_json, write_json
 from lossbench.config import UserError
-from lossbench.evaluate import evaluate
-from lossbench.files import read_json, write_json
-from lossbench.inference import predict
 from lossbench.metrics import COLUMNS, measure
-from lossbench.models import build_model, load_run
-from lossbench.train import train
-from tests.test_train import LOSSES, block
+from lossbench.models import build_model, load_run, predict
+from lossbench.stages.evaluate import evaluate
+from lossbench.stages.train import train
+from tests.stages.train.test_train import LOSSES, block
 
 
 @pytest.fixture(scope="module")

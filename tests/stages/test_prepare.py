@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import lossbench.prepare
+import lossbench.stages.prepare
 from lossbench.config import UserError
 from lossbench.datasets import MNI152, ImageFolder, Phantom
-from lossbench.prepare import normalised, prepare
-from lossbench.prepared import IGNORE, Prepared
+from lossbench.datasets.prepared import IGNORE, Prepared
+from lossbench.stages.prepare import normalised, prepare
 
 SIZES = [(6, 8), (7, 5), (9, 9), (4, 6), (5, 5), (8, 8)]
 
@@ -321,7 +321,7 @@ def test_what_was_prepared_before_survives_a_broken_dataset(run):
 
 def test_no_classes_json_where_preparation_stops_half_way(run, monkeypatch):
     folder = run(Made).folder
-    monkeypatch.setattr(lossbench.prepare, "picture", lambda *_: 1 / 0)
+    monkeypatch.setattr(lossbench.stages.prepare, "picture", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(Made)
     assert not (folder / "classes.json").exists()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.error_rates import Design, rates, simulated, study
 from lossbench.statistics import (
     Difference,
     bootstrap_interval,
@@ -19,7 +20,6 @@ from lossbench.statistics import (
     ranks,
     verdict,
 )
-from tests.benchmarks.error_rates import Design, rates, simulated, study
 
 FULL = Design(5, 3, 52, 0.003)
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.error_rates import Design, simulated, truth
 from lossbench.statistics import needed, paired_difference, pairing_gain, planned, verdict
-from tests.benchmarks.error_rates import Design, simulated, truth
-from tests.test_statistics import FULL, scores
+from tests.statistics.test_statistics import FULL, scores
 
 
 @pytest.mark.parametrize(

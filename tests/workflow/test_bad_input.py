@@ -7,10 +7,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from lossbench.common.files import write_json
 from lossbench.config import UserError
-from lossbench.files import write_json
-from lossbench.prepare import prepare
-from tests.test_config import default, merged, problems
+from lossbench.stages.prepare import prepare
+from tests.config.test_experiment import default, merged, problems
 
 TABLE = yaml.safe_load(Path(__file__).with_name("bad_input.yaml").read_text())
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests import kills
+from tests.helpers import kills
 
 
 @pytest.fixture(scope="module")

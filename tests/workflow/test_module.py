@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.fake_results import write_experiment
+from tests.helpers.fake_results import write_experiment
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 DOCUMENT = (REPOSITORY / "config/README.md").read_text()
 SNAKEFILE, NOTEBOOK = re.findall(r"```python\n(.*?)```", DOCUMENT, flags=re.DOTALL)
 

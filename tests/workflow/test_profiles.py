@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 PROFILES = REPOSITORY / "workflow/profiles"
 NAMES = sorted(path.name for path in PROFILES.iterdir())
 

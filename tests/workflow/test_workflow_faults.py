@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from lossbench.files import read_json
-from tests.test_workflow import (
+from lossbench.common.files import read_json
+from tests.workflow.test_study import (
     MY_LOSSES,
     REPOSITORY,
     SNAKEMAKE,

@@ -10,9 +10,9 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
 from lossbench.config import ConfigError, UserError, validate
-from lossbench.files import read_json
-from lossbench.overview import overview
-from lossbench.provenance import run_digest, sha256
+from lossbench.common.files import read_json
+from lossbench.workflow import overview
+from lossbench.common.provenance import run_digest, sha256
 
 # Again, and below what is set, since a module that is given a config skips `configfile:`.
 DEFAULTS = [

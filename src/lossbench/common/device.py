@@ -8,7 +8,7 @@ from typing import IO
 
 import torch
 
-from lossbench.slots import claim
+from lossbench.common.slots import claim
 
 
 @functools.cache

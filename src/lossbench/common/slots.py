@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from lossbench.common.files import try_lock
 from lossbench.config import counted
-from lossbench.files import try_lock
 
 log = logging.getLogger(__name__)
 WAIT_SECONDS = 1.0  # between two looks for a free place

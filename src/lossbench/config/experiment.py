@@ -8,11 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from lossbench.config.messages import (
+from lossbench.config.errors import (
     ConfigError,
     UserError,
     Where,
-    counted,
     did_you_mean,
     problem_text,
 )
@@ -31,28 +30,6 @@ from lossbench.config.sections import (
     Strict,
     Training,
 )
-
-__all__ = [
-    "BATCH_SETTINGS",
-    "MATCHED",
-    "METRICS",
-    "Augmentation",
-    "Comparison",
-    "Component",
-    "ConfigError",
-    "Dataset",
-    "Experiment",
-    "Loss",
-    "Matrix",
-    "Training",
-    "UserError",
-    "canonical",
-    "counted",
-    "did_you_mean",
-    "load",
-    "unnamed",
-    "validate",
-]
 
 # Columns of the tables: no metric of a user's may be called so.
 TAKEN = (*METRICS, "tp", "fp", "fn", "dataset", "model", "loss", "fold", "seed", "case", "class")

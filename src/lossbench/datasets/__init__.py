@@ -17,7 +17,7 @@ A dataset has the attributes
 - ``folds`` (optional): the cases that each fold validates on, by name; a case in none is not used
 - ``sliced`` (optional): true where cases are slices of volumes, which may be empty of signal
 
-`lossbench.prepare` checks all of it (`contract`).
+`lossbench.stages.prepare` checks all of it (`contract`).
 """
 
 from lossbench.datasets.images import ImageFolder as ImageFolder

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossbench.augment import augment
+from lossbench.common.provenance import seed_of
 from lossbench.config import BATCH_SETTINGS
-from lossbench.prepared import Prepared
-from lossbench.provenance import seed_of
+from lossbench.datasets.augment import augment
+from lossbench.datasets.prepared import Prepared
 
 MULTIPLE = 32  # sizes that most networks take
 DATA_SHARE = 0.5  # of the free memory of a GPU, for the dataset

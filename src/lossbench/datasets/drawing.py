@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from lossbench.prepared import IGNORE
+from lossbench.datasets.prepared import IGNORE
 
 SHOWN = 6  # cases
 # Okabe and Ito's palette, which colour-blind people can tell apart, without black.

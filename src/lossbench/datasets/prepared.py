@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lossbench.common.files import altered, read_json
 from lossbench.config import UserError
-from lossbench.files import altered, read_json
 
 IGNORE = 255  # in labels.npy; takes part in neither loss nor metric
 

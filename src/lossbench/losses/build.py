@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lossbench.common.instantiate import instantiate
 from lossbench.config import UserError, unnamed
-from lossbench.instantiate import instantiate
+from lossbench.datasets.prepared import Prepared
 from lossbench.losses.ignoring import Ignoring
 from lossbench.losses.sums import of_sums
 from lossbench.losses.targets import one_hot
 from lossbench.losses.weights import class_weights
-from lossbench.prepared import Prepared
 
 # Arguments that hold weights of classes: a list of numbers is made a tensor, as $weights are.
 WEIGHT_KEYS = ("weight", "weights", "class_weight", "class_weights")

@@ -7,9 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lossbench.batches import Batch
-from lossbench.gradients import class_terms, cosines, flat_gradient, shares
+from lossbench.datasets.batches import Batch
 from lossbench.losses import batch_loss, one_hot
+from lossbench.losses.gradients import class_terms, cosines, flat_gradient, shares
 
 
 def ledger_entry(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor, nn
 
 from lossbench.config import UserError
-from lossbench.gradients import flat_gradient
+from lossbench.losses.gradients import flat_gradient
 
 
 class Scaled(nn.Module):

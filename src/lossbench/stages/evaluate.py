@@ -9,16 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from lossbench.batches import patch_size
+from lossbench.common.device import pick_device
+from lossbench.common.files import read_json, whole
+from lossbench.common.provenance import run_digest
 from lossbench.config import UserError
-from lossbench.cubes import COUNTS, DIGESTS, TEXT, schema
-from lossbench.device import pick_device
-from lossbench.files import read_json, whole
-from lossbench.inference import predict
+from lossbench.datasets.batches import patch_size
+from lossbench.datasets.prepared import Prepared
 from lossbench.metrics import COLUMNS, OwnMetric, build_metric, measure
-from lossbench.models import load_run
-from lossbench.prepared import Prepared
-from lossbench.provenance import run_digest
+from lossbench.models import load_run, predict
+from lossbench.stages.compare.scores import COUNTS, DIGESTS, TEXT, schema
 
 
 def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:

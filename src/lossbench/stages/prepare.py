@@ -11,22 +11,22 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from lossbench.common.files import checksums, read_json, whole, write_json
+from lossbench.common.instantiate import instantiate, place_of
+from lossbench.common.provenance import sha256
 from lossbench.config import UserError, canonical
 from lossbench.datasets import ImageFolder
 from lossbench.datasets.contract import case_problems, case_title, check_dataset, listed
+from lossbench.datasets.drawing import picture
 from lossbench.datasets.folds import assign_folds
-from lossbench.datasets.picture import picture
-from lossbench.files import checksums, read_json, whole, write_json
-from lossbench.instantiate import instantiate, place_of
-from lossbench.prepared import IGNORE
-from lossbench.provenance import sha256
+from lossbench.datasets.prepared import IGNORE
 
 log = logging.getLogger(__name__)
 TRANSLATES = " (an ImageFolder can translate: values: {0: 0, 255: 1})"
 
 
 def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
-    """Read, check and normalise a dataset; write it as `lossbench.prepared.Prepared` reads it.
+    """Read, check and normalise a dataset; write it as `Prepared` reads it.
 
     Images are normalised to mean 0 and standard deviation 1 per case and channel. One case is in
     memory at a time.

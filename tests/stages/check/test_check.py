@@ -15,13 +15,13 @@ import yaml
 from monai.losses import DiceLoss
 from torch import nn
 
-from lossbench.check import check, preflight
-from lossbench.check.words import text
+from lossbench.common.files import read_json, write_json, write_text
 from lossbench.config import ConfigError, UserError, validate
-from lossbench.files import read_json, write_json, write_text
+from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.losses import batch_loss
-from lossbench.prepared import IGNORE, Prepared
-from tests.test_config import CONFIG
+from lossbench.stages.check import check, preflight
+from lossbench.stages.check.words import text
+from tests.config.test_experiment import CONFIG
 
 MODELS = yaml.safe_load((CONFIG / "models.yaml").read_text())["models"]
 SMALL = {
@@ -126,7 +126,7 @@ def test_what_can_be_trained_passes(tmp_path, phantom):
         (
             {"_target_": f"{__name__}.WantsIndices", "scale": 3},
             "losses.it: it takes class indices, and targets are one-hot; write it: {_target_: "
-            "lossbench.losses.IndexTarget, loss: {_target_: tests.test_check.WantsIndices, scale: 3}}",
+            "lossbench.losses.IndexTarget, loss: {_target_: tests.stages.check.test_check.WantsIndices, scale: 3}}",
         ),
         ({"_target_": f"{__name__}.Flat"}, "the gradient is all 0"),
         ({"_target_": f"{__name__}.Indices"}, "losses.it: Indices failed on logits [2, 3, 16, 16]"),

@@ -7,15 +7,15 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from lossbench.check import cost
-from lossbench.check.data import _far, survey
-from lossbench.check.study import _draw
-from lossbench.check.words import text
-from lossbench.files import write_json
+from lossbench.common.files import write_json
+from lossbench.datasets.prepared import Prepared
 from lossbench.models import build_model
-from lossbench.prepare import prepare
-from lossbench.prepared import Prepared
-from tests.test_check import DICE, SMALL, experiment_of
+from lossbench.stages.check import cost
+from lossbench.stages.check.data import _far, survey
+from lossbench.stages.check.study import _draw
+from lossbench.stages.check.words import text
+from lossbench.stages.prepare import prepare
+from tests.stages.check.test_check import DICE, SMALL, experiment_of
 
 CLASSES = ["background", "nucleus", "wall"]
 
@@ -114,7 +114,7 @@ def doubts(*arguments, **options):
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """What `prepare` draws takes it most of its time."""
-    monkeypatch.setattr("lossbench.prepare.picture", lambda *arguments: Figure())
+    monkeypatch.setattr("lossbench.stages.prepare.picture", lambda *arguments: Figure())
 
 
 def test_nothing_is_doubtful_where_all_is_well(tmp_path):

@@ -5,11 +5,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from lossbench.compare.claims import COLUMNS, claims
+from lossbench.common.files import block_folder, write_json, write_text
 from lossbench.config import validate
-from lossbench.cubes import cubes
-from lossbench.files import block_folder, write_json, write_text
-from tests.test_config import default
+from lossbench.stages.compare.claims import COLUMNS, claims
+from lossbench.stages.compare.scores import cubes
+from tests.config.test_experiment import default
 
 CLASSES = ("background", "small")
 GAIN = {"a": 0.0, "b": 0.05, "c": 0.001}

@@ -6,10 +6,10 @@ import pytest
 import torch
 from monai.metrics import DiceMetric
 
-from lossbench.compare import compare
+from lossbench.common.files import read_json, write_json
 from lossbench.config import UserError
-from lossbench.files import read_json, write_json
-from tests.fake_results import write_experiment
+from lossbench.stages.compare import compare
+from tests.helpers.fake_results import write_experiment
 
 KEYS = ["dataset", "model", "loss", "fold", "seed"]
 
@@ -194,7 +194,7 @@ def test_no_interval_of_dice_is_wider_than_dice(tmp_path, monkeypatch):
     settings["comparison"] |= {"metrics": ["dice", "hd95"], "scale_control": True}
     write_json(experiment, settings)
     table, scale = compared()
-    monkeypatch.setattr("lossbench.compare.inference.SHARES", ())
+    monkeypatch.setattr("lossbench.stages.compare.inference.SHARES", ())
     whole, whole_scale = compared()
     ends = ["ci_low", "ci_high", "boot_low", "boot_high"]
     for found, uncut in ((table, whole), (scale, whole_scale)):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from lossbench.compare.empty import CONVENTIONS, QUOTED, overlap
-from tests.fake_results import write_experiment
-from tests.test_compare import change, read, tables
+from lossbench.stages.compare.empty import CONVENTIONS, QUOTED, overlap
+from tests.helpers.fake_results import write_experiment
+from tests.stages.compare.test_compare import change, read, tables
 
 PARITY = Path(
     os.environ.get("LOSSBENCH_PARITY")
-    or Path(__file__).parents[2] / "shared" / "fixtures" / "parity"
+    or Path(__file__).parents[4] / "shared" / "fixtures" / "parity"
 )
 
 

@@ -6,9 +6,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from lossbench.compare import compare
 from lossbench.config import UserError
-from tests.fake_results import write_experiment
+from lossbench.stages.compare import compare
+from tests.helpers.fake_results import write_experiment
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from scipy.stats import wilcoxon
 
 from lossbench.__main__ import main
-from lossbench.compare import compare, compare_files
 from lossbench.config import UserError, load
-from tests.fake_results import write_experiment
+from lossbench.stages.compare import compare, compare_files
+from tests.helpers.fake_results import write_experiment
 
 
 @pytest.fixture

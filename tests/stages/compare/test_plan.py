@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from lossbench.__main__ import main
-from lossbench.compare import compare, compare_files
+from lossbench.common.files import read_json, write_json
 from lossbench.config import UserError
-from lossbench.files import read_json, write_json
-from lossbench.plan import plan
+from lossbench.stages.compare import compare, compare_files
+from lossbench.stages.compare.plan import plan
 from lossbench.statistics import paired_difference, pairing_gain, planned
-from tests.fake_results import write_experiment
+from tests.helpers.fake_results import write_experiment
 
 CASE, BLOCK, RESIDUAL = 0.010, 0.003, 0.0125
 

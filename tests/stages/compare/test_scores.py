@@ -5,7 +5,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from lossbench.cubes import KEYS, DuplicateRowError, cubes, deviation, mean
+from lossbench.stages.compare.scores import KEYS, DuplicateRowError, cubes, deviation, mean
 
 
 def rows(folds=(0, 1), seeds=(3, 1), losses=("a", "b"), classes=("background", "x")):

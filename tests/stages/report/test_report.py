@@ -11,14 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lossbench.compare import compare
+from lossbench.common.files import write_json
 from lossbench.config import UserError
-from lossbench.files import write_json
-from lossbench.report import drawing, examples, figures, lines, report, words
-from lossbench.report.results import Results
-
-from . import fake_results
-from .fake_results import write_experiment
+from lossbench.stages.compare import compare
+from lossbench.stages.report import drawing, examples, figures, lines, report, words
+from lossbench.stages.report.results import Results
+from tests.helpers import fake_results
+from tests.helpers.fake_results import write_experiment
 
 LOSSES = ["dice", "dice_no_background", "dice_inverse_frequency"]
 CLASSES = ["background", "anterior", "posterior"]

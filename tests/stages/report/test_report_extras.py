@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lossbench.compare import compare_files
-from lossbench.report import doubts, drawing, lines, report, tables
-from lossbench.report.results import Results
+from lossbench.stages.compare import compare_files
+from lossbench.stages.report import doubts, drawing, lines, report, tables
+from lossbench.stages.report.results import Results
 
 from .test_report import CLASSES, LOSSES, Page, edit, make, verdict_rows
 

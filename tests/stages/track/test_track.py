@@ -9,14 +9,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
+from lossbench.common.files import read_json, write_json
 from lossbench.config import UserError, load
-from lossbench.files import read_json, write_json
-from lossbench.track import _say, track, ui
-from lossbench.track.records import read
-from lossbench.track.view import verdict_table
-
-from .fake_results import write_block, write_experiment, write_report
-from .stores import client, content, runs, sync
+from lossbench.stages.track import _say, track, ui
+from lossbench.stages.track.records import read
+from lossbench.stages.track.view import verdict_table
+from tests.helpers.fake_results import write_block, write_experiment, write_report
+from tests.helpers.stores import client, content, runs, sync
 
 KEYS = ["dataset", "model", "loss", "fold", "seed"]
 CLASSES = ("background", "anterior", "posterior")

@@ -3,11 +3,10 @@
 import pandas as pd
 import pytest
 
-from lossbench.track import ui
-
-from .browser import CHROMIUM, browser_page, visit
-from .fake_results import write_experiment
-from .stores import Server, empty_store, runs, sync
+from lossbench.stages.track import ui
+from tests.helpers.browser import CHROMIUM, browser_page, visit
+from tests.helpers.fake_results import write_experiment
+from tests.helpers.stores import Server, empty_store, runs, sync
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no {CHROMIUM}")

@@ -10,14 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lossbench import track as package
+from lossbench.common.files import read_json, write_json, write_text
+from lossbench.common.provenance import run_digest
 from lossbench.config import UserError, load
-from lossbench.files import read_json, write_json, write_text
-from lossbench.provenance import run_digest
-from lossbench.track import track
-
-from .fake_results import block_folder, write_experiment, write_report
-from .stores import client, content, empty_store, runs, sync
+from lossbench.stages import track as package
+from lossbench.stages.track import track
+from tests.helpers.fake_results import block_folder, write_experiment, write_report
+from tests.helpers.stores import client, content, empty_store, runs, sync
 
 LOSSES = ("dice", "dice_no_background")
 

@@ -16,10 +16,9 @@ from mlflow.store.tracking.dbmodels.initial_models import Base
 from sqlalchemy import create_engine
 
 from lossbench.config import UserError
-from lossbench.track import ui
-
-from .fake_results import write_experiment
-from .stores import Server, content, empty_store, postgres, runs, sync
+from lossbench.stages.track import ui
+from tests.helpers.fake_results import write_experiment
+from tests.helpers.stores import Server, content, empty_store, postgres, runs, sync
 
 MLFLOW_2_3 = "3500859a5d39"  # its schema
 

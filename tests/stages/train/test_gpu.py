@@ -13,16 +13,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lossbench.check.cost import block_cost
-from lossbench.check.preflight import preflight
-from lossbench.engine import place
-from lossbench.evaluate import evaluate
-from lossbench.files import read_json
+from lossbench.common.files import read_json
 from lossbench.models import build_model
-from lossbench.train.run import Run
-from tests.test_check import SMALL, experiment_of
-from tests.test_losses import CATALOGUE, TWO_CLASSES_ALONE
-from tests.test_train import DICE, MODELS, Interrupted, block, killed_at, run
+from lossbench.stages.check.cost import block_cost
+from lossbench.stages.check.preflight import preflight
+from lossbench.stages.evaluate import evaluate
+from lossbench.stages.train.engine import place
+from lossbench.stages.train.run import Run
+from tests.losses.test_losses import CATALOGUE, TWO_CLASSES_ALONE
+from tests.stages.check.test_check import SMALL, experiment_of
+from tests.stages.train.test_train import DICE, MODELS, Interrupted, block, killed_at, run
 
 META = torch.device("meta")
 # Distances on the CPU, and questions to the target.

@@ -15,17 +15,17 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-import lossbench.train.run
+import lossbench.stages.train.run
+from lossbench.common.files import read_json, try_lock, write_json, write_text
+from lossbench.common.provenance import run_digest
 from lossbench.config import UserError, canonical, validate
-from lossbench.engine import rehearse
-from lossbench.files import read_json, try_lock, write_json, write_text
+from lossbench.datasets.prepared import Prepared
 from lossbench.models import load_run
-from lossbench.prepared import Prepared
-from lossbench.provenance import run_digest
-from lossbench.train import train
-from lossbench.train.run import learning_rate
-from lossbench.train.store import FILES, finished
-from tests.test_config import CONFIG
+from lossbench.stages.train import train
+from lossbench.stages.train.engine import rehearse
+from lossbench.stages.train.run import learning_rate
+from lossbench.stages.train.store import FILES, finished
+from tests.config.test_experiment import CONFIG
 
 NETS = "monai.networks.nets"
 UNET = {
@@ -159,14 +159,14 @@ def test_another_seed_gives_other_weights_and_batches(trained, tmp_path, phantom
 
 
 def killed_at(monkeypatch, step: int):
-    real = lossbench.train.run.Run._update
+    real = lossbench.stages.train.run.Run._update
 
     def update(self, at):
         if at == step:
             raise Interrupted
         return real(self, at)
 
-    monkeypatch.setattr(lossbench.train.run.Run, "_update", update)
+    monkeypatch.setattr(lossbench.stages.train.run.Run, "_update", update)
 
 
 @pytest.mark.parametrize("step", [3, 13])
@@ -208,9 +208,9 @@ def test_the_store_is_looked_up_before_anything_is_trained(trained, tmp_path, ph
     """A second run does nothing; an added loss trains alone; so does one with another keyword."""
     shutil.copytree(trained.parent / "runs", tmp_path / "runs", copy_function=os.link)
     names = []
-    real = lossbench.train._train
+    real = lossbench.stages.train._train
     monkeypatch.setattr(
-        lossbench.train,
+        lossbench.stages.train,
         "_train",
         lambda runs, stop: (names.append([r.name for r in runs]), real(runs, stop)),
     )
@@ -239,10 +239,10 @@ def test_a_run_that_another_process_trains_is_waited_for(
             os.link(trained.parent / "runs" / digest / file, shared / file)
         other.close()
 
-    real = lossbench.train._train
-    monkeypatch.setattr(lossbench.train.time, "sleep", sleep)
+    real = lossbench.stages.train._train
+    monkeypatch.setattr(lossbench.stages.train.time, "sleep", sleep)
     monkeypatch.setattr(
-        lossbench.train,
+        lossbench.stages.train,
         "_train",
         lambda runs, stop: (names.append([r.name for r in runs]), real(runs, stop)),
     )
@@ -256,7 +256,7 @@ def test_a_run_that_another_process_left_is_taken_over(trained, tmp_path, phanto
     """It was killed: its lock is free, and its checkpoint is there."""
     digest = read_json(trained / "dice" / "status.json")["digest"]
     other = try_lock(tmp_path / "runs" / digest / "lock")
-    monkeypatch.setattr(lossbench.train.time, "sleep", lambda seconds: other.close())
+    monkeypatch.setattr(lossbench.stages.train.time, "sleep", lambda seconds: other.close())
     folder = run(block(tmp_path, phantom, LOSSES), phantom)
     assert equal(weights(folder / "dice"), weights(trained / "dice"))
 
@@ -266,7 +266,7 @@ def test_the_digest_is_of_specification_data_and_code(trained, monkeypatch):
     digest = run_digest(spec, "data")
     assert digest == run_digest(json.loads(canonical(spec)), "data")
     assert digest != run_digest(spec, "other data")
-    monkeypatch.setattr("lossbench.provenance.CODE_VERSION", 2)
+    monkeypatch.setattr("lossbench.common.provenance.CODE_VERSION", 2)
     assert digest != run_digest(spec, "data")
 
 
@@ -407,14 +407,17 @@ def test_the_ledger_follows_the_training_of_its_own_loss(with_ledger):
 def test_a_killed_run_has_the_ledger_of_an_uninterrupted_one(
     with_ledger, tmp_path, phantom, monkeypatch
 ):
-    update, path = lossbench.train.run.Run._update, block(tmp_path, phantom, LOSSES, ledger=LEDGER)
+    update, path = (
+        lossbench.stages.train.run.Run._update,
+        block(tmp_path, phantom, LOSSES, ledger=LEDGER),
+    )
 
     def interrupted(self, step):
         if step == 13:
             raise Interrupted
         return update(self, step)
 
-    monkeypatch.setattr(lossbench.train.run.Run, "_update", interrupted)
+    monkeypatch.setattr(lossbench.stages.train.run.Run, "_update", interrupted)
     with pytest.raises(Interrupted):
         run(path, phantom)
     monkeypatch.undo()
@@ -490,15 +493,15 @@ def test_a_loss_without_gradient_cannot_be_matched(tmp_path, phantom):
 
 
 def test_progress_is_left_while_a_run_trains_and_gone_after(tmp_path, phantom, monkeypatch):
-    monkeypatch.setattr(lossbench.train.run, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(lossbench.stages.train.run, "PROGRESS_SECONDS", 0.0)
     seen, path = [], block(tmp_path, phantom, {"dice": DICE})
-    finish = lossbench.train.run.Run.finish
+    finish = lossbench.stages.train.run.Run.finish
 
     def look(self):
         seen.append(pd.read_csv(self.folder / "progress.csv")["step"].tolist())
         finish(self)
 
-    monkeypatch.setattr(lossbench.train.run.Run, "finish", look)
+    monkeypatch.setattr(lossbench.stages.train.run.Run, "finish", look)
     folder = run(path, phantom)
     assert seen == [[5, 10, 15, 20]]
     assert not list((folder.parent / "runs").rglob("progress.csv"))
@@ -511,7 +514,7 @@ def test_a_job_that_is_told_to_end_goes_on_from_that_very_step(
 ):
     """Weights, digests, and the history with its means, which began before the signal."""
     path = block(tmp_path, phantom, LOSSES, ledger=LEDGER, side_by_side=beside)
-    update, steps = lossbench.train.run.Run._update, []
+    update, steps = lossbench.stages.train.run.Run._update, []
 
     def signalled(self, number):
         update(self, number)
@@ -519,14 +522,14 @@ def test_a_job_that_is_told_to_end_goes_on_from_that_very_step(
         if len(steps) == step:
             os.kill(os.getpid(), getattr(signal, name))
 
-    monkeypatch.setattr(lossbench.train.run.Run, "_update", signalled)
+    monkeypatch.setattr(lossbench.stages.train.run.Run, "_update", signalled)
     with pytest.raises(SystemExit) as left:
         run(path, phantom)
     assert left.value.code == 1
     assert len(steps) == step
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     steps.clear()
-    monkeypatch.setattr(lossbench.train.run.Run, "_update", update)
+    monkeypatch.setattr(lossbench.stages.train.run.Run, "_update", update)
     again = run(path, phantom)
     for loss in LOSSES:
         assert equal(weights(again / loss), weights(with_ledger / loss))
@@ -537,17 +540,17 @@ def test_a_job_that_is_told_to_end_goes_on_from_that_very_step(
 
 
 def test_checkpoints_come_by_time_as_well(tmp_path, phantom, monkeypatch):
-    steps, checkpoint = [], lossbench.train.run.Run.checkpoint
+    steps, checkpoint = [], lossbench.stages.train.run.Run.checkpoint
 
     def counted(self):
         steps.append(self.step)
         checkpoint(self)
 
-    monkeypatch.setattr(lossbench.train.run.Run, "checkpoint", counted)
+    monkeypatch.setattr(lossbench.stages.train.run.Run, "checkpoint", counted)
     run(block(tmp_path / "a", phantom, {"dice": DICE}), phantom)
     assert steps == [10, 20]
     steps.clear()
-    monkeypatch.setattr(lossbench.train.run, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(lossbench.stages.train.run, "CHECKPOINT_SECONDS", 0.0)
     run(block(tmp_path / "b", phantom, {"dice": DICE}), phantom)
     assert steps == [5, 10, 15, 20]
 
@@ -667,7 +670,8 @@ def test_a_network_that_cannot_be_compiled_says_what_to_set(tmp_path, phantom, m
         raise RuntimeError("no C++ compiler")
 
     monkeypatch.setattr(
-        "lossbench.train.run.compiled", lambda: torch.compile(lambda m, x: m(x), backend=broken)
+        "lossbench.stages.train.run.compiled",
+        lambda: torch.compile(lambda m, x: m(x), backend=broken),
     )
     with pytest.raises(UserError, match=r"losses.dice: training.compile: .*; set it to false"):
         run(block(tmp_path, phantom, {"dice": DICE}, compile=True), phantom)
@@ -684,8 +688,8 @@ def test_a_step_that_is_rehearsed_gives_the_same_bits(optimizer, tmp_path, phant
         rehearse(lambda: step(images, labels), model, optimizer)
         return step
 
-    monkeypatch.setattr("lossbench.train.run.is_captured", lambda device, training: True)
-    monkeypatch.setattr("lossbench.train.run.captured", rehearsed)
+    monkeypatch.setattr("lossbench.stages.train.run.is_captured", lambda device, training: True)
+    monkeypatch.setattr("lossbench.stages.train.run.captured", rehearsed)
     path = block(tmp_path / "rehearsed", phantom, LOSSES, optimizer=optimizer)
     with monkeypatch.context() as patch:
         killed_at(patch, 13)
@@ -701,8 +705,8 @@ def test_a_step_that_cannot_be_a_graph_says_what_to_set(tmp_path, phantom, monke
     def refused(*given):
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\n...")
 
-    monkeypatch.setattr("lossbench.train.run.is_captured", lambda device, training: True)
-    monkeypatch.setattr("lossbench.train.run.captured", refused)
+    monkeypatch.setattr("lossbench.stages.train.run.is_captured", lambda device, training: True)
+    monkeypatch.setattr("lossbench.stages.train.run.captured", refused)
     with pytest.raises(UserError, match=r"training.cuda_graph: .*under losses.dice.training"):
         run(block(tmp_path, phantom, {"dice": DICE}, cuda_graph=True), phantom)
 
@@ -722,8 +726,8 @@ def test_runs_side_by_side_give_the_same_bits_and_share_the_time(
     tmp_path, phantom, trained, monkeypatch
 ):
     """All are at work before the first is waited for; a loss that is not so takes its turn."""
-    order, update = [], lossbench.train.run.Run._update
-    settle = lossbench.train.run.Run.settle
+    order, update = [], lossbench.stages.train.run.Run._update
+    settle = lossbench.stages.train.run.Run.settle
 
     def noted_update(self, step):
         order.append((self.name, "step"))
@@ -733,8 +737,8 @@ def test_runs_side_by_side_give_the_same_bits_and_share_the_time(
         order.append((self.name, "settle"))
         settle(self, end, seconds)
 
-    monkeypatch.setattr(lossbench.train.run.Run, "_update", noted_update)
-    monkeypatch.setattr(lossbench.train.run.Run, "settle", noted_settle)
+    monkeypatch.setattr(lossbench.stages.train.run.Run, "_update", noted_update)
+    monkeypatch.setattr(lossbench.stages.train.run.Run, "settle", noted_settle)
     losses = LOSSES | {"again": {**DICE, "training": {"side_by_side": False}}}
     made = run(block(tmp_path, phantom, losses, side_by_side=True), phantom)
     interval = [(name, "step") for name in ("dice", "dice_no_background") for _ in range(5)]

@@ -11,10 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lossbench.gradients import certain, cosines, flat_gradient
-from lossbench.semantics.probes import SIZES, Measured, Probe, RefusedError, called, labels_of
-from lossbench.semantics.probes import probe_voxels as probe_voxels
-from lossbench.semantics.ratio import ratio
+from lossbench.losses.gradients import certain, cosines, flat_gradient
+from lossbench.losses.semantics.probes import (
+    SIZES,
+    Measured,
+    Probe,
+    RefusedError,
+    called,
+    labels_of,
+)
+from lossbench.losses.semantics.probes import probe_voxels as probe_voxels
+from lossbench.losses.semantics.ratio import ratio
 
 Property = str | float
 UNKNOWN, NONE = "unknown", "none"

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lossbench.gradients import ClassTerms, class_terms, flat_gradient
 from lossbench.losses import one_hot
+from lossbench.losses.gradients import ClassTerms, class_terms, flat_gradient
 
 SIZES = {1: (256,), 2: (16, 16), 3: (8, 8, 8)}
 BACKGROUND = (0.8, 0.4)  # share of the voxels of the probe's samples: they differ in make-up

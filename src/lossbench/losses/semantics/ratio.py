@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lossbench.gradients import certain
 from lossbench.losses import one_hot
-from lossbench.semantics.probes import Measured, Probe, holding
+from lossbench.losses.gradients import certain
+from lossbench.losses.semantics.probes import Measured, Probe, holding
 
 MISSED = (1, 8, 64)  # voxels of a class that is missed
 ROUNDING = 1e-9

@@ -9,11 +9,11 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lossbench.check.data import survey
-from lossbench.check.study import study
+from lossbench.common.files import write_json
 from lossbench.config import ConfigError, UserError, load
-from lossbench.files import write_json
-from lossbench.prepared import Prepared
+from lossbench.datasets.prepared import Prepared
+from lossbench.stages.check.data import survey
+from lossbench.stages.check.study import study
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,9 @@ def check(
     if not (experiment and output):
         raise UserError("check wants --experiment and --output, or --configfile")
     # Here, since these import torch, and with a config another process does the work.
-    from lossbench.check.preflight import preflight
-    from lossbench.check.trials import attempts, cards
-    from lossbench.semantics import PROPERTIES
+    from lossbench.losses.semantics import PROPERTIES
+    from lossbench.stages.check.preflight import preflight
+    from lossbench.stages.check.trials import attempts, cards
 
     settings = load(experiment)
     folder = experiment.parent.parent / "datasets"

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossbench.batches import patch_size
-from lossbench.check.preflight import Flight
+from lossbench.common.device import device_name, peak_memory, wait_for
 from lossbench.config import Experiment
-from lossbench.device import device_name, peak_memory, wait_for
-from lossbench.inference import predict
+from lossbench.datasets.batches import patch_size
+from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.metrics import measure
-from lossbench.prepared import IGNORE, Prepared
+from lossbench.models import predict
+from lossbench.stages.check.preflight import Flight
 
 STEPS = 5  # timed, of each loss, after a first one that is not
 CASES = 3  # predicted and measured

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from lossbench.prepared import Prepared
+from lossbench.datasets.prepared import Prepared
 
 FAR = 4.0  # robust standard deviations of the logarithm, from which a case is far from the others
 FACTOR = 2.0  # and at least this many times the median, or one of so many parts

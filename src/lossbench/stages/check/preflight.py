@@ -13,15 +13,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lossbench.batches import Batches
+from lossbench.common.device import pick_device
+from lossbench.common.provenance import seed_of
 from lossbench.config import MATCHED, Experiment
-from lossbench.device import pick_device
-from lossbench.engine import make_optimizer, place, seed_generators
-from lossbench.gradients import class_terms, cosines, flat_gradient, shares
+from lossbench.datasets.batches import Batches
+from lossbench.datasets.prepared import Prepared
 from lossbench.losses import batch_loss, match_scale, one_hot, run_loss
+from lossbench.losses.gradients import class_terms, cosines, flat_gradient, shares
 from lossbench.models import build_model
-from lossbench.prepared import Prepared
-from lossbench.provenance import seed_of
+from lossbench.stages.train.engine import make_optimizer, place, seed_generators
 
 STEPS = 20  # plain training with the reference between the two looks
 SECONDS = 30.0  # for these steps, all datasets and models together

@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
-from lossbench.check import words
-from lossbench.check.data import survey
+from lossbench.common.files import read_json, whole
 from lossbench.config import Experiment, UserError, load
-from lossbench.files import read_json, whole
-from lossbench.overview import overview
-from lossbench.prepared import Prepared
+from lossbench.datasets.prepared import Prepared
+from lossbench.stages.check import words
+from lossbench.stages.check.data import survey
+from lossbench.workflow import overview
 
 SECONDS = 60.0  # for timed steps, all datasets and models together
 ROOT = Path(__file__).parents[3]  # of the checkout, with the Snakefile
@@ -76,7 +76,7 @@ def _experiment_name(configfile: Path) -> str:
 
 def _draw(data: Prepared, doubts: list[dict[str, Any]], path: Path) -> Path | None:
     """Draw doubtful cases, the first two of each doubt; None where there are none."""
-    from lossbench.datasets.picture import picture  # a second of imports
+    from lossbench.datasets.drawing import picture  # a second of imports
 
     notes: dict[str, str] = {}
     for doubt in doubts:
@@ -115,6 +115,6 @@ def _costs(settings: Experiment, datasets: Mapping[str, Prepared]) -> list[dict[
 
 
 def _block_cost(*arguments: Any) -> dict[str, Any]:
-    from lossbench.check.cost import block_cost  # torch, which this process does without
+    from lossbench.stages.check.cost import block_cost  # torch, which this process does without
 
     return block_cost(*arguments)

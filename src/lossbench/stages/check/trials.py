@@ -11,10 +11,11 @@ import numpy as np
 import torch
 import yaml
 
-from lossbench.batches import MULTIPLE, patch_size, round_up
+from lossbench.common.instantiate import locate, place_of
 from lossbench.config import Experiment, UserError, did_you_mean, unnamed
 from lossbench.config.sections import Claim
-from lossbench.instantiate import locate, place_of
+from lossbench.datasets.batches import MULTIPLE, patch_size, round_up
+from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.losses import (
     Ignoring,
     IndexTarget,
@@ -23,10 +24,9 @@ from lossbench.losses import (
     build_loss,
     one_hot,
 )
+from lossbench.losses.semantics import PROPERTIES, Property, measure, probe_voxels
 from lossbench.metrics import build_metric
 from lossbench.models import build_model
-from lossbench.prepared import IGNORE, Prepared
-from lossbench.semantics import PROPERTIES, Property, measure, probe_voxels
 
 
 def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Callable[[], None]]]:

@@ -8,11 +8,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lossbench.compare import blocks, collapse, foreign, inference, summary
-from lossbench.compare.claims import claims
+from lossbench.common.files import whole, write_json, write_text
 from lossbench.config import Experiment, load
-from lossbench.cubes import TEXT, Cube
-from lossbench.files import whole, write_json, write_text
+from lossbench.stages.compare import blocks, collapse, foreign, inference, summary
+from lossbench.stages.compare.claims import claims
+from lossbench.stages.compare.scores import TEXT, Cube
 
 
 def compare(experiment: Path, output: Path) -> None:

@@ -11,9 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lossbench.common.files import block_folder, read_json
 from lossbench.config import Experiment, UserError
-from lossbench.cubes import DIGESTS, KEYS, TEXT, Cube, DuplicateRowError, cubes, schema
-from lossbench.files import block_folder, read_json
+from lossbench.stages.compare.scores import (
+    DIGESTS,
+    KEYS,
+    TEXT,
+    Cube,
+    DuplicateRowError,
+    cubes,
+    schema,
+)
 
 BLOCK = ("dataset", "model", "fold", "seed")
 RUN = ("dataset", "model", "loss", "fold", "seed")

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossbench.compare.inference import reach
+from lossbench.common.files import block_folder, read_json
 from lossbench.config import Experiment
 from lossbench.config.sections import CardClaim, ComparisonClaim, LedgerClaim
-from lossbench.cubes import Cube
-from lossbench.files import block_folder, read_json
+from lossbench.stages.compare.inference import reach
+from lossbench.stages.compare.scores import Cube
 from lossbench.statistics import Difference, holm, paired_difference, verdict
 
 COLUMNS = ["claim", "source", "dataset", "model", "verdict", "figure", "evidence"]

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lossbench.compare.blocks import AGAIN
+from lossbench.common.files import block_folder
 from lossbench.config import UserError
-from lossbench.cubes import Cube, mean
-from lossbench.files import block_folder
+from lossbench.stages.compare.blocks import AGAIN
+from lossbench.stages.compare.scores import Cube, mean
 
 COLLAPSES = ("dataset", "model", "loss", "class", "n_runs", "n_collapsed", "seeds")
 STARTED = 0.1  # Dice that a class reaches once a network has begun to learn it

@@ -11,9 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from lossbench.compare import nnunet
-from lossbench.compare.blocks import RUN
-from lossbench.compare.empty import QUOTED, ratios
+from lossbench.common.provenance import sha256
 from lossbench.config import (
     METRICS,
     Comparison,
@@ -25,8 +23,18 @@ from lossbench.config import (
     UserError,
     did_you_mean,
 )
-from lossbench.cubes import COUNTS, KEYS, TEXT, Cube, DuplicateRowError, cubes, schema
-from lossbench.provenance import sha256
+from lossbench.stages.compare import nnunet
+from lossbench.stages.compare.blocks import RUN
+from lossbench.stages.compare.empty import QUOTED, ratios
+from lossbench.stages.compare.scores import (
+    COUNTS,
+    KEYS,
+    TEXT,
+    Cube,
+    DuplicateRowError,
+    cubes,
+    schema,
+)
 
 # What a table says when it does not say so.
 DEFAULTS = {"dataset": "dataset", "model": "model", "class": "foreground", "fold": 0, "seed": 0}

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossbench.compare.blocks import BLOCK
-from lossbench.compare.empty import CONVENTIONS, QUOTED
-from lossbench.compare.summary import TIE, convention_values
 from lossbench.config import MATCHED, Comparison, Experiment
-from lossbench.cubes import COUNTS, Cube, mean
+from lossbench.stages.compare.blocks import BLOCK
+from lossbench.stages.compare.empty import CONVENTIONS, QUOTED
+from lossbench.stages.compare.scores import COUNTS, Cube, mean
+from lossbench.stages.compare.summary import TIE, convention_values
 from lossbench.statistics import (
     Difference,
     bootstrap_interval,

@@ -10,11 +10,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lossbench.common.files import whole
+from lossbench.common.tables import read_csv
 from lossbench.config import Experiment, UserError, counted, load
-from lossbench.cubes import KEYS, TEXT, Cube, cubes
-from lossbench.files import whole
+from lossbench.stages.compare.scores import KEYS, TEXT, Cube, cubes
 from lossbench.statistics import Plan, paired_difference, pairing_gain, planned
-from lossbench.tables import read_csv
 
 COLUMNS = (
     *("dataset", "model", "loss", "class", "metric", "pilot_cases", "pilot_seeds", "pilot_blocks"),

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossbench.compare.blocks import RUN
-from lossbench.compare.empty import CONVENTIONS, overlap, ratios
-from lossbench.cubes import COUNTS, Cube, deviation, mean
+from lossbench.stages.compare.blocks import RUN
+from lossbench.stages.compare.empty import CONVENTIONS, overlap, ratios
+from lossbench.stages.compare.scores import COUNTS, Cube, deviation, mean
 from lossbench.statistics import mean_interval
 
 SUMMARY = (

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lossbench.files import write_text
-from lossbench.report import (
+from lossbench.common.files import write_text
+from lossbench.stages.report import (
     checks,
     doubts,
     drawing,
@@ -19,7 +19,7 @@ from lossbench.report import (
     tables,
     words,
 )
-from lossbench.report.results import Results
+from lossbench.stages.report.results import Results
 
 FEW, SHORT = 4, 8  # columns and rows of a verdict table whose cells say everything
 
@@ -51,7 +51,7 @@ def report(experiment: Path, output: Path) -> None:
 
 def _page(results: Results, frames: dict[str, pd.DataFrame], folder: Path) -> str:
     environment = Environment(
-        loader=PackageLoader("lossbench", "report"),
+        loader=PackageLoader("lossbench.stages.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench.files import read_json
-from lossbench.report import words
-from lossbench.report.results import Results
+from lossbench.common.files import read_json
+from lossbench.stages.report import words
+from lossbench.stages.report.results import Results
 
 
 def cards(results: Results) -> list[tuple[str, pd.DataFrame]]:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench.report import words
-from lossbench.report.results import Results
-from lossbench.report.tables import GROUP, count, intervals, p_value
+from lossbench.stages.report import words
+from lossbench.stages.report.results import Results
+from lossbench.stages.report.tables import GROUP, count, intervals, p_value
 
 CALLED = ("better", "worse")
 _COMPARISON = [*GROUP, "class", "metric", "loss"]

@@ -14,8 +14,8 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lossbench.files import whole
-from lossbench.report.results import Results
+from lossbench.common.files import whole
+from lossbench.stages.report.results import Results
 
 WIDTH = 4.4  # inches: a third of a wide page, the whole of a narrow one
 MOST_LINES = 7  # in one plot, besides the reference; more losses cannot be told apart

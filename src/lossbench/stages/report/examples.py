@@ -11,12 +11,12 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from lossbench.common.files import read_json
 from lossbench.config import UserError
-from lossbench.files import read_json
-from lossbench.prepared import IGNORE, Prepared
-from lossbench.report import words
-from lossbench.report.drawing import WIDTH, Picture, heading, save, stem, wrapped
-from lossbench.report.results import Results
+from lossbench.datasets.prepared import IGNORE, Prepared
+from lossbench.stages.report import words
+from lossbench.stages.report.drawing import WIDTH, Picture, heading, save, stem, wrapped
+from lossbench.stages.report.results import Results
 
 COLUMNS = 3
 TILE = WIDTH / COLUMNS  # inches
@@ -94,9 +94,8 @@ def _predictions(
 ) -> dict[str, np.ndarray]:
     """What each loss's run of a block says about a case: uint8 (*S) by loss."""
     # Here, since these import torch and everything else in a report does without.
-    from lossbench.batches import patch_size
-    from lossbench.inference import predict
-    from lossbench.models import load_run
+    from lossbench.datasets.batches import patch_size
+    from lossbench.models import load_run, predict
 
     dataset, model, fold, seed = keys
     found = {}

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from lossbench.files import read_json
-from lossbench.report.results import KEYS, Results
+from lossbench.common.files import read_json
+from lossbench.stages.report.results import KEYS, Results
 
 BLOCK = ["dataset", "model", "fold", "seed"]
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lossbench.config import UserError
-from lossbench.report import words
-from lossbench.report.drawing import (
+from lossbench.stages.report import words
+from lossbench.stages.report.drawing import (
     MANY_POINTS,
     VERDICTS,
     WIDTH,
@@ -19,7 +19,7 @@ from lossbench.report.drawing import (
     small,
     wrapped,
 )
-from lossbench.report.results import Results
+from lossbench.stages.report.results import Results
 
 COLUMNS = 3  # of the squares of `pairs`
 WIDE, HIGH = 1.2, 1.65  # from one square to the next, in sides of a square

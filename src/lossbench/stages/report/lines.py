@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from lossbench.prepared import Prepared
-from lossbench.report import words
-from lossbench.report.drawing import (
+from lossbench.datasets.prepared import Prepared
+from lossbench.stages.report import words
+from lossbench.stages.report.drawing import (
     Picture,
     colour,
     dashes,
@@ -21,7 +21,7 @@ from lossbench.report.drawing import (
     stem,
     titled,
 )
-from lossbench.report.results import CURVE, LEDGER, Results
+from lossbench.stages.report.results import CURVE, LEDGER, Results
 
 SHARES = {"value": "of the value", "l1": "of the gradient, L1", "l2": "of the gradient, L2"}
 FEWEST = 3  # datasets, for a line against the size of a class

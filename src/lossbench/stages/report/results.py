@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from lossbench import config
-from lossbench.files import block_folder
-from lossbench.tables import read_csv
+from lossbench.common.files import block_folder
+from lossbench.common.tables import read_csv
 
 KEYS = ["dataset", "model", "loss", "fold", "seed"]
 CURVE, LEDGER = "val/dice/", "ledger/"

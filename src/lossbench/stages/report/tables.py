@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lossbench.files import write_text
-from lossbench.report import words
-from lossbench.report.results import Results
-from lossbench.report.words import NOTHING
+from lossbench.common.files import write_text
+from lossbench.stages.report import words
+from lossbench.stages.report.results import Results
+from lossbench.stages.report.words import NOTHING
 
 GROUP = ["dataset", "model"]
 METRIC_KEYS = ("metric", "cases", "without the class")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lossbench.report.results import Results
+from lossbench.stages.report.results import Results
 
 # Each verdict has a symbol, so that none is told by its colour alone.
 SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "≈", "undecided": "?"}

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from lossbench import config
+from lossbench.common.files import write_json
 from lossbench.config import Experiment, UserError
-from lossbench.files import write_json
-from lossbench.track import ui
-from lossbench.track.growing import is_current, read_growing
-from lossbench.track.records import Record, read
-from lossbench.track.store import connect, failures, locked
-from lossbench.track.sync import settle_experiment, sync
-from lossbench.track.view import experiment_tags, links
+from lossbench.stages.track import ui
+from lossbench.stages.track.growing import is_current, read_growing
+from lossbench.stages.track.records import Record, read
+from lossbench.stages.track.store import connect, failures, locked
+from lossbench.stages.track.sync import settle_experiment, sync
+from lossbench.stages.track.view import experiment_tags, links
 
 Reader = Callable[[], tuple[list[Record], list[str]]]
 

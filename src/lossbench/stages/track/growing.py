@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lossbench.common.files import block_folder, read_json
+from lossbench.common.provenance import run_digest
 from lossbench.config import Experiment, UserError
-from lossbench.files import block_folder, read_json
-from lossbench.provenance import run_digest
-from lossbench.track.records import (
+from lossbench.stages.track.records import (
     GROUP,
     Dataset,
     Params,

@@ -14,11 +14,11 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench import tables
+from lossbench.common import tables
+from lossbench.common.files import block_folder, read_json
+from lossbench.common.provenance import sha256
 from lossbench.config import Experiment, UserError, canonical, unnamed
-from lossbench.files import block_folder, read_json
-from lossbench.provenance import sha256
-from lossbench.track.view import clean, verdict_table, verdicts_in_words
+from lossbench.stages.track.view import clean, verdict_table, verdicts_in_words
 
 GROUP = ["dataset", "model", "loss"]
 BLOCK = ["dataset", "model", "fold", "seed"]

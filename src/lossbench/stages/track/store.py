@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lossbench.common.files import try_lock, whole
 from lossbench.config import UserError
-from lossbench.files import try_lock, whole
-from lossbench.track import ui
+from lossbench.stages.track import ui
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

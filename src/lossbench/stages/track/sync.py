@@ -12,9 +12,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lossbench.common.provenance import sha256
 from lossbench.config import UserError
-from lossbench.provenance import sha256
-from lossbench.track.records import Fact, Record
+from lossbench.stages.track.records import Fact, Record
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

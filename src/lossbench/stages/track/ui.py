@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lossbench.common.files import read_json
 from lossbench.config import UserError
-from lossbench.files import read_json
 
 HOST, PORT = "127.0.0.1", 5000
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")

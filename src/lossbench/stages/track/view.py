@@ -11,7 +11,7 @@ import pandas as pd
 from lossbench.config import Experiment
 
 if TYPE_CHECKING:
-    from lossbench.track.records import Record
+    from lossbench.stages.track.records import Record
 
 CELL = ["verdict", "difference", "ci_low", "ci_high"]
 MODE = "workflowType=machine_learning"  # else the UI opens for language models

@@ -10,16 +10,16 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from lossbench.batches import Batches
+from lossbench.common.device import wait_for
+from lossbench.common.files import read_json, try_lock
+from lossbench.common.instantiate import place_of
+from lossbench.common.provenance import run_digest
 from lossbench.config import UserError
-from lossbench.device import wait_for
-from lossbench.files import read_json, try_lock
-from lossbench.instantiate import place_of
-from lossbench.prepared import Prepared
-from lossbench.provenance import run_digest
-from lossbench.train.run import Run
-from lossbench.train.stop import Stop
-from lossbench.train.store import finished, lay
+from lossbench.datasets.batches import Batches
+from lossbench.datasets.prepared import Prepared
+from lossbench.stages.train.run import Run
+from lossbench.stages.train.stop import Stop
+from lossbench.stages.train.store import finished, lay
 
 log = logging.getLogger(__name__)
 WAIT_SECONDS = 2.0  # between two looks at a run that another process trains

@@ -15,10 +15,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from lossbench.batches import FNV_PRIME, Batches, patch_size, stream_key
+from lossbench.common.device import device_name, memory_size, peak_memory, pick_device
+from lossbench.common.files import checksums, whole, write_json, write_text
+from lossbench.common.provenance import commit, seed_of, state_digest, versions
 from lossbench.config import UserError, canonical
-from lossbench.device import device_name, memory_size, peak_memory, pick_device
-from lossbench.engine import (
+from lossbench.datasets.batches import FNV_PRIME, Batches, patch_size, stream_key
+from lossbench.datasets.prepared import Prepared
+from lossbench.losses import batch_loss, match_scale, run_loss, scale_of
+from lossbench.losses.ledger import ledger_entry, unmoved
+from lossbench.metrics import counts, dice_of
+from lossbench.models import build_model, predict
+from lossbench.stages.train.engine import (
     captured,
     compiled,
     is_captured,
@@ -30,16 +37,8 @@ from lossbench.engine import (
     seed_generators,
     set_rate,
 )
-from lossbench.files import checksums, whole, write_json, write_text
-from lossbench.inference import predict
-from lossbench.ledger import ledger_entry, unmoved
-from lossbench.losses import batch_loss, match_scale, run_loss, scale_of
-from lossbench.metrics import counts, dice_of
-from lossbench.models import build_model
-from lossbench.prepared import Prepared
-from lossbench.provenance import commit, seed_of, state_digest, versions
-from lossbench.train.stop import Stop
-from lossbench.train.store import FILES
+from lossbench.stages.train.stop import Stop
+from lossbench.stages.train.store import FILES
 
 log = logging.getLogger(__name__)
 PROGRESS_SECONDS = 2.0  # between two writings of progress.csv

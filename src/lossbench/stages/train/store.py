@@ -5,8 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
+from lossbench.common.files import altered, read_json, whole
 from lossbench.config import UserError
-from lossbench.files import altered, read_json, whole
 
 log = logging.getLogger(__name__)
 # In the order of writing: the status comes last, with the checksums of the others.

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lossbench.inference import predict
+from lossbench.models import predict
 
 
 class Threshold(nn.Module):

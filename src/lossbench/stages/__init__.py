@@ -1,0 +1,1 @@
+"""The seven stages, in order: prepare, check, train, evaluate, compare, report, track."""
