@@ -12,7 +12,7 @@ from lossbench.config import UserError, did_you_mean
 
 # Where code lies that came with Python, was installed, or is the package's own; or is in no file.
 INSTALLED = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-OURS = str(Path(__file__).parent)
+OURS = str(Path(__file__).parents[1])
 NOT_THE_USERS = (*INSTALLED, OURS, "<")
 MODULE_CALLS = ("_wrapped_call_impl", "_call_impl")  # of torch, around each forward
 # What is expected, where people know it by another name than its own.

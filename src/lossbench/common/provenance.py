@@ -47,7 +47,7 @@ def state_digest(state: dict[str, Any]) -> str:
 @functools.cache
 def commit() -> str:
     """Commit of the code, with a + where files differ from it; empty outside a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     ours = ["git", "-C", str(here)]
     try:
         top = subprocess.run([*ours, "ls-files", "--error-unmatch", __file__], capture_output=True)

@@ -20,7 +20,7 @@ from lossbench.stages.check.data import survey
 from lossbench.workflow import overview
 
 SECONDS = 60.0  # for timed steps, all datasets and models together
-ROOT = Path(__file__).parents[3]  # of the checkout, with the Snakefile
+ROOT = Path(__file__).parents[4]  # of the checkout, with the Snakefile
 QUIET = ("host", "progress", "reason", "rules")  # all would hide its errors
 
 
