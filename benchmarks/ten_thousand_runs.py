@@ -26,8 +26,8 @@ from benchmarks.table import ratio, write
 from lossbench import config
 from lossbench.common.files import block_folder, write_json, write_text
 from lossbench.common.provenance import sha256
+from lossbench.common.tables import CASE_TEXT, case_schema
 from lossbench.stages.compare import blocks, compare
-from lossbench.stages.compare.scores import TEXT, schema
 
 CASES, CLASSES = 52, ("background", "anterior", "posterior")
 FOLDS, SEEDS, DATASETS = 5, 5, 2
@@ -114,9 +114,9 @@ def write_block(path: Path, settings: config.Experiment, keys: dict) -> None:
         }
     )
     folder.mkdir(parents=True)
-    arrow = pa.Table.from_pandas(table, schema(config.METRICS), preserve_index=False)
+    arrow = pa.Table.from_pandas(table, case_schema(config.METRICS), preserve_index=False)
     pq.write_table(
-        arrow, folder / "cases.parquet", compression="lz4", use_dictionary=list(TEXT),
+        arrow, folder / "cases.parquet", compression="lz4", use_dictionary=list(CASE_TEXT),
         write_page_checksum=True,
     )  # fmt: skip
     for loss in losses:

@@ -12,7 +12,6 @@ from lossbench.common.instantiate import instantiate, place_of
 from lossbench.config import UserError
 from lossbench.datasets.prepared import IGNORE, Prepared
 
-COLUMNS = ("tp", "fp", "fn", "dice", "iou", "precision", "recall", "hd95", "surface_dice")
 # Prediction and label, uint8 (*S), and the spacing -> a number for each class.
 OwnMetric = Callable[[np.ndarray, np.ndarray, Sequence[float]], np.ndarray]
 
@@ -66,8 +65,9 @@ def measure(
     Returns
     -------
     dict
-        A key for each of `COLUMNS`, each an array (K,). NaN where a class is not in the label
-        (dice, iou, recall), not in the prediction (precision), or in one of the two (hd95).
+        tp, fp, fn and every metric of `config.METRICS`, each an array (K,). NaN where a class is
+        not in the label (dice, iou, recall), not in the prediction (precision), or in one of the
+        two (hd95).
     """
     tp, fp, fn = counts(prediction, label, num_classes)
     hd95, surface_dice = _surfaces(prediction, label, spacing, num_classes, tolerance)

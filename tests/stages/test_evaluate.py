@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from lossbench.common.files import read_json, write_json
-from lossbench.config import UserError
-from lossbench.metrics import COLUMNS, measure
+from lossbench.common.tables import COUNTS
+from lossbench.config import METRICS, UserError
+from lossbench.metrics import measure
 from lossbench.models import build_model, load_run, predict
 from lossbench.stages.evaluate import evaluate
 from lossbench.stages.train import train
@@ -34,7 +35,7 @@ def test_a_row_per_run_case_and_class(evaluated, phantom):
     rows = phantom.validation(0)
     assert len(table) == len(LOSSES) * len(rows) * 3
     keys = ["dataset", "model", "loss", "fold", "seed", "case", "class"]
-    assert table.columns.tolist() == [*keys, *COLUMNS]
+    assert table.columns.tolist() == [*keys, *(*COUNTS, *METRICS)]
     assert set(table["loss"]) == set(LOSSES)
     assert set(table["case"]) == set(phantom.cases["case"].iloc[rows])
     assert table["class"].tolist()[:3] == phantom.classes
@@ -50,7 +51,7 @@ def test_figures_are_those_of_the_stored_weights(evaluated, phantom):
     rows = phantom.validation(0)
     found = predict(model, phantom, rows[:1], [16, 16])[0]
     expected = measure(found, np.asarray(phantom.label(rows[0])), (1.0, 1.0), 3, 1.0)
-    for column in COLUMNS:
+    for column in (*COUNTS, *METRICS):
         assert mine[column].to_numpy()[:3] == pytest.approx(expected[column], nan_ok=True)
 
 

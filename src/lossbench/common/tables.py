@@ -1,16 +1,65 @@
-"""Tables of the results as `compare` writes them, read back as they were."""
+"""The tables of the results: keys, columns and types of each, named here and nowhere else."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
+GROUP = ("dataset", "model")
+BLOCK = (*GROUP, "fold", "seed")
+RUN = (*GROUP, "loss", "fold", "seed")
+COUNTS = ("tp", "fp", "fn")
+# A row of cases.parquet is a run x case x class; the counts and the metrics follow.
+CASE = (*RUN, "case", "class")
+CASE_TEXT = ("dataset", "model", "loss", "case", "class")
+DIGESTS = b"digests"  # metadata of a block's cases.parquet: the digest of each loss's run
+# What status.json of a run says. A study that was stored before a key existed lacks that key.
+STATUS = (
+    *("digest", "status", "steps", "train_seconds", "images_per_second", "peak_memory_bytes"),
+    *("init_digest", "batch_digest", "commit", "versions", "device", "engine"),
+    *("started", "finished"),
+)
+COMPARISON = (*GROUP, "loss", "class", "metric")
+SUMMARY = (
+    *(*COMPARISON, "n_cases", "n_seeds", "n_empty"),
+    *("mean", "ci_low", "ci_high", "sd_case", "sd_seed"),
+)
+COMPARISONS = (
+    *(*GROUP, "loss", "reference", "class", "metric"),
+    *("n_cases", "n_seeds", "n_blocks", "n_missing", "difference", "ci_low", "ci_high"),
+    *("p", "p_holm", "verdict", "n_cases_needed", "n_blocks_needed", "improvement"),
+    *("boot_low", "boot_high", "p_cases", "p_cases_holm", "verdict_cases", "convention", "paired"),
+)
+POOLED = (*GROUP, "loss", "class", "n_cases", *COUNTS, "dice", "iou", "precision", "recall")
+CONVENTIONS = (*GROUP, "class", "convention", "loss", "mean", "n_cases", "rank", "winner")
+RANKS = (*GROUP, "class", "metric", "loss", "rank", "rank_low", "rank_high", "p_first")
+COLLAPSES = (*GROUP, "loss", "class", "n_runs", "n_collapsed", "seeds")
+SCALE = (*COMPARISON, "difference", "matched", "explained", "ci_low", "ci_high")
+CLAIMS = ("claim", "source", *GROUP, "verdict", "figure", "evidence")
+PLAN = (
+    *(*GROUP, "loss", "class", "metric", "pilot_cases", "pilot_seeds", "pilot_blocks"),
+    *("sd_case", "sd_block", "sd_residual", "pairing_gain"),
+    *("n_seeds", "n_blocks", "n_cases", "power", "hours"),
+)
+# Columns of text, whatever they look like: a class may be called 007 or NA.
 TEXT = (
-    "dataset", "model", "loss", "reference", "class", "metric", "case", "verdict", "verdict_cases",
-    "convention", "seeds", "claim", "source", "figure", "evidence", "commit",
-)  # fmt: skip
+    *(*GROUP, "loss", "reference", "class", "metric", "case", "verdict", "verdict_cases"),
+    *("convention", "seeds", "claim", "source", "figure", "evidence", "commit", "engine"),
+)
+
+
+def case_schema(metrics: Sequence[str]) -> pa.Schema:
+    """Types of cases.parquet with these metrics; text as codes, since few names repeat often."""
+    text = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema(
+        [(name, text if name in CASE_TEXT else pa.int64()) for name in CASE]
+        + [(name, pa.int64()) for name in COUNTS]
+        + [(name, pa.float64()) for name in metrics]
+    )
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Read a table; a class may be called "NA": only an empty cell is a missing value."""
+    """Read a table; only an empty cell is a missing value."""
     text = dict.fromkeys(TEXT, str)
     return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])

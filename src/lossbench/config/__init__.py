@@ -11,7 +11,8 @@ from lossbench.config.experiment import canonical as canonical
 from lossbench.config.experiment import load as load
 from lossbench.config.experiment import unnamed as unnamed
 from lossbench.config.experiment import validate as validate
-from lossbench.config.sections import METRICS as METRICS
+from lossbench.config.metrics import METRICS as METRICS
+from lossbench.config.metrics import Metric as Metric
 from lossbench.config.sections import Augmentation as Augmentation
 from lossbench.config.sections import Comparison as Comparison
 from lossbench.config.sections import Component as Component

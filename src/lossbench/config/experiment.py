@@ -1,6 +1,7 @@
 """What an experiment, a block and a run are. Imports nothing of ours and no torch."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -15,8 +16,8 @@ from lossbench.config.errors import (
     did_you_mean,
     problem_text,
 )
+from lossbench.config.metrics import METRICS, Metric
 from lossbench.config.sections import (
-    METRICS,
     Augmentation,
     Claim,
     Comparison,
@@ -32,7 +33,10 @@ from lossbench.config.sections import (
 )
 
 # Columns of the tables: no metric of a user's may be called so.
-TAKEN = (*METRICS, "tp", "fp", "fn", "dataset", "model", "loss", "fold", "seed", "case", "class")
+TAKEN = (
+    *(*METRICS, "tp", "fp", "fn"),
+    *("dataset", "model", "loss", "fold", "seed", "case", "subject", "class"),
+)
 # The settings of `training` that make the batch: runs that agree in them share it.
 BATCH_SETTINGS = ("batch_size", "patch_size", "min_foreground", "augmentation")
 MATCHED = "_matched"  # ends the name of a loss that the scale control adds
@@ -83,9 +87,12 @@ class Experiment(Strict):
         """The metrics that are measured: ours, and the user's own."""
         return [*METRICS, *self.metrics]
 
-    def lower_is_better(self, metric: str) -> bool:
-        """Whether less of a metric is better."""
-        return metric == "hd95" or (metric in self.metrics and self.metrics[metric].lower_is_better)
+    def metric(self, name: str) -> Metric:
+        """The facts of a metric, of ours or of the user's own."""
+        if name in METRICS:
+            return METRICS[name]
+        lower_is_better = self.metrics[name].lower_is_better
+        return Metric(name, lower_is_better, low=-math.inf, high=math.inf)
 
     def blocks(self) -> Iterator[dict[str, Any]]:
         """Keys of every block: dataset, model, fold, seed."""

@@ -17,6 +17,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from lossbench.config.metrics import METRICS
+
 
 def _is_name(value: str, info: ValidationInfo) -> str:
     """Names become folders; those of results that other programs made do not."""
@@ -30,7 +32,6 @@ Name = Annotated[
     AfterValidator(_is_name),
     WithJsonSchema({"type": "string", "pattern": "^[a-z0-9_]+$"}),
 ]
-METRICS = ("dice", "iou", "precision", "recall", "hd95", "surface_dice")
 # YAML 1.1 reads 1e-5 (no dot) as a string.
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 

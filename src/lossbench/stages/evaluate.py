@@ -12,12 +12,12 @@ import torch
 from lossbench.common.device import pick_device
 from lossbench.common.files import read_json, whole
 from lossbench.common.provenance import run_digest
-from lossbench.config import UserError
+from lossbench.common.tables import CASE_TEXT, COUNTS, DIGESTS, case_schema
+from lossbench.config import METRICS, UserError
 from lossbench.datasets.batches import patch_size
 from lossbench.datasets.prepared import Prepared
-from lossbench.metrics import COLUMNS, OwnMetric, build_metric, measure
+from lossbench.metrics import OwnMetric, build_metric, measure
 from lossbench.models import load_run, predict
-from lossbench.stages.compare.scores import COUNTS, DIGESTS, TEXT, schema
 
 
 def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
@@ -30,7 +30,7 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
     data
         Folder of the prepared dataset.
     output
-        cases.parquet: dataset, model, loss, fold, seed, case, class, `metrics.COLUMNS`, and a
+        cases.parquet: dataset, model, loss, fold, seed, case, class, the counts, the metrics, and a
         column for each metric of the user's.
     threads
         Of the CPU.
@@ -55,8 +55,7 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
         keys |= {"fold": spec["fold"], "seed": spec["seed"]}
         tables.append(_cases(block.parent / loss, run, prepared, own).assign(**keys))
     table = pd.concat(tables, ignore_index=True)
-    metrics = [name for name in (*COLUMNS, *own) if name not in COUNTS]
-    wanted = schema(metrics).with_metadata({DIGESTS: json.dumps(digests)})
+    wanted = case_schema([*METRICS, *own]).with_metadata({DIGESTS: json.dumps(digests)})
     arrow = pa.Table.from_pandas(table[wanted.names], wanted, preserve_index=False)
     with whole(output) as part:
         # Dictionaries of figures would only be read more slowly.
@@ -64,7 +63,7 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
             arrow,
             part,
             compression="lz4",
-            use_dictionary=list(TEXT),
+            use_dictionary=list(CASE_TEXT),
             write_page_checksum=True,
         )
 
@@ -96,6 +95,6 @@ def _cases(folder: Path, run: dict, data: Prepared, own: dict[str, OwnMetric]) -
         measured.append(figures)
     names = np.repeat(data.cases["case"].iloc[rows].to_numpy(), len(data.classes))
     table = pd.DataFrame({"case": names, "class": data.classes * len(rows)})
-    for column in (*COLUMNS, *own):
+    for column in (*COUNTS, *METRICS, *own):
         table[column] = np.concatenate([figures[column] for figures in measured])
     return table

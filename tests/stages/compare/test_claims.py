@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from lossbench.common.files import block_folder, write_json, write_text
+from lossbench.common.tables import CLAIMS
 from lossbench.config import validate
-from lossbench.stages.compare.claims import COLUMNS, claims
+from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.scores import cubes
 from tests.config.test_experiment import default
 
@@ -48,7 +49,7 @@ def read(folder, cases, *stated: dict) -> pd.DataFrame:
 
 def found(stated: dict, folder, cases) -> dict:
     table = read(folder, cases, stated)
-    assert list(table) == COLUMNS
+    assert list(table) == list(CLAIMS)
     (row,) = table.to_dict("records")
     assert (row["claim"], row["source"]) == ("it is said", "me")
     assert (row["dataset"], row["model"]) == ("mni152", "unet_small")

@@ -62,7 +62,7 @@ DAMAGE = {
     "no status": ("dice/status.json", Path.unlink, "no such file"),
     "cut status": ("dice/status.json", truncated, "damaged"),
     "other status": ("dice/status.json", lambda f: f.write_text("[1, 2]"), "lacks 'digest'"),
-    "unfinished": ("dice/status.json", lambda f: f.write_text(f.read_text().replace("finished", "training", 1)), "status"),
+    "unfinished": ("dice/status.json", lambda f: f.write_text(f.read_text().replace('": "finished"', '": "training"')), "status is 'training'"),
 }  # fmt: skip
 
 

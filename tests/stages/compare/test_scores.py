@@ -5,7 +5,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from lossbench.stages.compare.scores import KEYS, DuplicateRowError, cubes, deviation, mean
+from lossbench.common.tables import CASE
+from lossbench.stages.compare.scores import DuplicateRowError, cubes, deviation, mean
 
 
 def rows(folds=(0, 1), seeds=(3, 1), losses=("a", "b"), classes=("background", "x")):
@@ -18,7 +19,7 @@ def rows(folds=(0, 1), seeds=(3, 1), losses=("a", "b"), classes=("background", "
         for i in range(2)
         for name in classes
     ]
-    return pd.DataFrame(table, columns=[*KEYS, "dice"])
+    return pd.DataFrame(table, columns=[*CASE, "dice"])
 
 
 def build(table, losses=("a", "b")):

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lossbench.common.files import whole, write_json, write_text
+from lossbench.common.tables import CASE_TEXT, RUN
 from lossbench.config import Experiment, load
 from lossbench.stages.compare import blocks, collapse, foreign, inference, summary
 from lossbench.stages.compare.claims import claims
-from lossbench.stages.compare.scores import TEXT, Cube
+from lossbench.stages.compare.scores import Cube
 
 
 def compare(experiment: Path, output: Path) -> None:
@@ -106,8 +107,8 @@ def _tables(
     """Every table but the cases, by the name of its file."""
     how = settings.comparison
     dice = summary.dice_of_runs(cubes, background)
-    runs = runs.merge(dice, on=list(blocks.RUN), how="left", validate="one_to_one")
-    first = [*blocks.RUN, "digest", "status", "steps", "dice", "dice_with_background"]
+    runs = runs.merge(dice, on=list(RUN), how="left", validate="one_to_one")
+    first = [*RUN, "digest", "status", "steps", "dice", "dice_with_background"]
     first = [name for name in first if name in runs]  # results of others have fewer
     return {
         "runs": runs[[*first, *runs.columns.difference(first, sort=False)]],
@@ -127,7 +128,7 @@ def _write(output: Path, cases: pa.Table, tables: dict[str, pd.DataFrame]) -> No
     with whole(output / "cases.parquet") as part:
         # Without Arrow's own schema, codes are read back as the text that they stand for.
         pq.write_table(
-            cases, part, compression="lz4", use_dictionary=list(TEXT), store_schema=False
+            cases, part, compression="lz4", use_dictionary=list(CASE_TEXT), store_schema=False
         )
     for name in ("scale", "claims"):  # only where there is a scale control, or a claim
         if name not in tables or tables[name].empty:

@@ -12,23 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lossbench.common.files import block_folder, read_json
+from lossbench.common.tables import BLOCK, CASE, CASE_TEXT, DIGESTS, STATUS, case_schema
 from lossbench.config import Experiment, UserError
-from lossbench.stages.compare.scores import (
-    DIGESTS,
-    KEYS,
-    TEXT,
-    Cube,
-    DuplicateRowError,
-    cubes,
-    schema,
-)
+from lossbench.stages.compare.scores import Cube, DuplicateRowError, cubes
 
-BLOCK = ("dataset", "model", "fold", "seed")
-RUN = ("dataset", "model", "loss", "fold", "seed")
-STATUS = (
-    *("digest", "status", "steps", "train_seconds", "images_per_second", "peak_memory_bytes"),
-    *("init_digest", "batch_digest", "commit", "versions", "device", "started", "finished"),
-)
 AGAIN = "delete it and run the workflow again"
 
 
@@ -49,7 +36,7 @@ def read_cases(experiment: Path, settings: Experiment) -> tuple[pa.Table, list[d
         raise UserError(
             f"{missing[0]}: no such file ({len(missing)} missing); run the workflow again"
         )
-    wanted = schema(settings.all_metrics)
+    wanted = case_schema(settings.all_metrics)
     # No threads, which would wait for each other.
     tables = [_read(file, keys, wanted) for file, keys in zip(files, blocks, strict=True)]
     digests = [json.loads((table.schema.metadata or {}).get(DIGESTS, "{}")) for table in tables]
@@ -65,7 +52,7 @@ def _read(file: Path, keys: dict[str, Any], wanted: pa.Schema) -> pa.Table:
     """The columns but the keys of the block, which are only looked at: a third of the time."""
     try:
         parquet = pq.ParquetFile(
-            file, read_dictionary=TEXT, pre_buffer=False, page_checksum_verification=True
+            file, read_dictionary=CASE_TEXT, pre_buffer=False, page_checksum_verification=True
         )
         stored = parquet.schema_arrow
         names = stored.names
@@ -82,7 +69,7 @@ def _read(file: Path, keys: dict[str, Any], wanted: pa.Schema) -> pa.Table:
         table = table if table.schema == rest else table.cast(rest)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: damaged ({error}); {AGAIN}") from None
-    for name in KEYS:
+    for name in CASE:
         if name not in BLOCK and table[name].null_count:
             raise UserError(f"{file}: {name} is None, not a name; {AGAIN}")
     return table
@@ -104,7 +91,7 @@ def _with_blocks(
     for name in BLOCK:
         labels, codes = np.unique([keys[name] for keys in blocks], return_inverse=True)
         codes = np.repeat(codes.astype(np.int32), lengths)
-        if name in TEXT:
+        if name in CASE_TEXT:
             column = pa.DictionaryArray.from_arrays(codes, pa.array(labels.tolist()))
         else:
             column = pa.array(labels[codes])
@@ -130,13 +117,14 @@ def read_runs(experiment: Path, settings: Experiment) -> pd.DataFrame:
 
 def _status(file: str) -> dict[str, Any]:
     status = read_json(file)
-    if lacks := set(STATUS).difference(status if isinstance(status, dict) else ()):
-        raise UserError(f"{file}: lacks {min(lacks, key=STATUS.index)!r}; {AGAIN}")
+    for key in ("digest", "status"):  # newer keys may be missing in what is stored
+        if not isinstance(status, dict) or key not in status:
+            raise UserError(f"{file}: lacks {key!r}; {AGAIN}")
     if status["status"] not in ("finished", "diverged"):
         found = f"status is {status['status']!r}, not 'finished' or 'diverged'"
         raise UserError(f"{file}: {found}; run the workflow again")
-    status["versions"] = json.dumps(status["versions"])  # its keys are sorted in the file
-    return {key: value for key, value in status.items() if key != "sha256"}
+    status["versions"] = json.dumps(status.get("versions"))  # its keys are sorted in the file
+    return {key: status.get(key) for key in STATUS}
 
 
 def refuse_stale(

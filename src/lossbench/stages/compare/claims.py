@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lossbench.common import tables
 from lossbench.common.files import block_folder, read_json
 from lossbench.config import Experiment
 from lossbench.config.sections import CardClaim, ComparisonClaim, LedgerClaim
@@ -15,7 +16,6 @@ from lossbench.stages.compare.inference import reach
 from lossbench.stages.compare.scores import Cube
 from lossbench.statistics import Difference, holm, paired_difference, verdict
 
-COLUMNS = ["claim", "source", "dataset", "model", "verdict", "figure", "evidence"]
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 EQUAL = 2.0  # shares are about equal where the largest is less than this many times the smallest
 SHARES = {"value": "value", "l1": "L1 norm of the gradient", "l2": "L2 norm of the gradient"}
@@ -51,8 +51,8 @@ def claims(settings: Experiment, folder: Path, cubes: Sequence[Cube]) -> pd.Data
             cards = read_json(folder / "check.json")["cards"][cube.dataset]
             found = _read(claim.card, cards[claim.card.loss])
         names = {"claim": claim.claim, "source": claim.source, **cube.keys}
-        rows.append(names | dict(zip(COLUMNS[4:], found, strict=True)))
-    return pd.DataFrame(rows, columns=COLUMNS)
+        rows.append(names | dict(zip(tables.CLAIMS[4:], found, strict=True)))
+    return pd.DataFrame(rows, columns=tables.CLAIMS)
 
 
 def _tested(settings: Experiment, cubes: Sequence[Cube]) -> Iterator[tuple[Difference, float]]:
@@ -71,7 +71,7 @@ def _tested(settings: Experiment, cubes: Sequence[Cube]) -> Iterator[tuple[Diffe
 def _compared(
     claim: ComparisonClaim, difference: Difference, p: float, limit: float, settings: Experiment
 ) -> tuple[str, str, str]:
-    how, higher = settings.comparison, not settings.lower_is_better(claim.metric)
+    how, higher = settings.comparison, not settings.metric(claim.metric).lower_is_better
     found = verdict(difference, p, how.margin_of(claim.metric), how.alpha, higher)
     low, high = difference.interval(1 - how.alpha, limit)
     interval = f"{low:+.3f} to {high:+.3f}" if np.isfinite(low) else "no interval"

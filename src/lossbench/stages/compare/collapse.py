@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lossbench.common import tables
 from lossbench.common.files import block_folder
 from lossbench.config import UserError
 from lossbench.stages.compare.blocks import AGAIN
 from lossbench.stages.compare.scores import Cube, mean
 
-COLLAPSES = ("dataset", "model", "loss", "class", "n_runs", "n_collapsed", "seeds")
 STARTED = 0.1  # Dice that a class reaches once a network has begun to learn it
 
 
@@ -52,7 +52,7 @@ def collapses(cubes: Sequence[Cube], experiment: Path | None) -> pd.DataFrame:
             seeds = ", ".join(f"fold {fold} seed {seed}" for fold, seed in which)
             keys = {**cube.keys, "loss": loss, "class": name, "n_runs": n_runs[i, k]}
             rows.append({**keys, "n_collapsed": len(which), "seeds": seeds})
-    return pd.DataFrame(rows, columns=COLLAPSES)
+    return pd.DataFrame(rows, columns=tables.COLLAPSES)
 
 
 def _best(file: Path, classes: Sequence[str]) -> np.ndarray:

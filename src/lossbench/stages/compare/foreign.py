@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from lossbench.common.provenance import sha256
+from lossbench.common.tables import CASE, CASE_TEXT, COUNTS, RUN, case_schema
 from lossbench.config import (
     METRICS,
     Comparison,
@@ -24,17 +25,8 @@ from lossbench.config import (
     did_you_mean,
 )
 from lossbench.stages.compare import nnunet
-from lossbench.stages.compare.blocks import RUN
 from lossbench.stages.compare.empty import QUOTED, ratios
-from lossbench.stages.compare.scores import (
-    COUNTS,
-    KEYS,
-    TEXT,
-    Cube,
-    DuplicateRowError,
-    cubes,
-    schema,
-)
+from lossbench.stages.compare.scores import Cube, DuplicateRowError, cubes
 
 # What a table says when it does not say so.
 DEFAULTS = {"dataset": "dataset", "model": "model", "class": "foreground", "fold": 0, "seed": 0}
@@ -50,7 +42,7 @@ class Given:
     Attributes
     ----------
     table
-        A row per run x case x class: `KEYS` and those of the counts and metrics that are there.
+        A row per run x case x class: `CASE` and those of the counts and metrics that are there.
     files
         Path and SHA-256 of each file.
     notes
@@ -94,7 +86,7 @@ def read(cases: Sequence[str]) -> Given:
         frames.append(_checked(frame, path).assign(**_missing_keys(frame)))
         files.append({"path": str(path), "sha256": sha256(content)})
     table = pd.concat(frames, ignore_index=True)
-    table = _with_ratios(table[[c for c in (*KEYS, *FIGURES) if c in table]])
+    table = _with_ratios(table[[c for c in (*CASE, *FIGURES) if c in table]])
     if not any(metric in table for metric in METRICS):
         raise UserError(
             f"{files[0]['path']}: no column of a metric; wanted: one of {', '.join(METRICS)}, "
@@ -135,7 +127,7 @@ def _table(path: Path) -> pd.DataFrame:
 def _column(name: str) -> str:
     """`Dice` is dice, `Surface Dice` is surface_dice."""
     plain = re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
-    return plain if plain in (*KEYS, *FIGURES) else name
+    return plain if plain in (*CASE, *FIGURES) else name
 
 
 def _keyed(table: pd.DataFrame, path: Path, name: str) -> pd.DataFrame:
@@ -167,11 +159,11 @@ def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: has no rows")
     frame = frame.copy()
     for name in frame.columns:
-        if name in TEXT:
+        if name in CASE_TEXT:
             empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
             _refuse(frame, empty, path, name, "is empty")
             frame[name] = frame[name].astype(str).str.strip()
-        elif name in KEYS:
+        elif name in CASE:
             numbers = pd.to_numeric(frame[name], errors="coerce")
             _refuse(frame, ~(numbers % 1 == 0), path, name, "is no whole number")
             frame[name] = numbers.astype(np.int64)
@@ -216,7 +208,7 @@ def _check_folds(table: pd.DataFrame, files: list[dict[str, str]]) -> None:
 
 def _percent(table: pd.DataFrame) -> list[str]:
     """Dice above 1 is meant in percent, and then a margin is, too."""
-    names = [m for m in METRICS if m in table and m != "hd95" and table[m].max() > 1 + 1e-6]
+    names = [m for m in METRICS if m in table and table[m].max() > METRICS[m].high + 1e-6]
     return [
         f"{name} reaches {table[name].max():g}: in percent? The margin is in the same unit."
         for name in names
@@ -226,15 +218,15 @@ def _percent(table: pd.DataFrame) -> list[str]:
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     """Sorted by keys: names in order of appearance, but the background first, and cases by name."""
     table = table.reset_index(drop=True)
-    place = table[list(KEYS)].copy()
+    place = table[list(CASE)].copy()
     for name in ("dataset", "model", "loss", "class"):
         place[name] = pd.factorize(table[name])[0]
     place.loc[table["class"].isin(BACKGROUND), "class"] = -1
-    return table.loc[place.sort_values(list(KEYS)).index]
+    return table.loc[place.sort_values(list(CASE)).index]
 
 
 def _arrow(table: pd.DataFrame) -> pa.Table:
-    ours = schema(METRICS)
+    ours = case_schema(METRICS)
     fields = [ours.field(name) for name in table.columns if name not in COUNTS]
     fields += [pa.field(name, pa.float64()) for name in COUNTS if name in table]
     return pa.Table.from_pandas(table, schema=pa.schema(fields), preserve_index=False)
@@ -254,7 +246,7 @@ def experiment(
     UserError
         For a reference or a metric that they do not have.
     """
-    labels = {key: given.table[key].unique().to_pylist() for key in KEYS}
+    labels = {key: given.table[key].unique().to_pylist() for key in CASE}
     files = ", ".join(file["path"] for file in given.files)
     if reference not in labels["loss"]:
         raise UserError(

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossbench.config import MATCHED, Comparison, Experiment
-from lossbench.stages.compare.blocks import BLOCK
+from lossbench.common import tables
+from lossbench.common.tables import BLOCK, COUNTS
+from lossbench.config import MATCHED, METRICS, Comparison, Experiment
 from lossbench.stages.compare.empty import CONVENTIONS, QUOTED
-from lossbench.stages.compare.scores import COUNTS, Cube, mean
+from lossbench.stages.compare.scores import Cube, mean
 from lossbench.stages.compare.summary import TIE, convention_values
 from lossbench.statistics import (
     Difference,
@@ -23,19 +24,6 @@ from lossbench.statistics import (
     paired_difference,
     ranks,
     verdict,
-)
-
-COMPARISONS = (
-    *("dataset", "model", "loss", "reference", "class", "metric"),
-    *("n_cases", "n_seeds", "n_blocks", "n_missing", "difference", "ci_low", "ci_high"),
-    *("p", "p_holm", "verdict", "n_cases_needed", "n_blocks_needed", "improvement"),
-    *("boot_low", "boot_high", "p_cases", "p_cases_holm", "verdict_cases", "convention", "paired"),
-)
-SHARES = ("dice", "iou", "precision", "recall", "surface_dice")  # lie between 0 and 1
-RANKS = ("dataset", "model", "class", "metric", "loss", "rank", "rank_low", "rank_high", "p_first")
-SCALE = (
-    *("dataset", "model", "loss", "class", "metric"),
-    *("difference", "matched", "explained", "ci_low", "ci_high"),
 )
 
 
@@ -57,8 +45,8 @@ def reach(cube: Cube, metric: str) -> float:
     Intervals are cut there where they are written; verdicts are from whole ones. Dice in percent
     is not cut.
     """
-    cut = metric in SHARES and not (cube.values[metric] > 1 + 1e-6).any()
-    return 1.0 if cut else np.inf
+    largest = METRICS[metric].high if metric in METRICS else np.inf
+    return np.inf if (cube.values[metric] > largest + 1e-6).any() else largest
 
 
 def comparisons(
@@ -93,7 +81,7 @@ def comparisons(
             found, holm(p), p_cases, holm(p_cases), strict=True
         )
     ]
-    return pd.DataFrame(rows, columns=COMPARISONS)
+    return pd.DataFrame(rows, columns=tables.COMPARISONS)
 
 
 def _pairs(cube: Cube, settings: Experiment) -> Iterator[_Pair]:
@@ -109,7 +97,7 @@ def _pairs(cube: Cube, settings: Experiment) -> Iterator[_Pair]:
         folds = cube.pairs(metric, loss, reference, k)
         mine, other = cube.losses.index(loss), cube.losses.index(reference)
         flips = _flips({c: m[mine, k] - m[other, k] for c, m in means[metric].items()})
-        higher_is_better = not settings.lower_is_better(metric)
+        higher_is_better = not settings.metric(metric).lower_is_better
         difference = paired_difference(folds)
         yield _Pair(keys, folds, difference, flips, higher_is_better, reaches[metric])
 
@@ -192,7 +180,7 @@ def rank_table(cubes: Sequence[Cube], settings: Experiment) -> pd.DataFrame:
     rows = []
     for cube in cubes:
         for metric, (k, name) in product(settings.comparison.metrics, enumerate(cube.classes)):
-            sign = -1 if settings.lower_is_better(metric) else 1
+            sign = -1 if settings.metric(metric).lower_is_better else 1
             folds = cube.of_folds(sign * cube.values[metric][..., k])
             # Without the cases that have no value in any training.
             folds = [fold[..., ~np.isnan(fold).all(axis=(0, 1))] for fold in folds]
@@ -202,7 +190,7 @@ def rank_table(cubes: Sequence[Cube], settings: Experiment) -> pd.DataFrame:
                 figures = {"rank": found.rank[i], "rank_low": found.low[i]}
                 figures |= {"rank_high": found.high[i], "p_first": found.p_first[i]}
                 rows.append(keys | figures)
-    return pd.DataFrame(rows, columns=RANKS)
+    return pd.DataFrame(rows, columns=tables.RANKS)
 
 
 def scale(cubes: Sequence[Cube], how: Comparison) -> pd.DataFrame:
@@ -221,4 +209,4 @@ def scale(cubes: Sequence[Cube], how: Comparison) -> pd.DataFrame:
             figures = {"difference": own.mean, "matched": other.mean}
             figures |= {"explained": explained.mean, "ci_low": low, "ci_high": high}
             rows.append(keys | figures)
-    return pd.DataFrame(rows, columns=SCALE)
+    return pd.DataFrame(rows, columns=tables.SCALE)

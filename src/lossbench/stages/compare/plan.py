@@ -11,18 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lossbench.common.files import whole
-from lossbench.common.tables import read_csv
+from lossbench.common.tables import CASE, CASE_TEXT, COMPARISON, PLAN, read_csv
 from lossbench.config import Experiment, UserError, counted, load
-from lossbench.stages.compare.scores import KEYS, TEXT, Cube, cubes
+from lossbench.stages.compare.scores import Cube, cubes
 from lossbench.statistics import Plan, paired_difference, pairing_gain, planned
 
-COLUMNS = (
-    *("dataset", "model", "loss", "class", "metric", "pilot_cases", "pilot_seeds", "pilot_blocks"),
-    *("sd_case", "sd_block", "sd_residual", "pairing_gain"),
-    *("n_seeds", "n_blocks", "n_cases", "power", "hours"),
-)
 LARGEST_GAIN = 1_000  # by pairing; what is above differs by chance
-_COMPARISON = ["dataset", "model", "loss", "class", "metric"]
 
 
 def plan(results: Path, difference: float, power: float = 0.8, output: Path | None = None) -> None:
@@ -37,7 +31,7 @@ def plan(results: Path, difference: float, power: float = 0.8, output: Path | No
     power
         Probability of showing it.
     output
-        CSV with a row per comparison and number of seeds (`COLUMNS`): the cases that each takes.
+        CSV (`tables.PLAN`) with a row per comparison and number of seeds: the cases needed.
 
     Raises
     ------
@@ -49,7 +43,7 @@ def plan(results: Path, difference: float, power: float = 0.8, output: Path | No
     if not 0 < power < 1:
         raise UserError(f"--power {power:g}: wanted: a number above 0 and below 1")
     settings, found, hours = _pilot(results)
-    table = pd.DataFrame(list(_rows(settings, found, hours, difference, power)), columns=COLUMNS)
+    table = pd.DataFrame(list(_rows(settings, found, hours, difference, power)), columns=PLAN)
     if table.empty:
         raise UserError(f"{results}: one loss alone; a plan wants two or more to compare")
     if output:
@@ -70,9 +64,9 @@ def _pilot(results: Path) -> tuple[Experiment, list[Cube], dict[tuple[str, str, 
         if not file.exists():
             raise UserError(f"{file}: no such file; wanted: the folder of an experiment, compared")
     settings = load(experiment)
-    wanted = [*KEYS, *settings.comparison.metrics]
+    wanted = [*CASE, *settings.comparison.metrics]
     try:
-        cases = pq.read_table(report / "cases.parquet", columns=wanted, read_dictionary=TEXT)
+        cases = pq.read_table(report / "cases.parquet", columns=wanted, read_dictionary=CASE_TEXT)
         runs = read_csv(report / "runs.csv")
         found = cubes(cases.select(wanted), settings.matrix.loss)
     except (pa.ArrowException, ValueError, KeyError) as error:
@@ -135,7 +129,7 @@ def _study(study: Plan | None, hours: float) -> dict[str, Any]:
 def _text(settings: Experiment, table: pd.DataFrame, goal: float, power: float) -> str:
     """What people read: a line per comparison, and what all of them together need."""
     lines, chosen = [], []
-    for _, studies in table.groupby(_COMPARISON, sort=False):
+    for _, studies in table.groupby(list(COMPARISON), sort=False):
         line, study = _line(studies)
         lines.append(line)
         chosen.append(study)
@@ -153,7 +147,7 @@ def _text(settings: Experiment, table: pd.DataFrame, goal: float, power: float) 
 def _line(studies: pd.DataFrame) -> tuple[dict[str, str], pd.Series | None]:
     """The line of a comparison, and the smallest study with the cases that the pilot has."""
     first = studies.iloc[0]
-    line = {key: first[key] for key in _COMPARISON}
+    line = {key: first[key] for key in COMPARISON}
     line["pilot"] = ", ".join(counted(first[f"pilot_{x}s"], x) for x in ("seed", "case"))
     line["pairing saves"] = _times(first["pairing_gain"])
     if studies["n_seeds"].isna().all():

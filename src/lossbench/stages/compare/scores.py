@@ -9,20 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-KEYS = ("dataset", "model", "loss", "fold", "seed", "case", "class")
-TEXT = ("dataset", "model", "loss", "case", "class")
-COUNTS = ("tp", "fp", "fn")
-DIGESTS = b"digests"  # metadata of a block's cases.parquet: the digest of each loss's run
-
-
-def schema(metrics: Sequence[str]) -> pa.Schema:
-    """Of a table of cases. Text as codes: 10,000 runs have a million rows and a thousand names."""
-    text = pa.dictionary(pa.int32(), pa.string())
-    return pa.schema(
-        [(name, text if name in TEXT else pa.int64()) for name in KEYS]
-        + [(name, pa.int64()) for name in COUNTS]
-        + [(name, pa.float64()) for name in metrics]
-    )
+from lossbench.common.tables import CASE
 
 
 class DuplicateRowError(Exception):
@@ -127,7 +114,7 @@ def cubes(table: pa.Table, losses: Sequence[str]) -> list[Cube]:
     Parameters
     ----------
     table
-        The columns `KEYS`, and further ones with numbers.
+        The columns `CASE`, and further ones with numbers.
     losses
         The losses to take, in their order.
 
@@ -137,7 +124,7 @@ def cubes(table: pa.Table, losses: Sequence[str]) -> list[Cube]:
         Where two rows have the same keys.
     """
     codes, labels = {}, {}
-    for name in KEYS:
+    for name in CASE:
         codes[name], labels[name] = _encode(table[name])
     # By name, so that what is drawn at random does not depend on the order of rows.
     codes["case"], labels["case"] = _sorted(codes["case"], labels["case"])
@@ -154,7 +141,7 @@ def cubes(table: pa.Table, losses: Sequence[str]) -> list[Cube]:
         places.append(at)
     del codes, group
     for name in table.column_names:
-        if name not in KEYS:  # a column at a time: a large study fits into little memory
+        if name not in CASE:  # a column at a time: a large study fits into little memory
             numbers = table[name].to_numpy().astype(float, copy=False)
             for cube, at, rows in zip(found, places, groups, strict=True):
                 values = np.full(cube.rows.size, np.nan)
@@ -207,7 +194,7 @@ def _empty_cube(codes: dict[str, np.ndarray], labels: dict[str, list]) -> tuple[
     n_rows = np.bincount(at, minlength=np.prod(axes))
     if n_rows.max(initial=0) > 1:
         row = np.flatnonzero(n_rows[at] > 1)[0]
-        raise DuplicateRowError({name: labels[name][codes[name][row]] for name in KEYS})
+        raise DuplicateRowError({name: labels[name][codes[name][row]] for name in CASE})
 
     cube = Cube(
         dataset=labels["dataset"][codes["dataset"][0]],

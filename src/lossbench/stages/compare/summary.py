@@ -7,22 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossbench.stages.compare.blocks import RUN
+from lossbench.common import tables
+from lossbench.common.tables import COUNTS, RUN
 from lossbench.stages.compare.empty import CONVENTIONS, overlap, ratios
-from lossbench.stages.compare.scores import COUNTS, Cube, deviation, mean
+from lossbench.stages.compare.scores import Cube, deviation, mean
 from lossbench.statistics import mean_interval
 
-SUMMARY = (
-    *("dataset", "model", "loss", "class", "metric", "n_cases", "n_seeds", "n_empty"),
-    *("mean", "ci_low", "ci_high", "sd_case", "sd_seed"),
-)
-POOLED = (
-    *("dataset", "model", "loss", "class", "n_cases"),
-    *(*COUNTS, "dice", "iou", "precision", "recall"),
-)
-CONVENTION = (
-    *("dataset", "model", "class", "convention", "loss", "mean", "n_cases", "rank", "winner"),
-)
 TIE = 1e-9  # means that differ by less are equal: the order of a sum moves them by more
 
 
@@ -65,7 +55,7 @@ def dice_of_runs(cubes: Sequence[Cube], background: dict[str, str]) -> pd.DataFr
 def summary(cubes: Sequence[Cube], alpha: float) -> pd.DataFrame:
     """Mean of each metric over cases, the seeds of a case averaged first."""
     rows = [row for cube in cubes for row in _summary_rows(cube, 1 - alpha)]
-    return pd.DataFrame(rows, columns=SUMMARY)
+    return pd.DataFrame(rows, columns=tables.SUMMARY)
 
 
 def _summary_rows(cube: Cube, confidence: float) -> Iterator[dict[str, Any]]:
@@ -120,7 +110,7 @@ def pooled(cubes: Sequence[Cube]) -> pd.DataFrame:
             keys = {**cube.keys, "loss": loss, "class": name, "n_cases": n_cases[i, k]}
             counts = {count: int(values[i, k]) for count, values in sums.items()}
             rows.append({**keys, **counts, **{x: v[i, k] for x, v in figures.items()}})
-    return pd.DataFrame(rows, columns=POOLED)
+    return pd.DataFrame(rows, columns=tables.POOLED)
 
 
 def conventions(cubes: Sequence[Cube]) -> pd.DataFrame:
@@ -149,7 +139,7 @@ def conventions(cubes: Sequence[Cube]) -> pd.DataFrame:
                             "winner": bool(known and rank[i] == 1),
                         }
                     )
-    return pd.DataFrame(rows, columns=CONVENTION)
+    return pd.DataFrame(rows, columns=tables.CONVENTIONS)
 
 
 def convention_values(cube: Cube, convention: str, metric: str = "dice") -> np.ndarray:

@@ -10,9 +10,9 @@ import pandas as pd
 
 from lossbench import config
 from lossbench.common.files import block_folder
-from lossbench.common.tables import read_csv
+from lossbench.common.tables import RUN, read_csv
 
-KEYS = ["dataset", "model", "loss", "fold", "seed"]
+KEYS = list(RUN)
 CURVE, LEDGER = "val/dice/", "ledger/"
 _CHECKS = (
     *("n_missing", "improvement", "boot_low", "boot_high"),
@@ -90,7 +90,7 @@ class Results:
     @property
     def lower_is_better(self) -> bool:
         """Whether less of that metric is better."""
-        return self.experiment.lower_is_better(self.metric)
+        return self.experiment.metric(self.metric).lower_is_better
 
     @property
     def reference(self) -> str:

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lossbench.config import METRICS
 from lossbench.stages.report.results import Results
 
 # Each verdict has a symbol, so that none is told by its colour alone.
 SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "≈", "undecided": "?"}
-# Metrics as people write them; the others are written as their columns.
-METRICS = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "surface_dice": "surface Dice"}
 MINUS, NOTHING, TIMES = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 MANY = 3  # losses; a sentence about more of them counts instead of naming numbers
 LARGEST = 100_000  # more cases or blocks than this are as good as never
@@ -41,7 +40,7 @@ def difference(row: pd.Series) -> str:
 
 def metric_name(metric: str) -> str:
     """A metric as people write it."""
-    return METRICS.get(metric, metric)
+    return METRICS[metric].title if metric in METRICS else metric
 
 
 def percent(share: float) -> str:
