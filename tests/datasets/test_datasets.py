@@ -482,36 +482,35 @@ def test_nuclei_in_the_official_layout(tmp_path, monkeypatch, real_data):
 # MNI152 and phantom
 
 
-def test_mni152_has_the_tissue_shares_of_the_template():
-    dataset = MNI152()
-    labels = np.stack([dataset[i]["label"] for i in range(len(dataset))])
-    shares = np.bincount(labels.reshape(-1)) / labels.size
-    np.testing.assert_allclose(shares, [0.78, 0.02, 0.13, 0.07], atol=0.011)
-    assert labels.shape == (72, 128, 112)
-    # Tissue has its order of brightness in T1: CSF dark, then grey, then white matter.
-    images = np.stack([dataset[i]["image"][0] for i in range(len(dataset))])
-    means = [images[labels == k].mean() for k in range(4)]
-    assert means == sorted(means)
+def test_mni152_patients_are_brains_that_differ():
+    dataset = MNI152(patients=30)
+    cases = [dataset[i] for i in range(len(dataset))]
+    labels, images = (np.stack([case[key] for case in cases]) for key in ("label", "image"))
+    assert labels.shape == (30, 128, 112) and images.shape == (30, 1, 128, 112)
+    # Each shows all four, in the order of their shares: a patient without csf would teach nothing.
+    shares = np.stack([np.bincount(label.reshape(-1), minlength=4) for label in labels])
+    assert (shares > 50).all() and (shares[:, 0] > shares[:, 2]).all()
+    # Tissue has its order of brightness in T1 in every patient: csf dark, then grey, then white.
+    for image, label in zip(images[:, 0], labels, strict=True):
+        means = [image[label == k].mean() for k in range(4)]
+        assert means == sorted(means)
+    overlap = [np.mean(labels[i] == labels[i + 1]) for i in range(29)]
+    assert max(overlap) < 0.97  # no two patients are the same slice
 
 
-@pytest.mark.parametrize(("slabs", "gap"), [(2, 3), (4, 2), (5, 0)])
-def test_mni152_folds_are_slabs_with_gaps(slabs, gap):
-    dataset = MNI152(spacing=4, slabs=slabs, gap=gap)
-    names = [dataset[i]["case"] for i in range(len(dataset))]
-    assert names == sorted(names)
-    members = [name for fold in dataset.folds for name in fold]
-    assert len(dataset.folds) == slabs
-    assert members == [name for name in names if name in members]
-    assert len(names) - len(members) == gap * (slabs - 1)
-    for below, above in zip(dataset.folds, dataset.folds[1:], strict=False):
-        assert names.index(above[0]) - names.index(below[-1]) == gap + 1
+def test_mni152_patients_depend_on_their_number_and_the_seed_alone():
+    few, many, other = MNI152(patients=3), MNI152(patients=9), MNI152(patients=3, seed=1)
+    np.testing.assert_array_equal(few[2]["image"], many[2]["image"])
+    np.testing.assert_array_equal(few[2]["label"], many[2]["label"])
+    assert not np.array_equal(few[2]["label"], other[2]["label"])
+    assert len({case["case"] for case in many}) == 9
 
 
 def test_mni152_refuses_what_it_cannot_do():
     with pytest.raises(UserError, match="spacing is 3"):
         MNI152(spacing=3)
-    with pytest.raises(UserError, match="too few for 20 slabs"):
-        MNI152(spacing=4, slabs=20)
+    with pytest.raises(UserError, match="patients is 0"):
+        MNI152(patients=0)
 
 
 @pytest.mark.parametrize("size", [(64, 48), (24, 20, 28)])
