@@ -486,10 +486,12 @@ def test_mni152_patients_are_brains_that_differ():
     dataset = MNI152(patients=30)
     cases = [dataset[i] for i in range(len(dataset))]
     labels, images = (np.stack([case[key] for case in cases]) for key in ("label", "image"))
-    assert labels.shape == (30, 128, 112) and images.shape == (30, 1, 128, 112)
+    assert labels.shape == (30, 128, 112)
+    assert images.shape == (30, 1, 128, 112)
     # Each shows all four, in the order of their shares: a patient without csf would teach nothing.
     shares = np.stack([np.bincount(label.reshape(-1), minlength=4) for label in labels])
-    assert (shares > 50).all() and (shares[:, 0] > shares[:, 2]).all()
+    assert (shares > 50).all()
+    assert (shares[:, 0] > shares[:, 2]).all()
     # Tissue has its order of brightness in T1 in every patient: csf dark, then grey, then white.
     for image, label in zip(images[:, 0], labels, strict=True):
         means = [image[label == k].mean() for k in range(4)]
