@@ -156,7 +156,7 @@ def covering(intervals: list[tuple[float, float]]) -> float:
 
 
 def markdown(rows: list[dict], studies: int) -> str:
-    """The table of the README."""
+    """The table of docs/verdicts.md."""
 
     def percent(share: float | None, of: int) -> str:
         if share is None:

@@ -1,13 +1,13 @@
 """What a benchmark leaves: its rows as JSON and as a Markdown table, with machine and versions.
 
-python -m benchmarks.table DIR prints the ratios of all of them in one table, as in README.md.
+python -m benchmarks.table DIR prints the ratios of all of them as in docs/speed.md.
 """
 
+import argparse
 import json
 import os
 import platform
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,4 +70,6 @@ def _said(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(ratios(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where benchmarks wrote their rows")
+    print(ratios(parser.parse_args().folder))

@@ -1,8 +1,12 @@
-"""README.md: what it shows can be used as it stands."""
+"""README.md and its pages: what they show can be used as it stands."""
 
 import re
+import runpy
+import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,47 +14,101 @@ import pandas as pd
 import pytest
 import yaml
 
-from lossbench.__main__ import _parser
+from lossbench.__main__ import _parser, main
 from lossbench.common.files import write_json
 from lossbench.config import validate
 from tests.config.test_experiment import default, merged
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+NAMES = ("README.md", "CONTRIBUTING.md", "*/README.md", "docs/*.md")
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text() for name in NAMES for path in ROOT.glob(name)
+}
+PACKAGE = ROOT / "src" / "lossbench"
+FOLDERS = tuple(
+    f"{path.name}/" for root in (ROOT, PACKAGE) for path in root.iterdir()
+    if path.is_dir() and path.name not in ("results", "data")
+)  # fmt: skip
+EXAMPLE = "examples/own_classes/mine.yaml"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-COMMANDS = [
-    line.partition("  ")[0] for block in blocks("sh") for line in block.splitlines() if line.strip()
-]
+def commands() -> Iterator[str]:
+    """The lines of all shell blocks, each once, without the comments behind them."""
+    lines = [
+        line
+        for text in PAGES.values()
+        for block in blocks("sh", text)
+        for line in block.splitlines()
+    ]
+    yield from dict.fromkeys(line.partition("  #")[0].strip() for line in lines if line.strip())
 
 
-def test_the_yaml_of_a_study_is_valid():
-    """All blocks but that of mine.yaml, which is a study of its own and is run below."""
-    raw = default()
-    for block in blocks("yaml"):
-        if "experiment: mine" not in block:
-            raw = merged(raw, yaml.safe_load(block))
+def arguments(command: str) -> list[str]:
+    """The words behind the program, without variables before it; paths of the repository in full."""
+    words = [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)][1:]
+    return [
+        str(ROOT / word) if word.startswith(("config/", "workflow/", "examples/")) else word
+        for word in words
+    ]
+
+
+SNAKEMAKE = [command for command in commands() if "bin/snakemake " in command]
+LOSSBENCH = [command for command in commands() if "-m lossbench " in command]
+OTHERS = [command for command in commands() if command not in (*SNAKEMAKE, *LOSSBENCH)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of the reader's, with the study that README shows."""
+    study, *_ = blocks("yaml", PAGES["README.md"])
+    (tmp_path / "my_study.yaml").write_text(study)
+    return tmp_path
+
+
+def snakemake(command: str, folder: Path, *more: str) -> str:
+    """Run a command of a page in a folder of the reader's; what it said on stderr."""
+    words = [BIN / "snakemake", "--snakefile", ROOT / "Snakefile", *arguments(command), *more]
+    result = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stderr
+
+
+def test_every_yaml_block_is_part_of_a_valid_study():
+    study, *more = blocks("yaml", PAGES["README.md"])
+    raw = merged(default(), yaml.safe_load(study))
     assert validate(raw).matrix.dataset == ["cells"]
+    for name in ("docs/data.md", "docs/losses.md"):
+        more += blocks("yaml", PAGES[name])
+    for block in more:
+        validate(merged(raw, yaml.safe_load(block)))
+
+
+def test_the_loss_of_the_readme_is_that_of_the_example():
+    (code,) = blocks("python", PAGES["README.md"])
+    assert code in (ROOT / EXAMPLE).with_suffix(".py").read_text()
+    example = yaml.safe_load((ROOT / EXAMPLE).read_text())
+    own = yaml.safe_load(blocks("yaml", PAGES["README.md"])[1])
+    assert own["losses"] == example["losses"]
+    assert own["matrix"].items() <= example["matrix"].items()
+    assert len(PAGES["README.md"].splitlines()) <= 150
 
 
 @pytest.fixture(scope="module")
-def mine(tmp_path_factory) -> Path:
-    """A folder outside the repository, with mine.py and mine.yaml, run by the command there."""
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder outside the repository in which the command of the example has run."""
     folder = tmp_path_factory.mktemp("reader")
-    (folder / "mine.py").write_text(blocks("python")[0])
-    (study,) = [block for block in blocks("yaml") if "experiment: mine" in block]
-    (folder / "mine.yaml").write_text(study)
-    (command,) = [line for line in COMMANDS if "mine.yaml" in line]
-    result = run(command, folder)
-    assert result.returncode == 0, result.stderr
+    (command,) = [command for command in SNAKEMAKE if EXAMPLE in command]
+    snakemake(command, folder)
     return folder
 
 
-def test_a_loss_a_model_a_dataset_and_a_metric_of_ones_own(mine):
+@pytest.mark.slow
+def test_a_loss_a_model_a_dataset_and_a_metric_of_ones_own(mine, monkeypatch, capsys):
     report = mine / "results/mine/report"
     cases = pd.read_parquet(report / "cases.parquet")
     assert set(cases["class"]) == {"background", "square"}
@@ -69,43 +127,84 @@ def test_a_loss_a_model_a_dataset_and_a_metric_of_ones_own(mine):
     assert (summary["metric"] == "volume_error").sum() == 4
     assert "volume_error" in (report / "report.html").read_text()
 
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_its_commands_run(command, mine):
-    """As they stand; what takes long or never ends, as a dry run."""
-    if "summary.json" in command:
-        write_summaries(mine)
-    if " check " in command:  # of the study that has its data here
-        command = command.replace("my_study.yaml", "mine.yaml")
-    if "snakemake" in command and "mine.yaml" not in command:
-        command += " -n"
-    if command.startswith("make"):
-        command = f"make -n -C {ROOT} {command.split()[1]}"
-    if "--follow" in command:  # it ends with the workflow
-        assert _parser().parse_args(command.split("-m lossbench ")[1].split())
-        return
-    result = run(command, mine)
-    assert result.returncode == 0, result.stderr + result.stdout
+    (plan,) = [command for command in LOSSBENCH if " plan " in command]
+    monkeypatch.chdir(mine)
+    assert main(arguments(plan.replace("my_study", "mine"))[2:]) == 0
+    assert "dice" in capsys.readouterr().out
 
 
-def test_files_and_targets_that_it_names_exist():
-    for name in set(re.findall(r"(?:config|workflow|src)/[\w/.]+\w", README)):
-        assert (ROOT / name).exists(), name
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in SNAKEMAKE if EXAMPLE not in c])
+def test_the_workflow_starts_by_each_command(command, folder):
+    assert "runs in" in snakemake(command, folder, "-n", "-q")
+
+
+@pytest.mark.parametrize("command", LOSSBENCH)
+def test_the_stages_take_each_command(command):
+    words = arguments(command)[2:]
+    assert _parser().parse_args(words[: words.index(">")] if ">" in words else words)
+
+
+def test_results_of_other_programs_are_compared(folder, monkeypatch):
+    (command,) = [command for command in LOSSBENCH if "summary.json" in command]
+    write_summaries(folder)
+    monkeypatch.chdir(folder)
+    assert main(arguments(command)[2:]) == 0
+    assert (folder / "out/report.html").exists()
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_every_other_command_can_start(command, monkeypatch, capsys):
+    """make as a dry run; of Python's modules, the options."""
+    words = arguments(command)
+    program = shlex.split(command)[len(shlex.split(command)) - len(words) - 1]
+    monkeypatch.chdir(ROOT)
+    if program == "make":
+        subprocess.run(["make", "-n", *words], check=True, capture_output=True)
+    elif words[:2] == ["-m", "pytest"]:
+        assert all(Path(word).exists() for word in words if word.startswith("tests/"))
+    elif words[0] == "-m":
+        monkeypatch.setattr(sys, "argv", [words[1], "--help"])
+        monkeypatch.syspath_prepend(ROOT)
+        with pytest.raises(SystemExit):
+            runpy.run_module(words[1], run_name="__main__")
+        usage = capsys.readouterr().out
+        assert all(word in usage for word in words if word.startswith("--"))
+    else:
+        assert shutil.which(program.replace(".venv/bin", str(BIN))), program
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_names_exists(page):
+    text, here = PAGES[page], (ROOT / page).parent
+    for path in re.findall(r"`([a-z]\w*/[\w/]*(?:\.\w+)?)(?:`|:)", text):
+        if path.startswith(FOLDERS) and "NAME" not in path:
+            assert (ROOT / path).exists() or (PACKAGE / path).exists(), path
+    for path in re.findall(r"\]\(([^)#]+)\)", text):
+        assert path.startswith("https://") or (here / path).exists(), path
+    for module in re.findall(r"python -m ((?:benchmarks|tests)[\w.]+)", text):
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module
+    for words in re.findall(r"`(?:python -m )?lossbench ([a-z][\w -]*)`", text):
+        assert _parser().parse_args(words.split())
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+    for target in re.findall(r"`make ([a-z-]+)`", text):
         assert f"\n{target}:" in makefile
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess:
-    """A command of README.md, in a folder of the reader's; my_study.yaml is the one it shows."""
-    (study, *_) = blocks("yaml")
-    (folder / "my_study.yaml").write_text(study)
-    words = command.replace("results/my_study", "results/mine").split()
-    if words[0].endswith("snakemake"):
-        words[1:1] = ["--snakefile", str(ROOT / "Snakefile")]
-    words = [str(ROOT / w) if w.startswith(("config/", "workflow/")) else w for w in words]
-    words[0] = words[0].replace(".venv/bin", str(Path(sys.executable).parent))
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True)
+def test_the_paths_through_the_code_name_what_is_there():
+    text = PAGES["docs/design.md"]
+    walks = text[text.index("## A batch") : text.index("## Rules")]
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    for name in re.findall(r"`([A-Za-z_]\w+)`", walks):
+        assert re.search(rf"\b{name}\b", source), name
+
+
+def test_the_page_about_results_is_tracked_and_stays():
+    ignored = subprocess.run(
+        ["git", "check-ignore", "results/README.md", "results/default"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ignored.stdout.split() == ["results/default"]
 
 
 def write_summaries(folder: Path) -> None:

@@ -1,10 +1,6 @@
 """config/README.md has every key of the models, with its default and meaning."""
 
-import re
-
-import pytest
-
-from lossbench.__main__ import _parser, main
+from lossbench.__main__ import main
 from lossbench.config import Experiment
 from tests.config.test_experiment import CONFIG
 
@@ -23,18 +19,3 @@ def test_the_table_of_keys_is_the_one_of_the_models(capsys):
         "| `claims[].comparison.class` | required |",
     ):
         assert row in table
-
-
-@pytest.mark.parametrize("name", ["config/README.md", "CONTRIBUTING.md"])
-def test_what_the_documents_name_exists(name):
-    root = CONFIG.parent
-    text = (root / name).read_text()
-    for path in re.findall(r"`((?:config|src|tests|workflow)/[\w/.]*)`", text):
-        assert (root / path).exists() or "NAME" in path, path
-    for path in re.findall(r"\]\(([^)]+)\)", text):
-        assert ((root / name).parent / path).exists(), path
-    for command in re.findall(r"python -m lossbench ([a-z -]+?)(?: +[>#]|`|\n)", text):
-        assert _parser().parse_args(command.split()).stage == command.split()[0]
-    makefile = (root / "Makefile").read_text()
-    for target in re.findall(r"`make (\w+)`", text):
-        assert f"\n{target}:" in makefile

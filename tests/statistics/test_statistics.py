@@ -108,7 +108,7 @@ def test_all_pairs_count():
     assert (paired_difference(gone).n_folds, paired_difference(gone).n_missing) == (4, 156 + 52)
 
 
-# Error rates: a small edition of tests/benchmarks/error_rates.py
+# Error rates: a small edition of benchmarks/error_rates.py
 
 
 @pytest.mark.parametrize(

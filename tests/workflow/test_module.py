@@ -1,7 +1,7 @@
 """lossbench from other programs: another workflow, a user's own components, a notebook."""
 
+import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +13,8 @@ import yaml
 from tests.helpers.fake_results import write_experiment
 
 REPOSITORY = Path(__file__).parents[2]
-DOCUMENT = (REPOSITORY / "config/README.md").read_text()
-SNAKEFILE, NOTEBOOK = re.findall(r"```python\n(.*?)```", DOCUMENT, flags=re.DOTALL)
+EXAMPLES = REPOSITORY / "examples"
+SNAKEFILE = (EXAMPLES / "other_workflow/Snakefile").read_text()
 
 OWN = '''
 import numpy as np
@@ -125,6 +125,8 @@ def test_a_notebook_compares_two_results_folders_and_draws(tmp_path, monkeypatch
             datasets=("cells",), seeds=(0, 1) if study == "before" else (0, 1, 2),
         )  # fmt: skip
     names: dict = {}
-    exec(NOTEBOOK, names)
+    for cell in json.loads((EXAMPLES / "two_studies.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
     assert names["table"]["class"].tolist() == ["background", "nucleus"]
     assert (tmp_path / "results/both/nucleus.svg").read_text().count("<path") > 5

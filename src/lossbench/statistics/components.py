@@ -120,7 +120,7 @@ class Components(NamedTuple):
         usual answer; but with few blocks the same luck makes both the variance too small and its
         degrees of freedom too many: with one fold and three seeds it called false winners in 6 to
         16 % of studies instead of 5 %, `df` alone has next to no power, and 1.5 keeps to 5 % at
-        any size of the training noise (tests/benchmarks/error_rates.py).
+        any size of the training noise (benchmarks/error_rates.py).
     floor
         The variance of the mean if there were no block effect.
     """
