@@ -27,8 +27,8 @@ ui: $(INSTALLED)  ## the MLflow UI on 127.0.0.1, over the store that `track` wri
 
 bench: $(INSTALLED)  ## what things cost, and the error rates of the comparisons: results/benchmarks; hours
 	$(BIN)/python -m benchmarks.training --output results/benchmarks
-	$(BIN)/python -m benchmarks.start --output results/benchmarks
-	$(BIN)/python -m benchmarks.growth --output results/benchmarks
+	$(BIN)/python -m benchmarks.startup --output results/benchmarks
+	$(BIN)/python -m benchmarks.scaling --output results/benchmarks
 	$(BIN)/python -m benchmarks.ten_thousand_runs --output results/benchmarks
 	$(BIN)/python -m benchmarks.tracking --output results/benchmarks
 	$(BIN)/python -m benchmarks.error_rates --output results/benchmarks

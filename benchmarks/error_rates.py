@@ -1,11 +1,11 @@
-"""Error rates of the comparisons over simulated studies: python -m benchmarks.error_rates.
+"""Error rates of the verdicts in simulated studies: python -m benchmarks.error_rates --output DIR
 
-A study has 6 comparisons (3 losses against a reference, 2 classes), independent of each other,
-which is the hardest case for Holm. A row has several hundred studies of one design, without any
-difference for the false winners and the coverage, with a difference of 0.005 in one of the six for
-the power. In the skewed designs the mean difference is 0, but not the median, which Wilcoxon tests:
-its winners there answer another question than the means of a table do. `--output` gets
-error_rates.md and error_rates.json; 500 studies a row take about 5 minutes of one core.
+A study has six comparisons (three losses against a reference, two classes), independent of each other, which
+is the hardest case for Holm's correction. Each row of the table simulates several hundred studies of one
+design: without any difference for the false winners and the coverage, with a difference of 0.005 in one of
+the six comparisons for the power. In the skewed designs the mean difference is 0 but the median, which
+Wilcoxon tests, is not. Writes error_rates.md and error_rates.json; 500 studies a row take about 5 minutes on
+one core.
 """
 
 import argparse

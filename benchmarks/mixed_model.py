@@ -1,8 +1,8 @@
-"""Our method of moments against REML of statsmodels on unbalanced results.
+"""Our variance components against REML of statsmodels: python -m benchmarks.mixed_model
 
-python -m benchmarks.mixed_model: crossed random effects of cases and blocks, a run diverged
-and 5 % of the pairs missing. Prints the means over studies of estimates, standard errors and
-seconds. statsmodels is the check, not the method: it takes some 60 times as long here, more with more cases.
+Unbalanced results with crossed random effects of cases and blocks: one run has diverged and 5 % of the pairs
+are missing. Prints the means over studies of estimates, standard errors and seconds. REML takes some 60 times
+as long here, and more with more cases, which is why lossbench uses the method of moments.
 """
 
 import argparse

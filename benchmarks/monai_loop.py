@@ -1,7 +1,7 @@
-"""A training as a MONAI script has it: python -m benchmarks.monai_loop DATA.npz STEPS
+"""A training as a MONAI script does it: python -m benchmarks.monai_loop DATA.npz STEPS
 
 Cached dictionaries, random transforms, a DataLoader, DiceLoss, AdamW, and DiceMetric on decollated
-predictions: the peer of a block. Nothing of lossbench's is imported.
+predictions. The other benchmarks compare a block with it; it imports nothing of lossbench.
 """
 
 import sys

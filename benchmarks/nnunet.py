@@ -1,10 +1,10 @@
-"""Stock nnU-Net against its plan here: python -m benchmarks.nnunet --data Task04_Hippocampus --output DIR
+"""nnU-Net against its plan in lossbench: python -m benchmarks.nnunet --data Task04_Hippocampus --output DIR
 
-installs nnU-Net from PyPI into a venv of its own, lets it plan and preprocess the MSD task 4, and
-measures iterations per second of its 3d_fullres plan and of config/hippocampus.yaml with DiceCE and the
-network of that plan, batches included; nnU-Net's deep supervision is its own. They take turns; the
-others wait. On a GPU also with `compile` (nnU-Net compiles there by itself) and `cuda_graph`. On a CPU
-the arithmetic of the network is all: the ratio says something on a GPU alone.
+Installs nnU-Net from PyPI into a virtual environment of its own, lets it plan and preprocess MSD task 4, and
+measures training iterations per second, batches included: of its 3d_fullres plan, and of
+config/hippocampus.yaml with DiceCE and the network of that plan. nnU-Net keeps its deep supervision. The two
+alternate; while one is measured the other is stopped. On a CPU nearly all time is the network's arithmetic, so
+that the ratio is informative on a GPU only.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Training steps of stock nnU-Net, in its own environment: started by benchmarks/nnunet.py.
+"""Training steps of nnU-Net in its own environment; benchmarks/nnunet.py starts this file.
 
 Reads a number of steps per line, takes them, and answers with the seconds that they took.
 """

@@ -1,6 +1,6 @@
-"""What a benchmark leaves: its rows as JSON and as a Markdown table, with machine and versions.
+"""The tables that benchmarks write: rows as JSON and Markdown, with machine and versions.
 
-python -m benchmarks.table DIR prints the ratios of all of them as in docs/speed.md.
+python -m benchmarks.table DIR prints the ratios of all benchmarks in DIR, as in docs/speed.md.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def ratios(folder: Path) -> str:
     Two tables: what is compared with peers, and, a column for each network, parts of the engine.
     """
     rows = []
-    for name in ("training", "start", "ten_thousand_runs", "tracking", "nnunet"):
+    for name in ("training", "startup", "ten_thousand_runs", "tracking", "nnunet"):
         file = folder / f"{name}.json"
         rows += json.loads(file.read_text())["rows"] if file.exists() else []
     table = pd.DataFrame([row for row in rows if "ratio" in row])

@@ -2,8 +2,8 @@
 
     python -m benchmarks.ten_thousand_runs --output DIR [--runs 10000] [--losses 10] [--folder PATH]
 
-writes a study as block files, and measures reading it, beside pandas, which reads a file after the
-other, and `compare`, which reads, compares and writes: seconds, and peak memory. Aims: 2 s, 10 s, 1 GB.
+Writes a study as block files. Measures seconds and peak memory of reading it (pandas, one file after the
+other, for comparison) and of `compare`, which reads, compares and writes. Aims: 2 s, 10 s, 1 GB.
 """
 
 import argparse

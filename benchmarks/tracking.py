@@ -1,7 +1,7 @@
 """What tracking costs: python -m benchmarks.tracking --output DIR [--runs 1000]
 
-Writes results of many runs (10 metrics x 100 steps each), syncs them to SQLite, and compares with
-one log_metric a value, measured on a sample of values.
+Writes results of many runs (10 metrics x 100 steps each), syncs them to SQLite, and compares the time with one
+log_metric call per value, measured on a sample of values.
 """
 
 import argparse

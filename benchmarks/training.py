@@ -1,8 +1,8 @@
-"""What training costs beside its peers: python -m benchmarks.training --output DIR
+"""What training costs compared with other code: python -m benchmarks.training --output DIR
 
-Every figure is a ratio within one run: the variants take turns, many times, and the median of the
-ratios is shown with their quartiles. The network, batch size, loss and optimiser are the same: MONAI's
-UNet on drawn images of 96 x 96 where no other network is named, volumes of 40 x 56 x 40 where 3D is said.
+Every figure is a ratio within one run: the variants alternate many times, and the median of the ratios is
+shown with their quartiles. Network, batch size, loss and optimiser are the same on both sides: MONAI's UNet on
+drawn images of 96 x 96 unless another network is named, and volumes of 40 x 56 x 40 for 3D.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""How time and memory grow: python -m benchmarks.growth --output DIR
+"""How time and memory grow with the size of a study: python -m benchmarks.scaling --output DIR
 
-CPU seconds and peak memory against the number of losses in a block, of cases to evaluate, of pixels in
-an image and of runs to compare, each in a process of its own, imports left out; growth.json, and
-growth.png, where a line of slope 1 is linear growth.
+CPU seconds and peak memory against the number of losses in a block, cases to evaluate, pixels in an image and
+runs to compare, each measured in its own process without the imports. Writes scaling.json and scaling.png, in
+which a line of slope 1 is linear growth.
 """
 
 import argparse
@@ -47,15 +47,15 @@ def main() -> None:
         print(json.dumps(measured(options.one[0], int(options.one[1]))))
         return
     options.output.mkdir(parents=True, exist_ok=True)
-    again = [sys.executable, "-m", "benchmarks.growth", "--output", options.output, "--one"]
+    again = [sys.executable, "-m", "benchmarks.scaling", "--output", options.output, "--one"]
     rows = []
     for what, values in VALUES.items():
         for value in values:
             done = subprocess.run([*again, what, str(value)], check=True, capture_output=True)
             rows.append({"what": what, "value": value, **json.loads(done.stdout)})
             print(rows[-1], flush=True)
-    write("growth", rows, options.output)
-    draw(rows, options.output / "growth.png")
+    write("scaling", rows, options.output)
+    draw(rows, options.output / "scaling.png")
 
 
 def measured(what: str, value: int) -> dict[str, float]:

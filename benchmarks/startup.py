@@ -1,9 +1,11 @@
-"""What starts cost, in CPU time: python -m benchmarks.start --output DIR
+"""What starting costs, in CPU time: python -m benchmarks.startup --output DIR
 
-The start of a training job over an import of torch, monai, mlflow and segmentation_models_pytorch;
-three losses as whole processes, of 20 steps one each over one for their block, and of 120 steps with
-three validations three MONAI scripts over one for their block; a dry run of 1,000 blocks over one of a
-Snakefile with as many jobs that do nothing. The two take turns.
+- the start of a training job over an import of torch, monai, mlflow and segmentation_models_pytorch
+- three losses of 20 steps: one process each over one process for their block
+- three losses of 120 steps with three validations: three MONAI scripts over one process for their block
+- a dry run of 1,000 blocks over one of a Snakefile with as many jobs that do nothing
+
+The two sides of each ratio alternate.
 """
 
 import argparse
@@ -87,7 +89,7 @@ def main() -> None:
         for what, commands in pairs.items():
             rows.append(compared(what, *commands, folder))
             print(rows[-1], flush=True)
-    write("start", rows, options.output)
+    write("startup", rows, options.output)
 
 
 def compared(
