@@ -12,10 +12,9 @@ class LogCosh(nn.Module):  # logits and one-hot target, both (B, K, *S) -> scala
         self.smooth = smooth
 
     def forward(self, logits, target):
-        p = logits.softmax(1)
-        overlap, size = (p * target).sum((2, 3)), (p + target).sum((2, 3))
-        dice = 1 - ((2 * overlap + self.smooth) / (size + self.smooth)).mean()
-        return dice.cosh().log()
+        p, t = logits.softmax(1).flatten(2), target.flatten(2)
+        dice = (2 * (p * t).sum(2) + self.smooth) / ((p + t).sum(2) + self.smooth)
+        return (1 - dice.mean()).cosh().log()
 
 
 class Net(nn.Module):  # images (B, C, *S) -> logits (B, K, *S)
