@@ -23,7 +23,7 @@ from lossbench.statistics import (
     paired_difference,
     planned,
 )
-from lossbench.statistics.components import of_mean
+from lossbench.statistics.components import variance_of_mean
 
 COMPARISONS, ALPHA, EFFECT = 6, 0.05, 0.005
 
@@ -105,7 +105,7 @@ def truth(design: Design) -> Difference:
     """A pilot that knows the variance components."""
     seeds, cases = design.seeds, design.folds * design.cases
     blocks = design.folds * seeds
-    c = of_mean(
+    c = variance_of_mean(
         *(design.case**2, design.block**2, design.residual**2),
         *(1 / cases, 1 / blocks, 1 / (cases * seeds)),
         *(blocks - design.folds, design.folds - 1, cases - design.folds),

@@ -288,7 +288,7 @@ def test_bootstrap_interval_is_students_where_differences_are_normal():
 
 
 def test_bootstrap_interval_leans_where_differences_are_skewed():
-    """Rare failures reach far to the left."""
+    """Rare failures max_difference far to the left."""
     folds = [f.copy() for f in folds_of(Design(2, 3, 40, 0.0005, residual=0.002))]
     folds[0][:, 7] -= 1.0
     low, high = bootstrap_interval(paired_difference(folds))

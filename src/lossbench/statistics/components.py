@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-CAUTION = 1.5  # see `Components.weight`
+NOISE_EXPONENT = 1.5  # see `Components.weight`
 
 
 class Fold(NamedTuple):
@@ -19,7 +19,7 @@ class Fold(NamedTuple):
 
     `largest` is the largest absolute value. `ss_case` is adjusted for blocks and `ss_block` for
     cases (Henderson's method III), so that E ss_case = df_case residual + n_case case, and so on;
-    `of_*` are the factors of the components in the variance of the fold's mean; the effects,
+    `coef_*` are the factors of the components in the variance of the fold's mean; the effects,
     (cases,) and (seeds,), sum to about 0.
     """
 
@@ -35,9 +35,9 @@ class Fold(NamedTuple):
     df_residual: int
     n_case: int
     n_block: int
-    of_case: float
-    of_block: float
-    of_residual: float
+    coef_case: float
+    coef_block: float
+    coef_residual: float
     case_effects: np.ndarray
     block_effects: np.ndarray
 
@@ -78,9 +78,9 @@ def fold(values: np.ndarray) -> Fold | None:
         df_residual=df_residual,
         n_case=pairs - seeds,
         n_block=pairs - cases,
-        of_case=1 / cases,
-        of_block=float((shares.sum(axis=1) ** 2).sum()) / cases**2,
-        of_residual=float((1 / per_case).sum()) / cases**2,
+        coef_case=1 / cases,
+        coef_block=float((shares.sum(axis=1) ** 2).sum()) / cases**2,
+        coef_residual=float((1 / per_case).sum()) / cases**2,
         case_effects=case_effects,
         block_effects=blocks,
     )
@@ -116,8 +116,8 @@ class Components(NamedTuple):
     weight
         The mean over its standard error is referred to a mixture of two Student distributions,
         with `df` in this weight and with `df_case` in the rest. It is the share of training noise
-        in the variance to the power `CAUTION`. Satterthwaite's one Student distribution is the
-        usual answer; but with few blocks the same luck makes both the variance too small and its
+        in the variance to the power `NOISE_EXPONENT`. Satterthwaite's one Student distribution is
+        the usual answer; but with few blocks the same luck makes both the variance too small and its
         degrees of freedom too many: with one fold and three seeds it called false winners in 6 to
         16 % of studies instead of 5 %, `df` alone has next to no power, and 1.5 keeps to 5 % at
         any size of the training noise (benchmarks/error_rates.py).
@@ -167,32 +167,32 @@ def combine(folds: Sequence[Fold]) -> Components:
         block += df_block * (total("ss_block") - df_block * residual) / total("n_block")
     if df_fold:
         between = share * (1 - share)
-        explained = case * each("of_case") + residual * each("of_residual")
+        explained = case * each("coef_case") + residual * each("coef_residual")
         spread = share @ (each("mean") - share @ each("mean")) ** 2
-        block += df_fold * (spread - between @ explained) / (between @ each("of_block"))
-    return of_mean(
+        block += df_fold * (spread - between @ explained) / (between @ each("coef_block"))
+    return variance_of_mean(
         *(case, max(0.0, float(block / df)), residual),
-        *(float(share**2 @ each(name)) for name in ("of_case", "of_block", "of_residual")),
+        *(float(share**2 @ each(name)) for name in ("coef_case", "coef_block", "coef_residual")),
         *(df_block, df_fold, df_case),
     )
 
 
-def of_mean(
+def variance_of_mean(
     case: float,
     block: float,
     residual: float,
-    of_case: float,
-    of_block: float,
-    of_residual: float,
+    coef_case: float,
+    coef_block: float,
+    coef_residual: float,
     df_block: float,
     df_fold: float,
     df_case: float,
 ) -> Components:
     """Variance of a mean from components and their factors in it, and its reference."""
-    noise, cases = block * of_block + residual * of_residual, case * of_case
+    noise, cases = block * coef_block + residual * coef_residual, case * coef_case
     variance, df = noise + cases, df_block + df_fold
     # What the folds' means say holds the cases' part too, so its uncertainty is of the few folds.
     uncertain = noise + (df_fold / df) ** 2 * cases
-    weight = (uncertain / variance) ** CAUTION if variance and df_case else 1.0
-    floor = cases + residual * of_residual
+    weight = (uncertain / variance) ** NOISE_EXPONENT if variance and df_case else 1.0
+    floor = cases + residual * coef_residual
     return Components(case, block, residual, variance, df, df_case or np.inf, weight, floor)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from lossbench.statistics.components import CAUTION, Components, of_mean
+from lossbench.statistics.components import NOISE_EXPONENT, Components, variance_of_mean
 from lossbench.statistics.differences import Difference, paired_difference
 
 POWER = 0.8  # of the numbers of cases and blocks that would decide
@@ -137,7 +137,7 @@ def pairing_gain(loss: Sequence[np.ndarray], reference: Sequence[np.ndarray]) ->
 
 
 def _plan(d: Difference, seeds: int, goal: float, power: float, alpha: float) -> Plan:
-    """The fewest cases that reach the power with so many seeds."""
+    """The fewest cases that max_difference the power with so many seeds."""
 
     def reached(cases: float) -> float:
         return _power_differs(_design(d, cases, seeds), goal, alpha)
@@ -149,7 +149,7 @@ def _plan(d: Difference, seeds: int, goal: float, power: float, alpha: float) ->
 def _design(d: Difference, cases: float, seeds: float) -> Components:
     """What the components promise for another number of cases, in all, and of seeds."""
     blocks = d.n_folds * seeds
-    return of_mean(
+    return variance_of_mean(
         *(d.case, d.block, d.residual),
         *(1 / cases, 1 / blocks, 1 / (cases * seeds)),
         *(blocks - d.n_folds, d.n_folds - 1, cases - d.n_folds),
@@ -162,11 +162,13 @@ def _spread(design: Components, p: float) -> tuple[np.ndarray, np.ndarray]:
     Equally probable ones: the training noise is estimated with few degrees of freedom, but never
     below 0, and the reference follows it; the cases' part is taken as known.
     """
-    noise = design.weight ** (1 / CAUTION) * design.variance  # `uncertain` of `of_mean`
+    noise = (
+        design.weight ** (1 / NOISE_EXPONENT) * design.variance
+    )  # `uncertain` of `variance_of_mean`
     known = design.variance - noise
     estimated = noise * special.chdtri(design.df, _QUANTILES) / design.df
     variance = np.maximum(estimated + known, design.floor)
-    weight = (1 - known / variance) ** CAUTION
+    weight = (1 - known / variance) ** NOISE_EXPONENT
     # The quantile x of a mixture is that of weight few + (1 - weight) many = p. It is easy to solve
     # for the weight: on a grid of x, which is then read the other way round.
     low, high = np.sort(-special.stdtrit([design.df, design.df_case], p))

@@ -9,7 +9,7 @@ from lossbench.common.files import block_folder, write_json, write_text
 from lossbench.common.tables import CLAIMS
 from lossbench.config import validate
 from lossbench.stages.compare.claims import claims
-from lossbench.stages.compare.scores import cubes
+from lossbench.stages.compare.scores import to_scores
 from tests.config.test_experiment import default
 
 CLASSES = ("background", "small")
@@ -44,7 +44,7 @@ def cases(tmp_path):
 
 
 def read(folder, cases, *stated: dict) -> pd.DataFrame:
-    return claims(experiment(*stated), folder, cubes(pa.Table.from_pandas(cases), list(GAIN)))
+    return claims(experiment(*stated), folder, to_scores(pa.Table.from_pandas(cases), list(GAIN)))
 
 
 def found(stated: dict, folder, cases) -> dict:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lossbench.stages.compare.empty import CONVENTIONS, QUOTED, overlap
+from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED, overlap
 from tests.helpers.fake_results import write_experiment
 from tests.stages.compare.test_compare import change, read, tables
 

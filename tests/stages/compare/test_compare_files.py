@@ -279,7 +279,7 @@ def test_other_mistakes(tmp_path, output):
 def test_percent_is_noticed(tmp_path, output):
     rows = [f"{x},{s},1,{88 + s * (x == 'b')}\n{x},{s},2,{70 + s}" for x in "ab" for s in (0, 9)]
     compare_files([csv(tmp_path, "\n".join(["loss,seed,case,dice", *rows]))], "a", output)
-    assert "dice reaches 97: in percent?" in (output / "verdict.txt").read_text()
+    assert "dice limits 97: in percent?" in (output / "verdict.txt").read_text()
     assert comparisons(output)["ci_high"].item() > 1, "not cut at 1, as shares are"
 
 

@@ -25,10 +25,10 @@ def pilot(tmp_path, folds=(0, 1, 2), seeds=(0, 1, 2), n_cases=20, **options):
     for file in sorted(experiment.parent.glob("*/*/*/*/cases.parquet")):
         table = pd.read_parquet(file)
         fold, seed = int(table["fold"].iloc[0]), int(table["seed"].iloc[0])
-        of_fold, of_block = np.random.default_rng(fold), np.random.default_rng([1, fold, seed])
+        of_fold, coef_block = np.random.default_rng(fold), np.random.default_rng([1, fold, seed])
         half = len(table) // 2
         hard, suits = of_fold.normal(0, 0.03, half), of_fold.normal(0, CASE, half)
-        other = suits + of_block.normal(0, BLOCK) + of_block.normal(0, RESIDUAL, half)
+        other = suits + coef_block.normal(0, BLOCK) + coef_block.normal(0, RESIDUAL, half)
         table["dice"] = 0.8 + np.where(
             table["loss"] == "other", np.tile(hard + other, 2), np.tile(hard, 2)
         )

@@ -1,4 +1,4 @@
-"""cubes: rows in any order become arrays; what is missing stays missing."""
+"""to_scores: rows in any order become arrays; what is missing stays missing."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from lossbench.common.tables import CASE
-from lossbench.stages.compare.scores import DuplicateRowError, cubes, deviation, mean
+from lossbench.stages.compare.scores import DuplicateRowError, deviation, mean, to_scores
 
 
 def rows(folds=(0, 1), seeds=(3, 1), losses=("a", "b"), classes=("background", "x")):
@@ -23,34 +23,34 @@ def rows(folds=(0, 1), seeds=(3, 1), losses=("a", "b"), classes=("background", "
 
 
 def build(table, losses=("a", "b")):
-    return cubes(pa.Table.from_pandas(table, preserve_index=False), losses)
+    return to_scores(pa.Table.from_pandas(table, preserve_index=False), losses)
 
 
 def test_every_value_is_at_its_place_whatever_the_order_of_rows():
     table = rows().sample(frac=1, random_state=0)
-    (cube,) = build(table)
-    assert (cube.losses, cube.trainings) == (["a", "b"], [(None, 1), (None, 3)])
-    assert cube.folds == [0, 1]
-    assert cube.rows.all()
+    (scores,) = build(table)
+    assert (scores.losses, scores.trainings) == (["a", "b"], [(None, 1), (None, 3)])
+    assert scores.folds == [0, 1]
+    assert scores.rows.all()
     for loss, _, seed, case, name, value in table.drop(columns=["dataset", "model"]).itertuples(
         index=False
     ):
         at = (
-            cube.losses.index(loss),
-            cube.trainings.index((None, seed)),
-            cube.cases.index(case),
-            cube.classes.index(name),
+            scores.losses.index(loss),
+            scores.trainings.index((None, seed)),
+            scores.cases.index(case),
+            scores.classes.index(name),
         )
-        assert cube.values["dice"][at] == value
-        assert cube.folds[cube.fold[at[2]]] == int(case[5])
+        assert scores.values["dice"][at] == value
+        assert scores.folds[scores.fold[at[2]]] == int(case[5])
 
 
 def test_pairs_are_loss_minus_reference_a_matrix_per_fold():
-    (cube,) = build(rows())
-    pairs = cube.pairs("dice", "b", "a", 0)
+    (scores,) = build(rows())
+    pairs = scores.pairs("dice", "b", "a", 0)
     assert [d.shape for d in pairs] == [(2, 2), (2, 2)]
     assert all((d == 100).all() for d in pairs)
-    assert all((d == -100).all() for d in cube.pairs("dice", "a", "b", 1))
+    assert all((d == -100).all() for d in scores.pairs("dice", "a", "b", 1))
 
 
 def test_a_missing_pair_is_nan_and_a_case_without_the_class_is_none():
@@ -58,9 +58,9 @@ def test_a_missing_pair_is_nan_and_a_case_without_the_class_is_none():
     gone = (table["loss"] == "b") & (table["case"] == "case_0_0") & (table["seed"] == 3)
     empty = table["case"] == "case_1_1"
     table.loc[empty & (table["class"] == "x"), "dice"] = np.nan
-    (cube,) = build(table[~gone])
-    assert (~cube.rows).sum() == 2
-    first, second = cube.pairs("dice", "b", "a", cube.classes.index("x"))
+    (scores,) = build(table[~gone])
+    assert (~scores.rows).sum() == 2
+    first, second = scores.pairs("dice", "b", "a", scores.classes.index("x"))
     assert np.isnan(first).tolist() == [[False, False], [True, False]]
     assert second.shape == (2, 1)
 
@@ -68,12 +68,12 @@ def test_a_missing_pair_is_nan_and_a_case_without_the_class_is_none():
 def test_folds_that_share_their_cases_are_trainings_of_one_set_of_cases():
     table = rows(seeds=(0,))
     table["case"] = table["case"].str.replace("_1_", "_0_")
-    (cube,) = build(table)
-    assert cube.trainings == [(0, 0), (1, 0)]
-    assert cube.folds == [None]
-    assert [d.shape for d in cube.pairs("dice", "b", "a", 0)] == [(2, 2)]
-    assert [(fold, seed) for fold, seed, *_ in cube.blocks()] == [(0, 0), (1, 0)]
-    assert cube.n_seeds == 1
+    (scores,) = build(table)
+    assert scores.trainings == [(0, 0), (1, 0)]
+    assert scores.folds == [None]
+    assert [d.shape for d in scores.pairs("dice", "b", "a", 0)] == [(2, 2)]
+    assert [(fold, seed) for fold, seed, *_ in scores.blocks()] == [(0, 0), (1, 0)]
+    assert scores.n_seeds == 1
 
 
 def test_a_cube_for_each_dataset_and_model_in_order_of_appearance():
@@ -84,10 +84,10 @@ def test_a_cube_for_each_dataset_and_model_in_order_of_appearance():
 
 
 def test_losses_that_are_not_asked_for_are_left_out():
-    (cube,) = build(rows(losses=("a", "old", "b")))
-    assert cube.losses == ["a", "b"]
-    assert cube.values["dice"].shape[0] == 2
-    assert cube.rows.all()
+    (scores,) = build(rows(losses=("a", "old", "b")))
+    assert scores.losses == ["a", "b"]
+    assert scores.values["dice"].shape[0] == 2
+    assert scores.rows.all()
 
 
 def test_a_row_that_stands_twice_is_an_error_that_names_it():

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from lossbench.common.files import whole, write_json, write_text
 from lossbench.common.tables import CASE_TEXT, RUN
 from lossbench.config import Experiment, load
-from lossbench.stages.compare import blocks, collapse, foreign, inference, summary
+from lossbench.stages.compare import blocks, collapse, comparisons, external, summary
 from lossbench.stages.compare.claims import claims
-from lossbench.stages.compare.scores import Cube
+from lossbench.stages.compare.scores import Scores
 
 
 def compare(experiment: Path, output: Path) -> None:
@@ -33,14 +33,14 @@ def compare(experiment: Path, output: Path) -> None:
     """
     settings = load(experiment)
     cases, digests = blocks.read_cases(experiment, settings)
-    cubes = blocks.complete_cubes(experiment, settings, cases)
+    groups = blocks.complete_scores(experiment, settings, cases)
     runs = blocks.read_runs(experiment, settings)
     blocks.refuse_stale(experiment, settings, runs, digests)
     # Class 0 is the first that a case lists.
-    background = {cube.dataset: cube.classes[0] for cube in cubes}
-    tables = _tables(cubes, runs, settings, background, experiment)
+    background = {scores.dataset: scores.classes[0] for scores in groups}
+    tables = _tables(groups, runs, settings, background, experiment)
     if settings.claims:
-        tables["claims"] = claims(settings, experiment.parent, cubes)
+        tables["claims"] = claims(settings, experiment.parent, groups)
     _write(output, cases, tables)
     # Not `make ui` alone: a folder of the user's own has no Makefile.
     lines = "MLflow:  python -m lossbench ui   (or: make ui)\n"
@@ -81,12 +81,12 @@ def compare_files(
     UserError
         For what cannot be read or compared; names the file.
     """
-    given = foreign.read(cases)
+    given = external.read(cases)
     numbers = {"margin": margin, "alpha": alpha}
-    settings = foreign.experiment(given, output.resolve().name, reference, metrics, numbers)
-    cubes = given.cubes(settings.matrix.loss)
-    runs = foreign.runs(cubes)
-    tables = _tables(cubes, runs, settings, foreign.background(cubes), None)
+    settings = external.experiment(given, output.resolve().name, reference, metrics, numbers)
+    groups = given.to_scores(settings.matrix.loss)
+    runs = external.runs(groups)
+    tables = _tables(groups, runs, settings, external.background(groups), None)
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "source.json", {"files": given.files, "notes": given.notes})
     write_text(output / "experiment.json", settings.experiment_json())
@@ -98,7 +98,7 @@ def compare_files(
 
 
 def _tables(
-    cubes: Sequence[Cube],
+    groups: Sequence[Scores],
     runs: pd.DataFrame,
     settings: Experiment,
     background: dict[str, str],
@@ -106,21 +106,21 @@ def _tables(
 ) -> dict[str, pd.DataFrame]:
     """Every table but the cases, by the name of its file."""
     how = settings.comparison
-    dice = summary.dice_of_runs(cubes, background)
+    dice = summary.dice_of_runs(groups, background)
     runs = runs.merge(dice, on=list(RUN), how="left", validate="one_to_one")
     first = [*RUN, "digest", "status", "steps", "dice", "dice_with_background"]
     first = [name for name in first if name in runs]  # results of others have fewer
     return {
         "runs": runs[[*first, *runs.columns.difference(first, sort=False)]],
-        "summary": summary.summary(cubes, how.alpha),
-        "comparisons": inference.comparisons(
-            cubes, settings, inference.pairing(runs, how.reference)
+        "summary": summary.summary(groups, how.alpha),
+        "comparisons": comparisons.comparisons(
+            groups, settings, comparisons.pairing(runs, how.reference)
         ),
-        "pooled": summary.pooled(cubes),
-        "conventions": summary.conventions(cubes),
-        "ranks": inference.rank_table(cubes, settings),
-        "collapses": collapse.collapses(cubes, experiment),
-        "scale": inference.scale(cubes, how),
+        "pooled": summary.pooled(groups),
+        "conventions": summary.conventions(groups),
+        "ranks": comparisons.rank_table(groups, settings),
+        "collapses": collapse.collapses(groups, experiment),
+        "scale": comparisons.scale(groups, how),
     }
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from lossbench.common.files import block_folder, read_json
 from lossbench.common.tables import BLOCK, CASE, CASE_TEXT, DIGESTS, STATUS, case_schema
 from lossbench.config import Experiment, UserError
-from lossbench.stages.compare.scores import Cube, DuplicateRowError, cubes
+from lossbench.stages.compare.scores import DuplicateRowError, Scores, to_scores
 
 AGAIN = "delete it and run the workflow again"
 
@@ -146,7 +146,7 @@ def refuse_stale(
                 raise UserError(f"{file}: of another training of {loss} than is there; {AGAIN}")
 
 
-def complete_cubes(experiment: Path, settings: Experiment, cases: pa.Table) -> list[Cube]:
+def complete_scores(experiment: Path, settings: Experiment, cases: pa.Table) -> list[Scores]:
     """Arrange the rows of the blocks, and see that none is missing or there twice.
 
     Raises
@@ -155,34 +155,34 @@ def complete_cubes(experiment: Path, settings: Experiment, cases: pa.Table) -> l
         That names the file of such a row.
     """
     try:
-        found = cubes(cases, settings.matrix.loss)
+        found = to_scores(cases, settings.matrix.loss)
     except DuplicateRowError as error:
         file = _file(experiment, error.keys)
         raise UserError(f"{file}: {error} stands in two rows; {AGAIN}") from None
-    for cube in found:
-        _check_folds(experiment, cube)
-        _check_rows(experiment, cube)
+    for scores in found:
+        _check_folds(experiment, scores)
+        _check_rows(experiment, scores)
     return found
 
 
-def _check_folds(experiment: Path, cube: Cube) -> None:
+def _check_folds(experiment: Path, scores: Scores) -> None:
     """A case belongs to one fold; a block in which it has another was evaluated on other data."""
-    if cube.folds == [None]:
+    if scores.folds == [None]:
         raise UserError(
-            f"{experiment.parent / cube.dataset / cube.model}: a case stands in the cases.parquet "
-            "of several folds; delete these files and run the workflow again"
+            f"{experiment.parent / scores.dataset / scores.model}: a case stands in the "
+            "cases.parquet of several folds; delete these files and run the workflow again"
         )
 
 
-def _check_rows(experiment: Path, cube: Cube) -> None:
-    missing = (~cube.rows).nonzero()
+def _check_rows(experiment: Path, scores: Scores) -> None:
+    missing = (~scores.rows).nonzero()
     if len(missing[0]):
         loss, training, case, class_ = (axis[0] for axis in missing)
-        keys = {**cube.keys, "fold": cube.folds[cube.fold[case]]}
-        file = _file(experiment, {**keys, "seed": cube.trainings[training][1]})
+        keys = {**scores.keys, "fold": scores.folds[scores.fold[case]]}
+        file = _file(experiment, {**keys, "seed": scores.trainings[training][1]})
         raise UserError(
-            f"{file}: has no row of {cube.losses[loss]}, case {cube.cases[case]}, class "
-            f"{cube.classes[class_]}, which others have ({len(missing[0])} missing); {AGAIN}"
+            f"{file}: has no row of {scores.losses[loss]}, case {scores.cases[case]}, class "
+            f"{scores.classes[class_]}, which others have ({len(missing[0])} missing); {AGAIN}"
         )
 
 

@@ -12,8 +12,8 @@ from lossbench.common import tables
 from lossbench.common.files import block_folder, read_json
 from lossbench.config import Experiment
 from lossbench.config.sections import CardClaim, ComparisonClaim, LedgerClaim
-from lossbench.stages.compare.inference import reach
-from lossbench.stages.compare.scores import Cube
+from lossbench.stages.compare.comparisons import max_difference
+from lossbench.stages.compare.scores import Scores
 from lossbench.statistics import Difference, holm, paired_difference, verdict
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
@@ -21,7 +21,7 @@ EQUAL = 2.0  # shares are about equal where the largest is less than this many t
 SHARES = {"value": "value", "l1": "L1 norm of the gradient", "l2": "L2 norm of the gradient"}
 
 
-def claims(settings: Experiment, folder: Path, cubes: Sequence[Cube]) -> pd.DataFrame:
+def claims(settings: Experiment, folder: Path, groups: Sequence[Scores]) -> pd.DataFrame:
     """Say of every claim whether it holds, for each dataset and model.
 
     Parameters
@@ -30,7 +30,7 @@ def claims(settings: Experiment, folder: Path, cubes: Sequence[Cube]) -> pd.Data
         The experiment, with its claims.
     folder
         Of the experiment: its blocks, for the ledgers, and check.json, for the cards.
-    cubes
+    groups
         What was measured, for each dataset and model.
 
     Returns
@@ -39,31 +39,33 @@ def claims(settings: Experiment, folder: Path, cubes: Sequence[Cube]) -> pd.Data
         claim, source, dataset, model, verdict (holds, fails or undecided), figure (what was
         measured, in words) and evidence (where).
     """
-    differences = iter(_tested(settings, cubes))
+    differences = iter(_tested(settings, groups))
     rows = []
-    for claim, cube in product(settings.claims, cubes):
+    for claim, scores in product(settings.claims, groups):
         if claim.comparison:
-            limit = reach(cube, claim.comparison.metric)
+            limit = max_difference(scores, claim.comparison.metric)
             found = _compared(claim.comparison, *next(differences), limit, settings)
         elif claim.ledger:
-            found = _weighed(claim.ledger, _shares(claim.ledger, settings, folder, cube))
+            found = _weighed(claim.ledger, _shares(claim.ledger, settings, folder, scores))
         else:
-            cards = read_json(folder / "check.json")["cards"][cube.dataset]
+            cards = read_json(folder / "check.json")["cards"][scores.dataset]
             found = _read(claim.card, cards[claim.card.loss])
-        names = {"claim": claim.claim, "source": claim.source, **cube.keys}
+        names = {"claim": claim.claim, "source": claim.source, **scores.keys}
         rows.append(names | dict(zip(tables.CLAIMS[4:], found, strict=True)))
     return pd.DataFrame(rows, columns=tables.CLAIMS)
 
 
-def _tested(settings: Experiment, cubes: Sequence[Cube]) -> Iterator[tuple[Difference, float]]:
+def _tested(settings: Experiment, groups: Sequence[Scores]) -> Iterator[tuple[Difference, float]]:
     """The difference of each comparison that is claimed, and its p after Holm over all of them.
 
-    In the order of claims, then cubes.
+    In the order of claims, then groups.
     """
     claimed = [c.comparison for c in settings.claims if c.comparison]
     differences = [
-        paired_difference(cube.pairs(c.metric, c.loss, c.against, cube.classes.index(c.of_class)))
-        for c, cube in product(claimed, cubes)
+        paired_difference(
+            scores.pairs(c.metric, c.loss, c.against, scores.classes.index(c.of_class))
+        )
+        for c, scores in product(claimed, groups)
     ]
     return zip(differences, holm([d.p() for d in differences]), strict=True)
 
@@ -80,11 +82,11 @@ def _compared(
     return said, f"{difference.mean:+.3f} ({interval}): {found}", evidence
 
 
-def _shares(claim: LedgerClaim, settings: Experiment, folder: Path, cube: Cube) -> pd.DataFrame:
+def _shares(claim: LedgerClaim, settings: Experiment, folder: Path, scores: Scores) -> pd.DataFrame:
     """Share of each class (columns) in each run (rows)."""
     prefix, rows = f"ledger/{claim.share}/", []
     for keys in settings.blocks():
-        if cube.keys.items() <= keys.items():
+        if scores.keys.items() <= keys.items():
             history = pd.read_csv(block_folder(folder, **keys) / claim.loss / "history.csv")
             entries = history.filter(regex=f"^{prefix}").dropna(how="all")
             rows.append(entries.iloc[0 if claim.at == "start" else -1])

@@ -11,17 +11,17 @@ from lossbench.common import tables
 from lossbench.common.files import block_folder
 from lossbench.config import UserError
 from lossbench.stages.compare.blocks import AGAIN
-from lossbench.stages.compare.scores import Cube, mean
+from lossbench.stages.compare.scores import Scores, mean
 
-STARTED = 0.1  # Dice that a class reaches once a network has begun to learn it
+STARTED = 0.1  # Dice that a class limits once a network has begun to learn it
 
 
-def collapses(cubes: Sequence[Cube], experiment: Path | None) -> pd.DataFrame:
+def collapses(groups: Sequence[Scores], experiment: Path | None) -> pd.DataFrame:
     """Runs whose Dice on a class is under `STARTED` at the end and at every validation before.
 
     Parameters
     ----------
-    cubes
+    groups
         Of the experiment.
     experiment
         experiment.json, beside the blocks with their histories; None where there are none, and
@@ -33,24 +33,24 @@ def collapses(cubes: Sequence[Cube], experiment: Path | None) -> pd.DataFrame:
         Where the history of a run that ended low is missing or damaged.
     """
     rows = []
-    for cube in cubes:
-        if "dice" not in cube.values:
+    for scores in groups:
+        if "dice" not in scores.values:
             continue
-        blocks = list(cube.blocks())
+        blocks = list(scores.blocks())
         # (blocks, L, K): mean over the cases of a block.
-        ends = np.stack([mean(cube.values["dice"][:, s, of], axis=1) for _, _, s, of in blocks])
+        ends = np.stack([mean(scores.values["dice"][:, s, of], axis=1) for _, _, s, of in blocks])
         low = ends < STARTED
         for b, i in np.argwhere(low.any(axis=2)):
             fold, seed = blocks[b][:2]
             if experiment is not None:
-                block = block_folder(experiment.parent, **cube.keys, fold=fold, seed=seed)
-                best = _best(block / cube.losses[i] / "history.csv", cube.classes)
+                block = block_folder(experiment.parent, **scores.keys, fold=fold, seed=seed)
+                best = _best(block / scores.losses[i] / "history.csv", scores.classes)
                 low[b, i] &= ~(best >= STARTED)  # a class without a validation stays low
         n_runs = (~np.isnan(ends)).sum(axis=0)
-        for (i, loss), (k, name) in product(enumerate(cube.losses), enumerate(cube.classes)):
+        for (i, loss), (k, name) in product(enumerate(scores.losses), enumerate(scores.classes)):
             which = [blocks[b][:2] for b in np.flatnonzero(low[:, i, k])]
             seeds = ", ".join(f"fold {fold} seed {seed}" for fold, seed in which)
-            keys = {**cube.keys, "loss": loss, "class": name, "n_runs": n_runs[i, k]}
+            keys = {**scores.keys, "loss": loss, "class": name, "n_runs": n_runs[i, k]}
             rows.append({**keys, "n_collapsed": len(which), "seeds": seeds})
     return pd.DataFrame(rows, columns=tables.COLLAPSES)
 

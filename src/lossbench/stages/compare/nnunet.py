@@ -41,11 +41,11 @@ def read(path: Path, content: bytes, name: str, place: int) -> pd.DataFrame:
     rows = []
     try:
         for case in json.loads(content)["metric_per_case"]:
-            of_case = {"loss": name, "case": _case(case)}
-            of_case |= {"fold": _number(path, "fold", place), "seed": _number(path, "seed", 0)}
+            keys = {"loss": name, "case": _case(case)}
+            keys |= {"fold": _number(path, "fold", place), "seed": _number(path, "seed", 0)}
             for label, figures in case["metrics"].items():
                 known = {COLUMNS[key]: value for key, value in figures.items() if key in COLUMNS}
-                rows.append({**of_case, "class": str(label), **known})
+                rows.append({**keys, "class": str(label), **known})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: is no summary.json of nnU-Net v2 ({type(error).__name__}: {error}); "

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from lossbench.common.files import whole
 from lossbench.common.tables import CASE, CASE_TEXT, COMPARISON, PLAN, read_csv
 from lossbench.config import Experiment, UserError, counted, load
-from lossbench.stages.compare.scores import Cube, cubes
+from lossbench.stages.compare.scores import Scores, to_scores
 from lossbench.statistics import Plan, paired_difference, pairing_gain, planned
 
 LARGEST_GAIN = 1_000  # by pairing; what is above differs by chance
@@ -50,12 +50,12 @@ def plan(results: Path, difference: float, power: float = 0.8, output: Path | No
         with whole(output) as part:
             table.to_csv(part, index=False)
     print(_text(settings, table, difference, power))
-    if any(cube.folds == [None] for cube in found):
+    if any(scores.folds == [None] for scores in found):
         print("Where folds have the same cases (a test set), each fold x seed counts as a seed.")
 
 
-def _pilot(results: Path) -> tuple[Experiment, list[Cube], dict[tuple[str, str, str], float]]:
-    """The experiment, its cubes, and hours of a training by dataset, model and loss."""
+def _pilot(results: Path) -> tuple[Experiment, list[Scores], dict[tuple[str, str, str], float]]:
+    """The experiment, its groups, and hours of a training by dataset, model and loss."""
     report = results if (results / "cases.parquet").exists() else results / "report"
     experiment = results / "experiment.json"
     if not experiment.exists() and (results.parent / "experiment.json").exists():
@@ -68,7 +68,7 @@ def _pilot(results: Path) -> tuple[Experiment, list[Cube], dict[tuple[str, str, 
     try:
         cases = pq.read_table(report / "cases.parquet", columns=wanted, read_dictionary=CASE_TEXT)
         runs = read_csv(report / "runs.csv")
-        found = cubes(cases.select(wanted), settings.matrix.loss)
+        found = to_scores(cases.select(wanted), settings.matrix.loss)
     except (pa.ArrowException, ValueError, KeyError) as error:
         raise UserError(f"{report}: damaged ({error}); run compare again") from None
     seconds = runs["train_seconds"] if "train_seconds" in runs else pd.Series(np.nan, runs.index)
@@ -78,7 +78,7 @@ def _pilot(results: Path) -> tuple[Experiment, list[Cube], dict[tuple[str, str, 
 
 def _rows(
     settings: Experiment,
-    found: list[Cube],
+    found: list[Scores],
     hours: dict[tuple[str, str, str], float],
     goal: float,
     power: float,
@@ -86,23 +86,25 @@ def _rows(
     """A row per comparison and study; one without a study where nothing can be planned."""
     how = settings.comparison
     others = [loss for loss in settings.matrix.loss if loss != how.reference]
-    tests = len(others) * len(how.metrics) * sum(len(cube.classes) for cube in found)
-    for cube in found:
-        of_training = {x: hours.get((cube.dataset, cube.model, x), np.nan) for x in cube.losses}
-        for (k, name), metric, loss in product(enumerate(cube.classes), how.metrics, others):
-            d = paired_difference(cube.pairs(metric, loss, how.reference, k))
+    tests = len(others) * len(how.metrics) * sum(len(scores.classes) for scores in found)
+    for scores in found:
+        of_training = {
+            x: hours.get((scores.dataset, scores.model, x), np.nan) for x in scores.losses
+        }
+        for (k, name), metric, loss in product(enumerate(scores.classes), how.metrics, others):
+            d = paired_difference(scores.pairs(metric, loss, how.reference, k))
             mine, other = (
-                cube.of_folds(cube.values[metric][cube.losses.index(x), ..., k])
+                scores.of_folds(scores.values[metric][scores.losses.index(x), ..., k])
                 for x in (loss, how.reference)
             )
             pilot = {
-                **cube.keys,
+                **scores.keys,
                 "loss": loss,
                 "class": name,
                 "metric": metric,
                 "pilot_cases": d.n_cases,
                 # Of each fold; folds of the same cases are further seeds, as in `planned`.
-                "pilot_seeds": len(cube.trainings),
+                "pilot_seeds": len(scores.trainings),
                 "pilot_blocks": d.n_blocks,
                 "sd_case": np.sqrt(d.case),
                 "sd_block": np.sqrt(d.block),

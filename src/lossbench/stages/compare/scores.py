@@ -1,4 +1,4 @@
-"""Measured values as arrays: one cube (loss, seed, case, class) per dataset and model."""
+"""Measured values as arrays: an array (loss, seed, case, class) per dataset and model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class DuplicateRowError(Exception):
 
 
 @dataclass(frozen=True)
-class Cube:
+class Scores:
     """What was measured for one dataset and model.
 
     Attributes
@@ -75,9 +75,9 @@ class Cube:
 
     def blocks(self) -> Iterator[tuple[int, int, int, np.ndarray]]:
         """Fold, seed, position on axis 1, and mask (C,) of its cases, for every block."""
-        for f, of_case in enumerate(self.folds):
+        for f, fold in enumerate(self.folds):
             for s, (of_training, seed) in enumerate(self.trainings):
-                yield of_case if of_training is None else of_training, seed, s, self.fold == f
+                yield fold if of_training is None else of_training, seed, s, self.fold == f
 
     def pairs(self, metric: str, loss: str, reference: str, class_: int) -> list[np.ndarray]:
         """Loss minus reference: a matrix (seeds, cases) for each fold, NaN where a pair is missing.
@@ -108,8 +108,8 @@ def deviation(values: np.ndarray, axis: int) -> np.ndarray:
     return np.where(n > 1, np.sqrt(square / np.maximum(n - 1, 1)), np.nan)
 
 
-def cubes(table: pa.Table, losses: Sequence[str]) -> list[Cube]:
-    """Arrange the rows of cases.parquet: a cube for each dataset and model.
+def to_scores(table: pa.Table, losses: Sequence[str]) -> list[Scores]:
+    """Arrange the rows of cases.parquet: `Scores` for each dataset and model.
 
     Parameters
     ----------
@@ -133,20 +133,20 @@ def cubes(table: pa.Table, losses: Sequence[str]) -> list[Cube]:
     labels["loss"] = list(losses)
     group = codes["dataset"] * len(labels["model"]) + codes["model"]
     group[codes["loss"] < 0] = -1
-    groups = _groups(group)
+    positions = _groups(group)
     found, places = [], []
-    for rows in groups:
-        cube, at = _empty_cube({name: column[rows] for name, column in codes.items()}, labels)
-        found.append(cube)
+    for rows in positions:
+        scores, at = _empty_scores({name: column[rows] for name, column in codes.items()}, labels)
+        found.append(scores)
         places.append(at)
     del codes, group
     for name in table.column_names:
         if name not in CASE:  # a column at a time: a large study fits into little memory
             numbers = table[name].to_numpy().astype(float, copy=False)
-            for cube, at, rows in zip(found, places, groups, strict=True):
-                values = np.full(cube.rows.size, np.nan)
+            for scores, at, rows in zip(found, places, positions, strict=True):
+                values = np.full(scores.rows.size, np.nan)
                 values[at] = numbers[rows]
-                cube.values[name] = values.reshape(cube.rows.shape)
+                scores.values[name] = values.reshape(scores.rows.shape)
     return found
 
 
@@ -176,8 +176,10 @@ def _groups(group: np.ndarray) -> list[np.ndarray]:
     return sorted(parts, key=lambda rows: rows[0])
 
 
-def _empty_cube(codes: dict[str, np.ndarray], labels: dict[str, list]) -> tuple[Cube, np.ndarray]:
-    """A cube without values, and the place of each row in its flat arrays."""
+def _empty_scores(
+    codes: dict[str, np.ndarray], labels: dict[str, list]
+) -> tuple[Scores, np.ndarray]:
+    """Scores without values, and the place of each row in its flat arrays."""
     cases, case = np.unique(codes["case"], return_inverse=True)
     class_, classes = pd.factorize(codes["class"])  # in the order of the table
     folds, fold = np.unique(codes["fold"], return_inverse=True)
@@ -196,7 +198,7 @@ def _empty_cube(codes: dict[str, np.ndarray], labels: dict[str, list]) -> tuple[
         row = np.flatnonzero(n_rows[at] > 1)[0]
         raise DuplicateRowError({name: labels[name][codes[name][row]] for name in CASE})
 
-    cube = Cube(
+    scores = Scores(
         dataset=labels["dataset"][codes["dataset"][0]],
         model=labels["model"][codes["model"][0]],
         losses=labels["loss"],
@@ -211,4 +213,4 @@ def _empty_cube(codes: dict[str, np.ndarray], labels: dict[str, list]) -> tuple[
         rows=(n_rows > 0).reshape(axes),
         values={},
     )
-    return cube, at
+    return scores, at

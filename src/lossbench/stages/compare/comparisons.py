@@ -11,8 +11,8 @@ import pandas as pd
 from lossbench.common import tables
 from lossbench.common.tables import BLOCK, COUNTS
 from lossbench.config import MATCHED, METRICS, Comparison, Experiment
-from lossbench.stages.compare.empty import CONVENTIONS, QUOTED
-from lossbench.stages.compare.scores import Cube, mean
+from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED
+from lossbench.stages.compare.scores import Scores, mean
 from lossbench.stages.compare.summary import TIE, convention_values
 from lossbench.statistics import (
     Difference,
@@ -34,29 +34,29 @@ class _Pair:
     keys: dict[str, Any]
     folds: list[np.ndarray]
     difference: Difference
-    flips: str  # conventions under which the other loss wins
+    sign_reversals: str  # conventions under which the other loss wins
     higher_is_better: bool
-    reach: float  # of the metric
+    max_difference: float  # of the metric
 
 
-def reach(cube: Cube, metric: str) -> float:
+def max_difference(scores: Scores, metric: str) -> float:
     """The largest difference that there can be: 1 of a metric between 0 and 1, else infinite.
 
     Intervals are cut there where they are written; verdicts are from whole ones. Dice in percent
     is not cut.
     """
     largest = METRICS[metric].high if metric in METRICS else np.inf
-    return np.inf if (cube.values[metric] > largest + 1e-6).any() else largest
+    return np.inf if (scores.values[metric] > largest + 1e-6).any() else largest
 
 
 def comparisons(
-    cubes: Sequence[Cube], settings: Experiment, paired: dict[tuple[str, str, str], bool]
+    groups: Sequence[Scores], settings: Experiment, paired: dict[tuple[str, str, str], bool]
 ) -> pd.DataFrame:
     """Each loss minus the reference, per dataset, model, class and metric.
 
     Parameters
     ----------
-    cubes
+    groups
         Of the experiment.
     settings
         Reference, metrics, margins, alpha.
@@ -64,7 +64,7 @@ def comparisons(
         Of each (dataset, model, loss): whether all its blocks have the reference's digests.
     """
     how = settings.comparison
-    found = [pair for cube in cubes for pair in _pairs(cube, settings)]
+    found = [pair for scores in groups for pair in _pairs(scores, settings)]
     p = np.array([pair.difference.p() for pair in found])
     tests = int(np.isfinite(p).sum())  # as `holm` counts them
     p_cases = cases_tests([pair.folds for pair in found])
@@ -84,38 +84,40 @@ def comparisons(
     return pd.DataFrame(rows, columns=tables.COMPARISONS)
 
 
-def _pairs(cube: Cube, settings: Experiment) -> Iterator[_Pair]:
+def _pairs(scores: Scores, settings: Experiment) -> Iterator[_Pair]:
     reference = settings.comparison.reference
     metrics = settings.comparison.metrics
-    means = {metric: _convention_means(cube, metric) for metric in metrics}
-    reaches = {metric: reach(cube, metric) for metric in metrics}
-    for (k, name), metric, loss in product(enumerate(cube.classes), metrics, cube.losses):
+    means = {metric: _convention_means(scores, metric) for metric in metrics}
+    limits = {metric: max_difference(scores, metric) for metric in metrics}
+    for (k, name), metric, loss in product(enumerate(scores.classes), metrics, scores.losses):
         if loss == reference:
             continue
-        keys = {**cube.keys, "loss": loss, "reference": reference}
-        keys |= {"class": name, "metric": metric, "n_seeds": cube.n_seeds}
-        folds = cube.pairs(metric, loss, reference, k)
-        mine, other = cube.losses.index(loss), cube.losses.index(reference)
-        flips = _flips({c: m[mine, k] - m[other, k] for c, m in means[metric].items()})
+        keys = {**scores.keys, "loss": loss, "reference": reference}
+        keys |= {"class": name, "metric": metric, "n_seeds": scores.n_seeds}
+        folds = scores.pairs(metric, loss, reference, k)
+        mine, other = scores.losses.index(loss), scores.losses.index(reference)
+        sign_reversals = _sign_reversals(
+            {c: m[mine, k] - m[other, k] for c, m in means[metric].items()}
+        )
         higher_is_better = not settings.metric(metric).lower_is_better
         difference = paired_difference(folds)
-        yield _Pair(keys, folds, difference, flips, higher_is_better, reaches[metric])
+        yield _Pair(keys, folds, difference, sign_reversals, higher_is_better, limits[metric])
 
 
-def _convention_means(cube: Cube, metric: str) -> dict[str, np.ndarray]:
+def _convention_means(scores: Scores, metric: str) -> dict[str, np.ndarray]:
     """(L, K) by convention: mean over cases, the seeds of a case averaged first.
 
     Empty for a metric that has no conventions, and for results without counts.
     """
-    if metric not in ("dice", "iou") or not set(COUNTS) <= cube.values.keys():
+    if metric not in ("dice", "iou") or not set(COUNTS) <= scores.values.keys():
         return {}
     return {
-        convention: mean(mean(convention_values(cube, convention, metric), axis=1), axis=1)
+        convention: mean(mean(convention_values(scores, convention, metric), axis=1), axis=1)
         for convention in CONVENTIONS
     }
 
 
-def _flips(differences: dict[str, float]) -> str:
+def _sign_reversals(differences: dict[str, float]) -> str:
     """The conventions under which the other loss has the higher mean."""
     if not differences:
         return ""
@@ -132,9 +134,9 @@ def _verdict(pair: _Pair, how: Comparison, p_holm: float, tests: int) -> dict[st
     cases, blocks = np.nan, np.nan
     if said == "undecided":
         cases, blocks = needed(d, margin, how.alpha, tests)
-    low, high = d.interval(1 - how.alpha, pair.reach)
+    low, high = d.interval(1 - how.alpha, pair.max_difference)
     bootstrapped = bootstrap_interval(d, 1 - how.alpha)
-    boot_low, boot_high = np.clip(bootstrapped, -pair.reach, pair.reach)
+    boot_low, boot_high = np.clip(bootstrapped, -pair.max_difference, pair.max_difference)
     chance = improvement(pair.folds)
     return {
         "n_cases": d.n_cases,
@@ -152,7 +154,7 @@ def _verdict(pair: _Pair, how: Comparison, p_holm: float, tests: int) -> dict[st
         "improvement": chance if pair.higher_is_better else 1 - chance,
         "boot_low": boot_low,
         "boot_high": boot_high,
-        "convention": pair.flips,
+        "convention": pair.sign_reversals,
     }
 
 
@@ -175,37 +177,37 @@ def pairing(runs: pd.DataFrame, reference: str) -> dict[tuple[str, str, str], bo
     return equal.all(axis=1).groupby(keys).all().to_dict()
 
 
-def rank_table(cubes: Sequence[Cube], settings: Experiment) -> pd.DataFrame:
+def rank_table(groups: Sequence[Scores], settings: Experiment) -> pd.DataFrame:
     """The rank of each loss with its interval, and how often it is first (see `ranks`)."""
     rows = []
-    for cube in cubes:
-        for metric, (k, name) in product(settings.comparison.metrics, enumerate(cube.classes)):
+    for scores in groups:
+        for metric, (k, name) in product(settings.comparison.metrics, enumerate(scores.classes)):
             sign = -1 if settings.metric(metric).lower_is_better else 1
-            folds = cube.of_folds(sign * cube.values[metric][..., k])
+            folds = scores.of_folds(sign * scores.values[metric][..., k])
             # Without the cases that have no value in any training.
             folds = [fold[..., ~np.isnan(fold).all(axis=(0, 1))] for fold in folds]
             found = ranks(folds, confidence=1 - settings.comparison.alpha)
-            for i, loss in enumerate(cube.losses):
-                keys = {**cube.keys, "class": name, "metric": metric, "loss": loss}
+            for i, loss in enumerate(scores.losses):
+                keys = {**scores.keys, "class": name, "metric": metric, "loss": loss}
                 figures = {"rank": found.rank[i], "rank_low": found.low[i]}
                 figures |= {"rank_high": found.high[i], "p_first": found.p_first[i]}
                 rows.append(keys | figures)
     return pd.DataFrame(rows, columns=tables.RANKS)
 
 
-def scale(cubes: Sequence[Cube], how: Comparison) -> pd.DataFrame:
+def scale(groups: Sequence[Scores], how: Comparison) -> pd.DataFrame:
     """What gradient scale alone explains: a loss minus itself at the reference's scale."""
     rows = []
-    for cube in cubes:
-        controlled = [loss for loss in cube.losses if loss + MATCHED in cube.losses]
-        reaches = {metric: reach(cube, metric) for metric in how.metrics}
-        for (k, name), metric, loss in product(enumerate(cube.classes), how.metrics, controlled):
+    for scores in groups:
+        controlled = [loss for loss in scores.losses if loss + MATCHED in scores.losses]
+        limits = {metric: max_difference(scores, metric) for metric in how.metrics}
+        for (k, name), metric, loss in product(enumerate(scores.classes), how.metrics, controlled):
             matched = loss + MATCHED
-            own = paired_difference(cube.pairs(metric, loss, how.reference, k))
-            other = paired_difference(cube.pairs(metric, matched, how.reference, k))
-            explained = paired_difference(cube.pairs(metric, loss, matched, k))
-            low, high = explained.interval(1 - how.alpha, reaches[metric])
-            keys = {**cube.keys, "loss": loss, "class": name, "metric": metric}
+            own = paired_difference(scores.pairs(metric, loss, how.reference, k))
+            other = paired_difference(scores.pairs(metric, matched, how.reference, k))
+            explained = paired_difference(scores.pairs(metric, loss, matched, k))
+            low, high = explained.interval(1 - how.alpha, limits[metric])
+            keys = {**scores.keys, "loss": loss, "class": name, "metric": metric}
             figures = {"difference": own.mean, "matched": other.mean}
             figures |= {"explained": explained.mean, "ci_low": low, "ci_high": high}
             rows.append(keys | figures)

@@ -25,8 +25,8 @@ from lossbench.config import (
     did_you_mean,
 )
 from lossbench.stages.compare import nnunet
-from lossbench.stages.compare.empty import QUOTED, ratios
-from lossbench.stages.compare.scores import Cube, DuplicateRowError, cubes
+from lossbench.stages.compare.conventions import QUOTED, ratios
+from lossbench.stages.compare.scores import DuplicateRowError, Scores, to_scores
 
 # What a table says when it does not say so.
 DEFAULTS = {"dataset": "dataset", "model": "model", "class": "foreground", "fold": 0, "seed": 0}
@@ -36,7 +36,7 @@ FIGURES = (*COUNTS, *METRICS)
 
 
 @dataclass(frozen=True)
-class Given:
+class ExternalResults:
     """What was read.
 
     Attributes
@@ -53,10 +53,10 @@ class Given:
     files: list[dict[str, str]]
     notes: list[str]
 
-    def cubes(self, losses: Sequence[str]) -> list[Cube]:
+    def to_scores(self, losses: Sequence[str]) -> list[Scores]:
         """Arrange the rows; a row that stands twice is the user's to mend."""
         try:
-            return cubes(self.table, losses)
+            return to_scores(self.table, losses)
         except DuplicateRowError as error:
             names = ", ".join(file["path"] for file in self.files)
             raise UserError(
@@ -64,7 +64,7 @@ class Given:
             ) from None
 
 
-def read(cases: Sequence[str]) -> Given:
+def read(cases: Sequence[str]) -> ExternalResults:
     """Read files, each PATH or NAME=PATH, into one table.
 
     Raises
@@ -95,7 +95,7 @@ def read(cases: Sequence[str]) -> Given:
     _check_folds(table, files)
     notes += _percent(table)
     notes.append("Whether losses shared initial weights and batches is unknown: paired by case.")
-    return Given(_arrow(_ordered(table)), files, notes)
+    return ExternalResults(_arrow(_ordered(table)), files, notes)
 
 
 def _split(text: str) -> tuple[str, Path]:
@@ -210,7 +210,7 @@ def _percent(table: pd.DataFrame) -> list[str]:
     """Dice above 1 is meant in percent, and then a margin is, too."""
     names = [m for m in METRICS if m in table and table[m].max() > METRICS[m].high + 1e-6]
     return [
-        f"{name} reaches {table[name].max():g}: in percent? The margin is in the same unit."
+        f"{name} limits {table[name].max():g}: in percent? The margin is in the same unit."
         for name in names
     ]
 
@@ -233,7 +233,7 @@ def _arrow(table: pd.DataFrame) -> pa.Table:
 
 
 def experiment(
-    given: Given,
+    given: ExternalResults,
     name: str,
     reference: str,
     metrics: Sequence[str],
@@ -279,18 +279,20 @@ def experiment(
     )
 
 
-def runs(cubes: Sequence[Cube]) -> pd.DataFrame:
+def runs(groups: Sequence[Scores]) -> pd.DataFrame:
     """The keys of every training: nothing else is known of it."""
     rows = [
-        {**cube.keys, "loss": loss, "fold": fold, "seed": seed}
-        for cube in cubes
-        for fold, seed, s, of_fold in cube.blocks()
-        for i, loss in enumerate(cube.losses)
-        if cube.rows[i, s, of_fold].any()
+        {**scores.keys, "loss": loss, "fold": fold, "seed": seed}
+        for scores in groups
+        for fold, seed, s, of_fold in scores.blocks()
+        for i, loss in enumerate(scores.losses)
+        if scores.rows[i, s, of_fold].any()
     ]
     return pd.DataFrame(rows, columns=RUN)
 
 
-def background(cubes: Sequence[Cube]) -> dict[str, str]:
+def background(groups: Sequence[Scores]) -> dict[str, str]:
     """Name of class 0 of each dataset, where a class is called so."""
-    return {cube.dataset: name for cube in cubes for name in cube.classes if name in BACKGROUND}
+    return {
+        scores.dataset: name for scores in groups for name in scores.classes if name in BACKGROUND
+    }
