@@ -61,7 +61,7 @@ def main() -> None:
         found["REML"].append(reml(folds))
         seconds[0] += between - start
         seconds[1] += time.perf_counter() - between
-        found["ours"].append((d.mean, d.variance**0.5, d.case, d.block, d.residual))
+        found["ours"].append((d.mean, d.variance**0.5, *d.components[:3]))
     ours, other = (np.array(found[k]) for k in ("ours", "REML"))
     names = ["mean", "standard error", "case", "block", "residual"]
     truth = [0, np.nan, DESIGN.case**2, DESIGN.block**2, DESIGN.residual**2]

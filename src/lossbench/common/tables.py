@@ -29,10 +29,10 @@ COMPARISONS = (
     *(*GROUP, "loss", "reference", "class", "metric"),
     *("n_cases", "n_seeds", "n_blocks", "n_missing", "difference", "ci_low", "ci_high"),
     *("p", "p_holm", "verdict", "n_cases_needed", "n_blocks_needed", "improvement"),
-    *("boot_low", "boot_high", "p_cases", "p_cases_holm", "verdict_cases", "convention", "paired"),
+    *("p_cases", "p_cases_holm", "verdict_cases", "convention", "paired"),
 )
 POOLED = (*GROUP, "loss", "class", "n_cases", *COUNTS, "dice", "iou", "precision", "recall")
-CONVENTIONS = (*GROUP, "class", "convention", "loss", "mean", "n_cases", "rank", "winner")
+CONVENTIONS = (*GROUP, "class", "convention", "loss", "mean", "n_cases", "winner")
 RANKS = (*GROUP, "class", "metric", "loss", "rank", "rank_low", "rank_high", "p_first")
 COLLAPSES = (*GROUP, "loss", "class", "n_runs", "n_collapsed", "seeds")
 SCALE = (*COMPARISON, "difference", "matched", "explained", "ci_low", "ci_high")

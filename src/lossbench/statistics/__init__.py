@@ -1,5 +1,6 @@
 """Pure functions on arrays: differences, verdicts, plans, resampling. No files, no pandas."""
 
+from lossbench.statistics.components import Components as Components
 from lossbench.statistics.differences import Difference as Difference
 from lossbench.statistics.differences import cases_tests as cases_tests
 from lossbench.statistics.differences import holm as holm
@@ -11,6 +12,5 @@ from lossbench.statistics.planning import needed as needed
 from lossbench.statistics.planning import pairing_gain as pairing_gain
 from lossbench.statistics.planning import planned as planned
 from lossbench.statistics.resampling import Ranks as Ranks
-from lossbench.statistics.resampling import bootstrap_interval as bootstrap_interval
 from lossbench.statistics.resampling import mean_interval as mean_interval
 from lossbench.statistics.resampling import ranks as ranks

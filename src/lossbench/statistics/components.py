@@ -4,23 +4,28 @@ The model of a paired difference d[s, f, i], case i of fold f trained with seed 
 shared by all seeds; a block effect, shared by all cases of (f, s), in which training noise lives;
 a residual. Averaging over seeds and testing over cases leaves the block effect out, and more cases
 then only make it surer of one training's luck.
+
+Symbols: `ss` is a sum of squares and `df` its degrees of freedom. The expectation of a sum is
+E ss_case = df_case residual + n_case case, and E ss_block = df_block residual + n_block block: with
+as many equations as components, solving them is the method of moments. The variance of a mean is
+coef_case case + coef_block block + coef_residual residual; for a full table of F folds x S seeds
+and N cases in all the coefficients are 1 / N, 1 / (F S) and 1 / (N S).
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import optimize, special
 
-NOISE_EXPONENT = 1.5  # see `Components.weight`
+NOISE_EXPONENT = 1.5  # found by simulation, see `Components.weight`
 
 
 class Fold(NamedTuple):
-    """What one fold says: its mean, sums of squares, and what their expectations are made of.
+    """The mean of one fold, and the sums of squares and coefficients described above.
 
-    `largest` is the largest absolute value. `ss_case` is adjusted for blocks and `ss_block` for
-    cases (Henderson's method III), so that E ss_case = df_case residual + n_case case, and so on;
-    `coef_*` are the factors of the components in the variance of the fold's mean; the effects,
-    (cases,) and (seeds,), sum to about 0.
+    `ss_case` is adjusted for blocks and `ss_block` for cases (Henderson's method III), so that the
+    expectations hold where pairs are missing. `largest` is the largest absolute value.
     """
 
     mean: float
@@ -38,39 +43,50 @@ class Fold(NamedTuple):
     coef_case: float
     coef_block: float
     coef_residual: float
-    case_effects: np.ndarray
-    block_effects: np.ndarray
 
 
 def fold(values: np.ndarray) -> Fold | None:
     """Mean over the cases of a matrix (seeds, cases), and its sums of squares; NaN is missing."""
-    there = np.isfinite(values)
-    rows, columns = there.any(axis=1), there.any(axis=0)
+    measured = np.isfinite(values)
+    rows, columns = measured.any(axis=1), measured.any(axis=0)
     if not rows.any():
         return None
-    values, there = values[rows][:, columns], there[rows][:, columns]
+    values, measured = values[rows][:, columns], measured[rows][:, columns]
     seeds, cases = values.shape
-    per_case, per_block, pairs = there.sum(axis=0), there.sum(axis=1), int(there.sum())
-    values = np.where(there, values, 0.0)
+    per_case, per_block = measured.sum(axis=0), measured.sum(axis=1)
+    pairs = int(measured.sum())
+    values = np.where(measured, values, 0.0)
     case_means = values.sum(axis=0) / per_case
     mean = float(case_means.mean())
     case_effects = case_means - mean
-    centred = np.where(there, values - mean, 0.0)
+    centred = np.where(measured, values - mean, 0.0)
 
-    shares = there / per_case  # of each block in the mean of a case
+    # The additive fit d = case + block by least squares, the cases eliminated: what is left are as
+    # many equations as there are seeds, whatever the number of cases. Their rank is the number of
+    # blocks less the number of parts that share no case (1 in a full table).
+    shares = measured / per_case  # of each block in the mean of a case
     adjusted = centred.sum(axis=1) - shares @ centred.sum(axis=0)
-    blocks, rank = _block_effects(there, shares, adjusted)
-    residuals = np.where(there, centred - case_effects - (blocks[:, None] - blocks @ shares), 0.0)
+    if measured.all():
+        blocks, rank = adjusted / cases, seeds - 1
+    else:
+        scale, basis = np.linalg.eigh(np.diag(per_block) - shares @ measured.T)
+        kept = scale > 1e-9 * measured.size  # others are 0 up to rounding
+        blocks = basis[:, kept] @ (basis[:, kept].T @ adjusted / scale[kept])
+        rank = int(kept.sum())
+
+    residuals = np.where(
+        measured, centred - case_effects - (blocks[:, None] - blocks @ shares), 0.0
+    )
     ss_residual = float((residuals**2).sum())
     block_means = (centred.sum(axis=1) / per_block)[:, None]
-    within_blocks = float((np.where(there, centred - block_means, 0.0) ** 2).sum())
+    ss_within_blocks = float((np.where(measured, centred - block_means, 0.0) ** 2).sum())
     df_residual = pairs - cases - rank
     return Fold(
         mean=mean,
         largest=float(np.abs(values).max()),
         cases=cases,
         seeds=seeds,
-        ss_case=max(0.0, within_blocks - ss_residual),
+        ss_case=max(0.0, ss_within_blocks - ss_residual),
         ss_block=float(blocks @ adjusted),
         ss_residual=ss_residual,
         df_case=pairs - seeds - df_residual,
@@ -81,25 +97,7 @@ def fold(values: np.ndarray) -> Fold | None:
         coef_case=1 / cases,
         coef_block=float((shares.sum(axis=1) ** 2).sum()) / cases**2,
         coef_residual=float((1 / per_case).sum()) / cases**2,
-        case_effects=case_effects,
-        block_effects=blocks,
     )
-
-
-def _block_effects(
-    there: np.ndarray, shares: np.ndarray, adjusted: np.ndarray
-) -> tuple[np.ndarray, int]:
-    """Block effects of the additive fit d = case + block, and their rank.
-
-    By least squares with the cases eliminated: as many equations as there are seeds, whatever the
-    number of cases. Their rank is the number of blocks less that of unconnected parts.
-    """
-    seeds, cases = there.shape
-    if there.all():
-        return adjusted / cases, seeds - 1
-    scale, basis = np.linalg.eigh(np.diag(there.sum(axis=1)) - shares @ there.T)
-    kept = scale > 1e-9 * there.size
-    return basis[:, kept] @ (basis[:, kept].T @ adjusted / scale[kept]), int(kept.sum())
 
 
 class Components(NamedTuple):
@@ -110,17 +108,19 @@ class Components(NamedTuple):
     case, block, residual
         Components, none below 0.
     variance
-        Of the mean over all folds.
+        Variance of the mean over all folds.
     df, df_case
         Degrees of freedom of training noise (blocks but one) and of the cases.
     weight
         The mean over its standard error is referred to a mixture of two Student distributions,
         with `df` in this weight and with `df_case` in the rest. It is the share of training noise
         in the variance to the power `NOISE_EXPONENT`. Satterthwaite's one Student distribution is
-        the usual answer; but with few blocks the same luck makes both the variance too small and its
-        degrees of freedom too many: with one fold and three seeds it called false winners in 6 to
-        16 % of studies instead of 5 %, `df` alone has next to no power, and 1.5 keeps to 5 % at
+        the usual answer; but with few blocks the same luck makes both the variance too small and
+        its degrees of freedom too many: with one fold and three seeds it called false winners in 6
+        to 16 % of studies instead of 5 %, `df` alone has next to no power, and 1.5 keeps to 5 % at
         any size of the training noise (benchmarks/error_rates.py).
+    noise
+        The part of the variance that is estimated with `df` degrees of freedom.
     floor
         The variance of the mean if there were no block effect.
     """
@@ -132,7 +132,21 @@ class Components(NamedTuple):
     df: float
     df_case: float
     weight: float
+    noise: float
     floor: float
+
+    def tail(self, t: float) -> float:
+        """Probability that the mean over its standard error lies above t, without a difference."""
+        few, many = special.stdtr(self.df, -t), special.stdtr(self.df_case, -t)
+        return self.weight * few + (1 - self.weight) * many
+
+    def quantile(self, p: float) -> float:
+        """Where `tail` is p, for p < 0.5."""
+        low, high = np.sort(-special.stdtrit([self.df, self.df_case], p)) * [1 - 1e-9, 1 + 1e-9]
+        return optimize.brentq(lambda t: self.tail(t) - p, low, high)
+
+
+UNKNOWN = Components(*[np.nan] * 9)
 
 
 def combine(folds: Sequence[Fold]) -> Components:
@@ -157,7 +171,7 @@ def combine(folds: Sequence[Fold]) -> Components:
     df_block = total("df_block") if df_case else 0
     df = df_block + df_fold
     if df == 0:
-        return Components(*[np.nan] * 8)
+        return UNKNOWN
     residual = total("ss_residual") / df_residual if df_residual else 0.0
     n_case = total("n_case")
     case = max(0.0, (total("ss_case") - df_case * residual) / n_case) if n_case else 0.0
@@ -188,11 +202,23 @@ def variance_of_mean(
     df_fold: float,
     df_case: float,
 ) -> Components:
-    """Variance of a mean from components and their factors in it, and its reference."""
-    noise, cases = block * coef_block + residual * coef_residual, case * coef_case
-    variance, df = noise + cases, df_block + df_fold
+    """Variance of a mean from components and their coefficients, and its reference."""
+    training, cases = block * coef_block + residual * coef_residual, case * coef_case
+    variance, df = training + cases, df_block + df_fold
     # What the folds' means say holds the cases' part too, so its uncertainty is of the few folds.
-    uncertain = noise + (df_fold / df) ** 2 * cases
-    weight = (uncertain / variance) ** NOISE_EXPONENT if variance and df_case else 1.0
+    noise = training + (df_fold / df) ** 2 * cases if variance and df_case else variance
+    weight = (noise / variance) ** NOISE_EXPONENT if variance else 1.0
     floor = cases + residual * coef_residual
-    return Components(case, block, residual, variance, df, df_case or np.inf, weight, floor)
+    return Components(case, block, residual, variance, df, df_case or np.inf, weight, noise, floor)
+
+
+def balanced(
+    case: float, block: float, residual: float, n_folds: int, n_seeds: float, n_cases: float
+) -> Components:
+    """What components promise for a full table of folds x seeds and so many cases in all."""
+    blocks = n_folds * n_seeds
+    return variance_of_mean(
+        *(case, block, residual),
+        *(1 / n_cases, 1 / blocks, 1 / (n_cases * n_seeds)),
+        *(blocks - n_folds, n_folds - 1, n_cases - n_folds),
+    )

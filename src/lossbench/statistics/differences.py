@@ -1,12 +1,12 @@
 """The paired difference of two losses: its mean, interval and p, and what may be said of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import stats
 
-from lossbench.statistics.components import Fold, combine, fold
+from lossbench.statistics.components import UNKNOWN, Components, combine, fold
 
 
 @dataclass(frozen=True)
@@ -17,36 +17,27 @@ class Difference:
     ----------
     mean
         Mean over the cases of each case's mean over the seeds that it has.
-    variance, df
-        Of the mean, and the degrees of freedom of its training noise; NaN where training noise
-        cannot be told from the loss.
-    case, block, residual
-        Variance components of a single difference.
+    components
+        Variance components and the variance of the mean; NaN where training noise cannot be told
+        from the loss.
     n_cases, n_blocks, n_folds
         What it rests on.
     n_missing
         Pairs that a full design of these folds, seeds and cases would have had beside. A case
         without any pair in a fold that has others (a class that it does not show) is none.
-    df_case, weight
-        The reference of the mean over its standard error: Student with `df` in this weight, with
-        `df_case` in the rest (`components.Components`).
-    parts
-        What each fold says; empty where the design alone is known.
     """
 
     mean: float
-    variance: float
-    df: float
-    case: float
-    block: float
-    residual: float
+    components: Components
     n_cases: int
     n_blocks: int
     n_folds: int = 1
     n_missing: int = 0
-    df_case: float = np.inf
-    weight: float = 1.0
-    parts: tuple[Fold, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def variance(self) -> float:
+        """Variance of the mean."""
+        return self.components.variance
 
     def interval(self, confidence: float, bound: float = np.inf) -> tuple[float, float]:
         """Interval of the mean difference; NaN without variance.
@@ -61,7 +52,7 @@ class Difference:
         """
         if not np.isfinite(self.variance):
             return np.nan, np.nan
-        half = quantile((1 - confidence) / 2, self) * np.sqrt(self.variance)
+        half = self.components.quantile((1 - confidence) / 2) * np.sqrt(self.variance)
         return float(max(self.mean - half, -bound)), float(min(self.mean + half, bound))
 
     def p(self) -> float:
@@ -72,18 +63,7 @@ class Difference:
         """
         if self.variance == 0:
             return 1.0 if self.mean == 0 else 0.5 ** (self.n_blocks - 1)
-        return float(2 * tail(abs(self.mean) / np.sqrt(self.variance), self))
-
-
-def tail(x: float, d: Difference) -> float:
-    """Probability that the mean over its standard error lies above x, without a difference."""
-    return d.weight * special.stdtr(d.df, -x) + (1 - d.weight) * special.stdtr(d.df_case, -x)
-
-
-def quantile(p: float, d: Difference) -> float:
-    """Where `tail` is p, for p < 0.5."""
-    low, high = np.sort(-special.stdtrit([d.df, d.df_case], p)) * [1 - 1e-9, 1 + 1e-9]
-    return optimize.brentq(lambda x: tail(x, d) - p, low, high)
+        return float(2 * self.components.tail(abs(self.mean) / np.sqrt(self.variance)))
 
 
 def paired_difference(folds: Sequence[np.ndarray]) -> Difference:
@@ -110,36 +90,26 @@ def paired_difference(folds: Sequence[np.ndarray]) -> Difference:
     with that of the seeds: if it is as large as the block effect, 5 folds x 3 seeds call false
     winners in 23 % of studies, and in 36 % by the seeds alone.
     """
-    parts = tuple(part for part in map(fold, folds) if part is not None)
-    n_missing = sum(_missing(values) for values in folds)
+    parts = [part for part in map(fold, folds) if part is not None]
+    n_missing = 0
+    for values in folds:
+        missing = ~np.isfinite(values)
+        nowhere = missing.all(axis=0)
+        n_missing += int(missing.sum() if nowhere.all() else missing[:, ~nowhere].sum())
     if not parts:
-        return Difference(*[np.nan] * 6, n_cases=0, n_blocks=0, n_folds=0, n_missing=n_missing)
+        return Difference(np.nan, UNKNOWN, n_cases=0, n_blocks=0, n_folds=0, n_missing=n_missing)
     n_cases = sum(part.cases for part in parts)
-    c = combine(parts)
-    if c.variance < (1e-12 * max(part.largest for part in parts)) ** 2:  # rounding
-        c = c._replace(variance=0.0, case=0.0, block=0.0, residual=0.0)
+    components = combine(parts)
+    if components.variance < (1e-12 * max(part.largest for part in parts)) ** 2:  # rounding
+        components = components._replace(variance=0.0, case=0.0, block=0.0, residual=0.0)
     return Difference(
         mean=sum(part.mean * part.cases for part in parts) / n_cases,
-        variance=c.variance,
-        df=c.df,
-        case=c.case,
-        block=c.block,
-        residual=c.residual,
+        components=components,
         n_cases=n_cases,
         n_blocks=sum(part.seeds for part in parts),
         n_folds=len(parts),
         n_missing=n_missing,
-        df_case=c.df_case,
-        weight=c.weight,
-        parts=parts,
     )
-
-
-def _missing(values: np.ndarray) -> int:
-    """Pairs that are missing of the cases of a fold."""
-    missing = ~np.isfinite(values)
-    nowhere = missing.all(axis=0)
-    return int(missing.sum() if nowhere.all() else missing[:, ~nowhere].sum())
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -229,6 +199,6 @@ def cases_tests(comparisons: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 def _case_means(folds: Sequence[np.ndarray]) -> np.ndarray:
     """Mean over the seeds of each case that has any, all folds in one."""
     values = np.concatenate([np.asarray(f, dtype=float) for f in folds], axis=1)
-    there = np.isfinite(values)
-    count = there.sum(axis=0)
-    return np.where(there, values, 0).sum(axis=0)[count > 0] / count[count > 0]
+    measured = np.isfinite(values)
+    count = measured.sum(axis=0)
+    return np.where(measured, values, 0).sum(axis=0)[count > 0] / count[count > 0]

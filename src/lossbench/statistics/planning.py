@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from lossbench.statistics.components import NOISE_EXPONENT, Components, variance_of_mean
+from lossbench.statistics.components import NOISE_EXPONENT, Components, balanced
 from lossbench.statistics.differences import Difference, paired_difference
 
 POWER = 0.8  # of the numbers of cases and blocks that would decide
-MOST = 1_000_000  # cases or blocks that anybody would plan for
+MAX_PLANNED = 1_000_000  # cases or blocks that anybody would plan for
 SEEDS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100)
 _QUANTILES = (np.arange(64) + 0.5) / 64
 
@@ -101,11 +101,19 @@ def planned(
     d = difference
     if not np.isfinite(d.variance):
         return []
-    return [
-        _plan(d, seeds, abs(goal), power, alpha / tests)
-        for seeds in SEEDS
-        if d.n_folds * seeds >= 2  # one block says nothing
-    ]
+    plans = []
+    for seeds in SEEDS:
+        if d.n_folds * seeds < 2:  # one block says nothing
+            continue
+
+        def reached(cases: float, seeds: int = seeds) -> float:
+            return _power_differs(_design(d, cases, seeds), abs(goal), alpha / tests)
+
+        cases = _smallest(2 * d.n_folds, lambda n, reached=reached: reached(n) >= power)
+        plans.append(
+            Plan(d.n_folds, seeds, d.n_folds * seeds, cases, reached(min(cases, MAX_PLANNED)))
+        )
+    return plans
 
 
 def pairing_gain(loss: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> float:
@@ -136,24 +144,10 @@ def pairing_gain(loss: Sequence[np.ndarray], reference: Sequence[np.ndarray]) ->
     return float(unpaired / variance)
 
 
-def _plan(d: Difference, seeds: int, goal: float, power: float, alpha: float) -> Plan:
-    """The fewest cases that max_difference the power with so many seeds."""
-
-    def reached(cases: float) -> float:
-        return _power_differs(_design(d, cases, seeds), goal, alpha)
-
-    cases = _smallest(2 * d.n_folds, lambda n: reached(n) >= power)
-    return Plan(d.n_folds, seeds, d.n_folds * seeds, cases, reached(min(cases, MOST)))
-
-
 def _design(d: Difference, cases: float, seeds: float) -> Components:
     """What the components promise for another number of cases, in all, and of seeds."""
-    blocks = d.n_folds * seeds
-    return variance_of_mean(
-        *(d.case, d.block, d.residual),
-        *(1 / cases, 1 / blocks, 1 / (cases * seeds)),
-        *(blocks - d.n_folds, d.n_folds - 1, cases - d.n_folds),
-    )
+    c = d.components
+    return balanced(c.case, c.block, c.residual, d.n_folds, seeds, cases)
 
 
 def _spread(design: Components, p: float) -> tuple[np.ndarray, np.ndarray]:
@@ -162,11 +156,8 @@ def _spread(design: Components, p: float) -> tuple[np.ndarray, np.ndarray]:
     Equally probable ones: the training noise is estimated with few degrees of freedom, but never
     below 0, and the reference follows it; the cases' part is taken as known.
     """
-    noise = (
-        design.weight ** (1 / NOISE_EXPONENT) * design.variance
-    )  # `uncertain` of `variance_of_mean`
-    known = design.variance - noise
-    estimated = noise * special.chdtri(design.df, _QUANTILES) / design.df
+    known = design.variance - design.noise
+    estimated = design.noise * special.chdtri(design.df, _QUANTILES) / design.df
     variance = np.maximum(estimated + known, design.floor)
     weight = (1 - known / variance) ** NOISE_EXPONENT
     # The quantile x of a mixture is that of weight few + (1 - weight) many = p. It is easy to solve
@@ -198,13 +189,13 @@ def _power_equivalent(design: Components, goal: float, margin: float, alpha: flo
 
 
 def _smallest(start: int, enough: Callable[[int], bool]) -> float:
-    """Smallest number from `start` on that is enough; infinite beyond `MOST`."""
+    """Smallest number from `start` on that is enough; infinite beyond `MAX_PLANNED`."""
     if enough(start):
         return float(start)
-    if not enough(MOST):
+    if not enough(MAX_PLANNED):
         return np.inf
     high = start
     while not enough(high):
-        high = min(2 * high, MOST)
+        high = min(2 * high, MAX_PLANNED)
     numbers = range(start, high + 1)
     return float(numbers[bisect_left(numbers, True, key=enough)])

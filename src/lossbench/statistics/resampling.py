@@ -1,13 +1,11 @@
-"""Bootstrap: intervals without normality, and the stability of ranks."""
+"""Bootstrap: intervals of means, and the stability of ranks."""
 
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
-
-from lossbench.statistics.differences import Difference, quantile
+from scipy import stats
 
 RESAMPLES = 1000
 
@@ -64,47 +62,6 @@ def mean_interval(
     return low, high
 
 
-def bootstrap_interval(
-    difference: Difference, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Interval of the mean difference by resampling blocks, and cases within folds.
-
-    A check of the Student interval for skewed differences: block and case effects are drawn with
-    replacement, scaled to the variances that are estimated for them (Carpenter, Goldstein and
-    Rasbash 2003, Applied Statistics 52), and the percentiles are widened by the factor by which
-    the quantile of few blocks exceeds that of the normal distribution.
-
-    Parameters
-    ----------
-    difference
-        By `paired_difference`.
-    confidence
-        For example 0.95.
-    seed
-        Of the resampling; the same seed draws the same cases for every loss.
-
-    Returns
-    -------
-    tuple of float
-        NaN where training noise cannot be told from the loss.
-    """
-    d = difference
-    if not np.isfinite(d.variance):
-        return np.nan, np.nan
-    moved = np.zeros(RESAMPLES)
-    noise = max(0.0, d.variance - d.case / d.n_cases)
-    for i, part in enumerate(d.parts):
-        moved += _draws(part.cases, (seed, i, 0)) @ part.case_effects / d.n_cases
-    moved *= np.sqrt(d.case / d.n_cases) / (moved.std() or 1.0)
-    effects = np.concatenate([part.block_effects + (part.mean - d.mean) for part in d.parts])
-    blocks = _draws(len(effects), (seed, 0, 1)) @ (effects - effects.mean())
-    moved += blocks * (np.sqrt(noise) / (blocks.std() or 1.0))
-    p = (1 - confidence) / 2
-    wider = quantile(p, d) / -special.ndtri(p)
-    low, high = np.quantile(moved, [p, 1 - p]) * wider
-    return float(d.mean + low), float(d.mean + high)
-
-
 def ranks(values: Sequence[np.ndarray], confidence: float = 0.95, seed: int = 0) -> Ranks:
     """Ranks of losses by their mean, and how stable they are over seeds and cases.
 
@@ -125,15 +82,15 @@ def ranks(values: Sequence[np.ndarray], confidence: float = 0.95, seed: int = 0)
     # The first row is of the values themselves, the others of resamples.
     sums, counts = np.zeros((RESAMPLES + 1, n)), np.zeros((RESAMPLES + 1, n))
     for i, v in enumerate(values):
-        there = np.isfinite(v)
+        measured = np.isfinite(v)
         # Less what the losses share on a pair: one that is missing for a loss must not move it.
-        shared = np.where(there, v, 0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
-        centred = np.where(there, v - shared, 0.0)
+        shared = np.where(measured, v, 0).sum(axis=0) / np.maximum(measured.sum(axis=0), 1)
+        centred = np.where(measured, v - shared, 0.0)
         seeds = np.vstack([np.ones(v.shape[1]), _draws(v.shape[1], (seed, i, 2))])
         cases = np.vstack([np.ones(v.shape[2]), _draws(v.shape[2], (seed, i, 3))])
         for s in range(v.shape[1]):
             sums += seeds[:, [s]] * (cases @ centred[:, s].T)
-            counts += seeds[:, [s]] * (cases @ there[:, s].T.astype(float))
+            counts += seeds[:, [s]] * (cases @ measured[:, s].T.astype(float))
     empty = counts[0] == 0
     means = np.where(counts > 0, sums / np.maximum(counts, 1), -np.inf)
     ranked = stats.rankdata(-np.round(means, 12), method="min", axis=1)

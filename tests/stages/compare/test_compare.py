@@ -68,11 +68,11 @@ def test_columns_are_those_of_the_design(experiment):
         "dataset", "model", "loss", "reference", "class", "metric",
         "n_cases", "n_seeds", "n_blocks", "n_missing", "difference", "ci_low", "ci_high",
         "p", "p_holm", "verdict", "n_cases_needed", "n_blocks_needed", "improvement",
-        "boot_low", "boot_high", "p_cases", "p_cases_holm", "verdict_cases", "convention", "paired",
+        "p_cases", "p_cases_holm", "verdict_cases", "convention", "paired",
     ]  # fmt: skip
     others = {
         "pooled": "dataset model loss class n_cases tp fp fn dice iou precision recall",
-        "conventions": "dataset model class convention loss mean n_cases rank winner",
+        "conventions": "dataset model class convention loss mean n_cases winner",
         "ranks": "dataset model class metric loss rank rank_low rank_high p_first",
         "collapses": "dataset model loss class n_runs n_collapsed seeds",
     }
@@ -196,7 +196,7 @@ def test_no_interval_of_dice_is_wider_than_dice(tmp_path, monkeypatch):
     table, scale = compared()
     monkeypatch.setattr("lossbench.stages.compare.comparisons.METRICS", {})
     whole, whole_scale = compared()
-    ends = ["ci_low", "ci_high", "boot_low", "boot_high"]
+    ends = ["ci_low", "ci_high"]
     for found, uncut in ((table, whole), (scale, whole_scale)):
         columns = [name for name in ends if name in found]
         dice = uncut["metric"] == "dice"

@@ -16,7 +16,6 @@ from lossbench.stages.compare.scores import Scores, mean
 from lossbench.stages.compare.summary import TIE, convention_values
 from lossbench.statistics import (
     Difference,
-    bootstrap_interval,
     cases_tests,
     holm,
     improvement,
@@ -135,8 +134,6 @@ def _verdict(pair: _Pair, how: Comparison, p_holm: float, tests: int) -> dict[st
     if said == "undecided":
         cases, blocks = needed(d, margin, how.alpha, tests)
     low, high = d.interval(1 - how.alpha, pair.max_difference)
-    bootstrapped = bootstrap_interval(d, 1 - how.alpha)
-    boot_low, boot_high = np.clip(bootstrapped, -pair.max_difference, pair.max_difference)
     chance = improvement(pair.folds)
     return {
         "n_cases": d.n_cases,
@@ -152,8 +149,6 @@ def _verdict(pair: _Pair, how: Comparison, p_holm: float, tests: int) -> dict[st
         "n_blocks_needed": blocks,
         # Of a distance, less is an improvement.
         "improvement": chance if pair.higher_is_better else 1 - chance,
-        "boot_low": boot_low,
-        "boot_high": boot_high,
         "convention": pair.sign_reversals,
     }
 

@@ -1,18 +1,16 @@
 """Conventions for classes that are not there, each derived from the counts.
 
-| in label, predicted | no, no | no, yes | yes, no | source |
+| in label, predicted | no, no | no, yes | yes, no | sources |
 |---|---|---|---|---|
 | nnunet | NaN | 0 | 0 | nnunetv2/evaluation/evaluate_predictions.py |
 | monai_ignore_empty | NaN | NaN | 0 | DiceMetric(ignore_empty=True), MONAI's default; is quoted |
-| monai_count_empty | 1 | 0 | 0 | DiceMetric(ignore_empty=False) |
-| smp_zero_division_1 | 1 | 0 | 0 | segmentation_models_pytorch.metrics, zero_division=1.0 |
-| metrics_reloaded | 1 | 0 | 0 | pairwise_measures.py; its IoU is NaN where both are empty |
-"""
+| monai_count_empty | 1 | 0 | 0 | DiceMetric(ignore_empty=False); segmentation_models_pytorch's metrics with zero_division=1.0; Metrics Reloaded's Dice |
+"""  # noqa: E501
 
 import numpy as np
 
 QUOTED = "monai_ignore_empty"
-CONVENTIONS = ("nnunet", QUOTED, "monai_count_empty", "smp_zero_division_1", "metrics_reloaded")
+CONVENTIONS = ("nnunet", QUOTED, "monai_count_empty")
 
 
 def overlap(
@@ -35,12 +33,11 @@ def overlap(
         Of the shape of the counts; NaN where the convention leaves the case out.
     """
     double = 2 if metric == "dice" else 1
-    whole = double * tp + fp + fn
-    value = np.divide(double * tp, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+    value = quotient(double * tp, double * tp + fp + fn)
     if convention == QUOTED:
         value[tp + fn == 0] = np.nan
-    elif convention != "nnunet" and not (convention == "metrics_reloaded" and metric == "iou"):
-        value[whole == 0] = 1.0
+    elif convention == "monai_count_empty":
+        value[tp + fp + fn == 0] = 1.0
     return value
 
 
@@ -48,9 +45,10 @@ def ratios(
     tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, convention: str
 ) -> dict[str, np.ndarray]:
     """Dice and IoU by `overlap`, precision and recall; NaN where there is nothing to divide by."""
+    overlaps = {metric: overlap(tp, fp, fn, convention, metric) for metric in ("dice", "iou")}
+    return {**overlaps, "precision": quotient(tp, tp + fp), "recall": quotient(tp, tp + fn)}
 
-    def part(of: np.ndarray) -> np.ndarray:
-        return np.divide(tp, of, out=np.full_like(of, np.nan), where=of > 0)
 
-    found = {metric: overlap(tp, fp, fn, convention, metric) for metric in ("dice", "iou")}
-    return {**found, "precision": part(tp + fp), "recall": part(tp + fn)}
+def quotient(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Part of a whole; NaN where the whole is 0 or unknown."""
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)

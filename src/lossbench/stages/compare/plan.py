@@ -106,9 +106,9 @@ def _rows(
                 # Of each fold; folds of the same cases are further seeds, as in `planned`.
                 "pilot_seeds": len(scores.trainings),
                 "pilot_blocks": d.n_blocks,
-                "sd_case": np.sqrt(d.case),
-                "sd_block": np.sqrt(d.block),
-                "sd_residual": np.sqrt(d.residual),
+                "sd_case": np.sqrt(d.components.case),
+                "sd_block": np.sqrt(d.components.block),
+                "sd_residual": np.sqrt(d.components.residual),
                 "pairing_gain": pairing_gain(mine, other),
             }
             per_block = of_training[loss] + of_training[how.reference]

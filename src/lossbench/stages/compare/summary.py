@@ -135,7 +135,6 @@ def conventions(groups: Sequence[Scores]) -> pd.DataFrame:
                             "loss": loss,
                             "mean": means[i, k],
                             "n_cases": n[i, k],
-                            "rank": rank[i] if known else np.nan,
                             "winner": bool(known and rank[i] == 1),
                         }
                     )

@@ -87,7 +87,6 @@ def _page(results: Results, frames: dict[str, pd.DataFrame], folder: Path) -> st
         listing=words.listing,
         verdicts=[_verdicts(results, d, m) for d, m in results.groups],
         usual=doubts.usual_test(results),
-        bootstrap=doubts.bootstrap(results),
         flips=doubts.flips(results),
         missing_pairs=doubts.missing_pairs(results),
         lean=lambda frame: _lean(results, frame),

@@ -36,24 +36,6 @@ def usual_test(results: Results) -> dict[str, Any] | None:
     return {"of": len(table), "usual": usual.sum(), "ours": ours.sum(), "table": frame}
 
 
-def bootstrap(results: Results) -> pd.DataFrame | None:
-    """The comparisons whose interval and its bootstrap check do not agree about 0."""
-    table = results.comparisons.dropna(subset=["boot_low", "boot_high", "ci_low", "ci_high"])
-    if table.empty:
-        return None
-    side, boot_side = _side(table, "ci"), _side(table, "boot")
-    apart = table[side != boot_side]
-    frame = apart[[*_COMPARISON, "verdict"]].copy()
-    frame["interval"] = intervals(apart, "ci")
-    frame["bootstrap interval"] = intervals(apart, "boot")
-    return frame
-
-
-def _side(table: pd.DataFrame, name: str) -> pd.Series:
-    """1 for an interval above 0, -1 for one below, 0 for one that has it."""
-    return (table[f"{name}_low"] > 0).astype(int) - (table[f"{name}_high"] < 0).astype(int)
-
-
 def flips(results: Results) -> list[str]:
     """Differences whose sign depends on the convention for empty classes."""
     table = results.comparisons.dropna(subset="convention")

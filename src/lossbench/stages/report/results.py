@@ -15,7 +15,7 @@ from lossbench.common.tables import RUN, read_csv
 KEYS = list(RUN)
 CURVE, LEDGER = "val/dice/", "ledger/"
 _CHECKS = (
-    *("n_missing", "improvement", "boot_low", "boot_high"),
+    *("n_missing", "improvement"),
     *("p_cases_holm", "verdict_cases", "convention"),
 )
 
