@@ -11,8 +11,8 @@ from mlflow.entities import ViewType
 
 from lossbench.common.files import read_json, write_json
 from lossbench.config import UserError, load
-from lossbench.stages.track import _say, track, ui
-from lossbench.stages.track.records import read
+from lossbench.stages.track import _print, store, track, ui
+from lossbench.stages.track.study import Study
 from lossbench.stages.track.view import verdict_table
 from tests.helpers.fake_results import write_block, write_experiment, write_report
 from tests.helpers.stores import client, content, runs, sync
@@ -46,7 +46,7 @@ def finished(synced, tmp_path):
 @pytest.fixture
 def unsynced(finished):
     """The experiment with an empty store."""
-    fresh = MlflowClient(ui.embedded(finished.parents[1]))
+    fresh = MlflowClient(store.embedded(finished.parents[1]))
     fresh.rename_experiment("1", "of somebody else")
     return finished
 
@@ -367,7 +367,7 @@ def test_results_that_are_missing_are_named(finished):
 
 
 def test_the_ui_is_named_for_folders_without_a_makefile(capsys):
-    _say({"runs": {"written": 1}, "store": "sqlite:///mlflow.db"})
+    _print({"runs": {"written": 1}, "store": "sqlite:///mlflow.db"})
     assert "look    python -m lossbench ui " in capsys.readouterr().out
 
 
@@ -384,7 +384,7 @@ def test_runs_can_be_filtered_by_what_their_loss_computes(tmp_path):
     experiment = write_experiment(tmp_path, folds=(0,))
     cards = {name: {"background_value": "yes", "scale": 1.5} for name in ("dice", "other")}
     write_json(experiment.parent / "check.json", {"cards": {"hippocampus": cards}})
-    records, _ = read(load(experiment), experiment.parent)
+    records = Study(load(experiment), experiment.parent).finished()
     for record in records[1:]:
         measured = {k: v for k, v in record.params.items() if k.startswith("card/")}
         known = record.params["loss"] == "dice"

@@ -199,7 +199,7 @@ def test_a_second_follower_refuses_and_names_the_first(workflow, follow):
 
 
 def test_without_a_workflow_it_ends_by_itself(workflow, monkeypatch):
-    monkeypatch.setattr(package, "BEGINNING", 0.0)
+    monkeypatch.setattr(package, "START_SECONDS", 0.0)
     monkeypatch.setattr(package.time, "sleep", lambda _: None)
     track(workflow.experiment, follow=True)
     workflow.experiment.unlink()
@@ -209,9 +209,9 @@ def test_without_a_workflow_it_ends_by_itself(workflow, monkeypatch):
 
 def test_two_syncs_wait_for_each_other(workflow, monkeypatch):
     workflow.compare()
-    monkeypatch.setattr(package, "PATIENCE", 0.0)
+    monkeypatch.setattr(package, "LOCK_SECONDS", 0.0)
     with (
-        package.locked(workflow.results / ".mlflow.lock", ""),
+        package.store.locked(workflow.results / ".mlflow.lock", ""),
         pytest.raises(UserError, match=f"process {os.getpid()} is writing to MLflow"),
     ):
         sync(workflow.experiment)

@@ -2,10 +2,12 @@
 
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,11 @@ from mlflow.store.db import utils as mlflow_db
 from mlflow.store.tracking.dbmodels.initial_models import Base
 from sqlalchemy import create_engine
 
+from lossbench.common.files import write_json
 from lossbench.config import UserError
 from lossbench.stages.track import ui
 from tests.helpers.fake_results import write_experiment
-from tests.helpers.stores import Server, content, empty_store, postgres, runs, sync
+from tests.helpers.stores import Server, content, empty_store, free_port, postgres, runs, sync
 
 MLFLOW_2_3 = "3500859a5d39"  # its schema
 
@@ -194,6 +197,34 @@ def test_a_store_of_a_newer_mlflow_is_left_alone(finished):
     with pytest.raises(UserError, match=r"schema of_tomorrow.*if it is newer"):
         sync(finished)
     assert database.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_ui_prints_its_links_when_it_listens_and_takes_the_server_with_it(finished):
+    summary = sync(finished)
+    write_json(finished.parent / "report/mlflow.json", summary)
+    port = free_port()
+    command = [sys.executable, "-m", "lossbench", "ui", "--port", str(port)]
+    root = finished.parents[2]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            line = next(line for line in process.stdout if line.startswith("MLflow UI"))
+            assert f"http://127.0.0.1:{port} " in line
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=30) as answer:
+                assert answer.status == 200
+            assert process.stdout.readline() == "fake:\n"
+            assert summary["links"]["losses"] in process.stdout.readline()
+        finally:
+            process.terminate()
+            process.wait(30)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize("port", [0, 80000])
+def test_a_port_that_is_none_is_refused(finished, port):
+    with pytest.raises(UserError, match=f"port {port} of 127.0.0.1 is not free"):
+        ui.ui(finished.parents[1], port)
 
 
 def test_a_file_store_is_refused_with_mlflows_own_words(finished, tmp_path, monkeypatch):

@@ -1,34 +1,27 @@
 """track: make MLflow equal to the results.
 
 Training never talks to MLflow. `track` is the only writer, one process at a time; it reads files
-(`records`, `growing`), makes the `store` equal to them (`sync`) and leaves views for people
-(`view`, `ui`).
+(`study`), makes the `store` equal to them (`sync`) and leaves views for people (`view`, `ui`).
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lossbench import config
 from lossbench.common.files import write_json
-from lossbench.config import Experiment, UserError
-from lossbench.stages.track import ui
-from lossbench.stages.track.growing import is_current, read_growing
-from lossbench.stages.track.records import Record, read
-from lossbench.stages.track.store import connect, failures, locked
-from lossbench.stages.track.sync import settle_experiment, sync
+from lossbench.config import UserError
+from lossbench.stages.track import store
+from lossbench.stages.track.study import Study
+from lossbench.stages.track.sync import get_or_create_experiment, sync
 from lossbench.stages.track.view import experiment_tags, links
 
-Reader = Callable[[], tuple[list[Record], list[str]]]
-
 log = logging.getLogger(__name__)
-PATIENCE = 600.0  # s to wait for another sync of these results
-INTERVAL = 2.0  # s between two looks at what grows
-BEGINNING = 60.0  # s that a workflow has to begin in
+LOCK_SECONDS = 600.0  # how long to wait for another sync of these results
+INTERVAL_SECONDS = 2.0  # between two syncs of what grows
+START_SECONDS = 60.0  # how long a workflow has to start
 
 
 def track(
@@ -45,7 +38,7 @@ def track(
     Parameters
     ----------
     experiment
-        experiment.json; blocks and report lie beside it.
+        experiment.json; blocks and report lie next to it.
     output
         JSON to write: store, experiment_id, runs (counts), links. None: report/mlflow.json.
     follow
@@ -64,56 +57,49 @@ def track(
     if follow:
         _follow(experiment, restore, models)
         return
-    e = config.load(experiment)
-    said = _sync(experiment, e, lambda: read(e, experiment.parent, models), restore)
-    write_json(output or experiment.parent / "report" / "mlflow.json", said)
-    _say(said)
+    summary = _sync(experiment, restore, models)
+    if summary:
+        write_json(output or experiment.parent / "report" / "mlflow.json", summary)
+        _print(summary)
 
 
 def _follow(experiment: Path, restore: bool, models: bool) -> None:
-    folder, until = experiment.parent, time.monotonic() + BEGINNING
+    """Sync what grows, until the workflow has ended, or has not started in time."""
+    folder, deadline = experiment.parent, time.monotonic() + START_SECONDS
     if not _is_running(folder):
-        log.info("no workflow makes %s; waiting %.0f s for one", folder, BEGINNING)
+        log.info("no workflow makes %s; waiting %.0f s for one", folder, START_SECONDS)
     while not experiment.exists():
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             raise UserError(f"{experiment}: no such file; start the workflow, then follow it")
-        time.sleep(INTERVAL / 4)
+        time.sleep(INTERVAL_SECONDS / 4)
     refusal = "process {process} follows this experiment already; end it first"
-    with locked(folder / ".follow.lock", refusal):
+    with store.locked(folder / ".follow.lock", refusal):
         log.info("following %s; Ctrl-C ends this and harms nothing", folder)
         try:
-            _look_until_the_end(experiment, until, restore)
+            printed = False
+            while (running := _is_running(folder)) or time.monotonic() < deadline:
+                if running:
+                    deadline = 0.0  # it has started: when none is running any more, it has ended
+                started = time.monotonic()
+                summary = _sync_growing(experiment, "training", restore)
+                if summary and not printed:
+                    _print(summary)
+                    printed = True
+                # A sync of a large experiment takes long: it may have a fifth of a core.
+                time.sleep(max(INTERVAL_SECONDS, 4 * (time.monotonic() - started)))
         except KeyboardInterrupt:
             log.info("stopped; the last step of the workflow completes MLflow")
             return
-        if is_current(config.load(experiment), folder):
+        if Study(config.load(experiment), folder).is_compared():
             track(experiment, restore=restore, models=models)
         else:
-            log.info("the workflow ended before its last step; run it again to go on")
-            _look(experiment, "interrupted", restore)
+            log.info("the workflow ended before its last step; run it again to resume")
+            _sync_growing(experiment, "interrupted", restore)
 
 
-def _look_until_the_end(experiment: Path, until: float, restore: bool) -> None:
-    """Sync what grows, until the workflow has ended, or has not begun in time."""
-    told = False
-    while (running := _is_running(experiment.parent)) or time.monotonic() < until:
-        if running:
-            until = 0.0  # it has begun: when none is running any more, it has ended
-        began = time.monotonic()
-        said = _look(experiment, "training", restore)
-        if said and not told:
-            _say(said)
-            told = True
-        # A look at a large experiment takes long: it may have a fifth of a core.
-        time.sleep(max(INTERVAL, 4 * (time.monotonic() - began)))
-
-
-def _look(experiment: Path, status: str, restore: bool) -> dict[str, Any] | None:
-    """Sync what there is; None where there is nothing, or the store does not answer now."""
+def _sync_growing(experiment: Path, status: str, restore: bool) -> dict[str, Any] | None:
     try:
-        e = config.load(experiment)
-        reader = partial(read_growing, e, experiment.parent, status)
-        return _sync(experiment, e, reader, restore)
+        return _sync(experiment, restore, status=status)
     except UserError as error:
         log.warning("%s\nNext try soon.", error)
         return None
@@ -124,52 +110,49 @@ def _is_running(folder: Path) -> bool:
     results = folder.resolve().parent
     ours = f"{results.name}/{folder.name}/"
     for lock in (results.parent / ".snakemake" / "locks").glob("*.output.lock"):
-        with suppress(FileNotFoundError):  # gone since; another may be there
+        with suppress(FileNotFoundError):  # removed since; there may be another
             if ours in lock.read_text():
                 return True
     return False
 
 
-def _sync(experiment: Path, e: Experiment, reader: Reader, restore: bool) -> dict[str, Any] | None:
-    """Sync what a reader gives; what there is to say about it. None: there is nothing yet."""
-    results = experiment.resolve().parents[1]
-    store = ui.store(results)
+def _sync(
+    experiment: Path, restore: bool, models: bool = False, status: str = ""
+) -> dict[str, Any] | None:
+    """Sync an experiment, finished or with a status; a summary. None: there is nothing yet."""
+    e, results = config.load(experiment), experiment.resolve().parents[1]
+    uri = store.tracking_uri(results)
     # Results in an embedded store move with it; on a server, each folder of results has its own.
-    source = e.experiment if store == ui.embedded(results) else str(experiment.resolve().parent)
+    source = e.experiment if uri == store.embedded(results) else str(experiment.resolve().parent)
     busy = "process {process} is writing to MLflow; run this again when it has ended"
-    with locked(results / ".mlflow.lock", busy, PATIENCE):
-        records, classes = reader()
+    with store.locked(results / ".mlflow.lock", busy, LOCK_SECONDS):
+        study = Study(e, experiment.parent)
+        records = study.under_way(status) if status else study.finished(models)
         if not records:
             return None
-        tags = experiment_tags(e, records[0].tags["mlflow.note.content"], classes)
-        with _explained(store, experiment):
-            client = connect(store, results)
-            artifacts = (results / "mlartifacts" / e.experiment).as_uri()
-            place = None if ui.is_server(store) else artifacts  # a server has its own
-            number = settle_experiment(client, e.experiment, place, tags, restore)
+        tags = experiment_tags(e, records[0].tags["mlflow.note.content"], study.classes)
+        location = (
+            None if store.is_server(uri) else (results / "mlartifacts" / e.experiment).as_uri()
+        )
+        with store.explained(uri, experiment):
+            client = store.connect(uri, results)
+            number = get_or_create_experiment(client, e.experiment, location, tags, restore)
             counts, ids = sync(client, number, source, records, restore)
-    where = links(ui.address(store), number, records, ids)
-    return {"store": ui.redacted(store), "experiment_id": number, "runs": counts, "links": where}
+    # Without the password that a server's URI may carry: links are printed and written down.
+    address = store.redacted(uri, "").rstrip("/") if store.is_server(uri) else ""
+    return {
+        "store": store.redacted(uri),
+        "experiment_id": number,
+        "runs": counts,
+        "links": links(address, number, records, ids),
+    }
 
 
-def _say(said: dict[str, Any]) -> None:
-    print(f"MLflow: {', '.join(f'{n} runs {what}' for what, n in said['runs'].items() if n)}")
-    print(f"  store   {said['store']}")
-    if not ui.is_server(said["store"]):
+def _print(summary: dict[str, Any]) -> None:
+    print(f"MLflow: {', '.join(f'{n} runs {what}' for what, n in summary['runs'].items() if n)}")
+    print(f"  store   {summary['store']}")
+    if not store.is_server(summary["store"]):
         print("  look    python -m lossbench ui   (or: make ui), which prints the links")
         return
-    for name, link in said["links"].items():
+    for name, link in summary["links"].items():
         print(f"  {name:<8}{link}")
-
-
-@contextmanager
-def _explained(store: str, experiment: Path) -> Iterator[None]:
-    try:
-        yield
-    except failures() as error:
-        raise UserError(
-            f"MLflow at {ui.redacted(store)} could not be brought up to date: "
-            f"{ui.redacted(str(error).strip())}\n"
-            "The results are complete in files. When the store answers, sync again with: "
-            f"python -m lossbench track --experiment {experiment}"
-        ) from error

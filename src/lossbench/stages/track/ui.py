@@ -1,83 +1,22 @@
-"""The MLflow store of a folder of results, and the MLflow UI over it."""
+"""The MLflow UI over the store of a folder of results."""
 
-import os
-import re
+import signal
 import socket
+import subprocess
 import sys
-from collections.abc import Sequence
+import time
 from pathlib import Path
 
 from lossbench.common.files import read_json
 from lossbench.config import UserError
+from lossbench.stages.track import store
 
 HOST, PORT = "127.0.0.1", 5000
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-CREDENTIALS = re.compile(r"://[^@/\s]*@")
-# The server starts job runners and reports usage unless told otherwise.
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-}
-
-
-def embedded(results: Path) -> str:
-    """URI of the SQLite store of a folder of results."""
-    return f"sqlite:///{results.resolve() / 'mlflow.db'}"
-
-
-def store(results: Path) -> str:
-    """URI of the store: $MLFLOW_TRACKING_URI, else the one in the folder of results."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or embedded(results)
-
-
-def is_server(uri: str) -> bool:
-    """Whether a store is a server that runs already."""
-    return uri.startswith(("http://", "https://"))
-
-
-def address(uri: str) -> str:
-    """Address of the UI over a store; empty where it depends on the port that `ui` finds."""
-    # Without the password that a server's URI may carry: links are printed and written down.
-    return CREDENTIALS.sub("://", uri).rstrip("/") if is_server(uri) else ""
-
-
-def redacted(text: str) -> str:
-    """Text without the user names and passwords of URIs."""
-    return CREDENTIALS.sub("://***@", text)
-
-
-def refuse_other_schema(uri: str) -> None:
-    """Refuse a database that another version of MLflow made; this one would migrate it unasked.
-
-    Raises
-    ------
-    UserError
-        With what to do.
-    """
-    if is_server(uri) or not uri.startswith(DATABASES):
-        return
-    from mlflow.store.db.utils import _get_latest_schema_revision
-    from sqlalchemy import create_engine, inspect, text
-    from sqlalchemy.pool import NullPool
-
-    with create_engine(uri, poolclass=NullPool).connect() as connection:
-        if not inspect(connection).get_table_names():
-            return  # new
-        versioned = inspect(connection).has_table("alembic_version")
-        query = text("select version_num from alembic_version")
-        found = connection.execute(query).scalar() if versioned else "none"
-    wanted = _get_latest_schema_revision()
-    if found != wanted:
-        raise UserError(
-            f"{redacted(uri)}: made by another version of MLflow (schema {found}, this one has "
-            f"{wanted}); nothing was changed. If it is older, keep a copy and migrate it: "
-            f"mlflow db upgrade {redacted(uri)}; if it is newer, install that MLflow."
-        )
+POLL_SECONDS = 0.2  # between two looks whether the server listens
 
 
 def ui(results: Path = Path("results"), port: int | None = None) -> None:
-    """Become the MLflow UI on 127.0.0.1 over the store that `track` writes.
+    """Run the MLflow UI on 127.0.0.1 over the store that `track` writes, until Ctrl-C.
 
     Parameters
     ----------
@@ -91,31 +30,44 @@ def ui(results: Path = Path("results"), port: int | None = None) -> None:
     UserError
         Where the store is missing, a server already or of another MLflow, or the port is taken.
     """
-    uri = store(results)
-    if is_server(uri):
-        raise UserError(f"MLFLOW_TRACKING_URI is a server: open {redacted(uri)} in a browser")
-    if uri == embedded(results) and not (results / "mlflow.db").exists():
+    uri = store.tracking_uri(results)
+    if store.is_server(uri):
+        raise UserError(f"MLFLOW_TRACKING_URI is a server: open {store.redacted(uri)} in a browser")
+    if uri == store.embedded(results) and not (results / "mlflow.db").exists():
         raise UserError(
             f"{results / 'mlflow.db'}: no such file; run the workflow, which writes it, "
-            "or start this beside the folder of results"
+            "or start this next to the folder of results"
         )
-    os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
-    refuse_other_schema(uri)
-    port = _free(range(PORT, PORT + 100)) if port is None else _free([port])
-    print(f"MLflow UI: http://{HOST}:{port}   (Ctrl-C ends it)")
+    store.set_defaults()
+    store.refuse_other_schema(uri)
+    candidates = range(PORT, PORT + 100) if port is None else [port]
+    port = next((p for p in candidates if 0 < p < 65536 and not _listens(p)), None)
+    if port is None:
+        raise UserError(f"port {candidates[0]} of {HOST} is not free; use another --port")
+    options = ["--backend-store-uri", uri, "--host", HOST, "--port", str(port), "--workers", "1"]
+    with subprocess.Popen([sys.executable, "-m", "mlflow", "ui", *options]) as server:
+        signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+        try:
+            while server.poll() is None and not _listens(port):
+                time.sleep(POLL_SECONDS)
+            if server.poll() is None:
+                _print_links(results, f"http://{HOST}:{port}")
+            if server.wait() > 0:
+                raise UserError("mlflow ui ended; its messages are above")
+        except KeyboardInterrupt:  # the server, in the same terminal, has had it as well
+            return
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _print_links(results: Path, address: str) -> None:
+    print(f"MLflow UI: {address}   (Ctrl-C ends it)")
     for path in sorted(results.glob("*/report/mlflow.json")):
         print(f"{path.parents[1].name}:")
         for name, link in read_json(path)["links"].items():
-            print(f"  {name:<8}http://{HOST}:{port}{link}")
+            # A store that was a server at the time of the sync has its address in the link.
+            print(f"  {name:<8}{link if link.startswith('http') else address + link}")
     sys.stdout.flush()
-    options = ["--backend-store-uri", uri, "--host", HOST, "--port", str(port), "--workers", "1"]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *options])
-
-
-def _free(ports: Sequence[int]) -> int:
-    """First of the ports that nobody listens on."""
-    for port in ports:
-        with socket.socket() as probe:
-            if probe.connect_ex((HOST, port)):
-                return port
-    raise UserError(f"port {ports[0]} of {HOST} is taken; stop what runs there or use --port")

@@ -11,12 +11,20 @@ import pandas as pd
 from lossbench.config import Experiment
 
 if TYPE_CHECKING:
-    from lossbench.stages.track.records import Record
+    from lossbench.stages.track.record import Record
 
-CELL = ["verdict", "difference", "ci_low", "ci_high"]
 MODE = "workflowType=machine_learning"  # else the UI opens for language models
-# The key of a shared view, in links.
-VIEWS = {"runs": "lossbench_runs", "losses": "lossbench"}
+# Shared views: the kind of runs each shows. The UI of MLflow 3 writes and reads them as tags of an
+# experiment (undocumented), and needs every key.
+VIEWS = {"lossbench": "loss", "lossbench_runs": "run"}
+DEFAULT_VIEW = """{
+"orderByKey": "metrics.`test/dice`", "orderByAsc": false, "startTime": "ALL", "groupBy": null,
+"lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs",
+"runsExpanded": {}, "groupsExpanded": {}, "runsPinned": [], "runsHidden": [],
+"runsVisibilityMap": {}, "runsHiddenMode": "SHOWALL", "viewMaximized": false,
+"runListHidden": false, "isAccordionReordered": false, "useGroupedValuesInCharts": true,
+"hideEmptyCharts": true, "autoRefreshEnabled": false, "globalLineChartConfig":
+{"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""}}"""
 
 
 def clean(name: str) -> str:
@@ -39,27 +47,24 @@ def verdict_table(comparisons: pd.DataFrame, classes: Sequence[str], reference: 
     text = []
     groups = ["dataset", "model", "metric"]
     for (dataset, model, metric), table in comparisons.groupby(groups, sort=False):
-        cells = [_cell(*values) for values in table[CELL].itertuples(index=False)]
+        rows = table[["verdict", "difference", "ci_low", "ci_high"]].itertuples(index=False)
+        cells = [
+            f"**{verdict}** {difference:+.4f} "
+            # A single block has no interval.
+            + ("(no interval)" if pd.isna(low) else f"[{low:+.4f}, {high:+.4f}]")
+            for verdict, difference, low, high in rows
+        ]
         wide = table.assign(cell=cells).pivot(index="loss", columns="class", values="cell")
-        shown = [name for name in classes if name in wide]
-        wide = wide.reindex(index=table["loss"].unique(), columns=shown).fillna("")
+        columns = [name for name in classes if name in wide]
+        wide = wide.reindex(index=table["loss"].unique(), columns=columns).fillna("")
+        # The UI folds a note to its first line: the verdicts in words.
+        losses = table.groupby("loss", sort=False)
+        sentence = ". ".join(f"**{loss}** {verdicts_in_words(rows)}" for loss, rows in losses)
         text += [
-            f"{metric} of {model} on {dataset}, against **{reference}**: {_sentence(table)}.",
+            f"{metric} of {model} on {dataset}, against **{reference}**: {sentence}.",
             wide.reset_index().to_markdown(index=False),
         ]
     return "\n\n".join(text) or f"{reference} is the only loss: nothing to compare."
-
-
-def _cell(verdict: str, difference: float, low: float, high: float) -> str:
-    if pd.isna(low):  # a single block has none
-        return f"**{verdict}** {difference:+.4f} (no interval)"
-    return f"**{verdict}** {difference:+.4f} [{low:+.4f}, {high:+.4f}]"
-
-
-def _sentence(table: pd.DataFrame) -> str:
-    """Say each loss's verdicts in words: the UI folds a note to its first line."""
-    losses = table.groupby("loss", sort=False)
-    return ". ".join(f"**{loss}** {verdicts_in_words(rows)}" for loss, rows in losses)
 
 
 def verdicts_in_words(comparisons: pd.DataFrame) -> str:
@@ -71,84 +76,57 @@ def verdicts_in_words(comparisons: pd.DataFrame) -> str:
 def experiment_tags(e: Experiment, note: str, classes: Sequence[str]) -> dict[str, str]:
     """Give the tags of the MLflow experiment: its note, and the views behind the links.
 
-    A shared view is a tag that the UI of MLflow 3 writes and reads (undocumented). It
-    sorts columns by name, metrics before params before tags, and shows some 14 letters of a name.
+    The UI sorts columns by name, metrics before params before tags, and shows some 14 letters of
+    a name.
     """
     names = [clean(f"{metric}/{name}") for metric in e.comparison.metrics for name in classes]
-    means, verdicts = [f"test/{name}" for name in names], [f"tags.`{name}`" for name in names]
-    # What a loss is compared within; a column and a level of grouping only where there are several.
-    within = [key for key in ("dataset", "model") if len(getattr(e.matrix, key)) > 1]
-    columns = [*_metrics("test/dice", *means), *(f"params.`{key}`" for key in within)]
-    background, status = _metrics("test/dice_with_background"), "tags.`lossbench.status`"
-    views = {
-        "losses": _view("loss", [*columns, *verdicts], []),
-        "runs": _view("run", [*columns, *background, status], [*within, "loss"]),
+    # A column and a level of grouping only for what there is several of.
+    several = [key for key in ("dataset", "model") if len(getattr(e.matrix, key)) > 1]
+    columns = [f"metrics.`test/{name}`" for name in ["dice", *names]]
+    columns += [f"params.`{key}`" for key in several]
+    extra = {
+        "loss": [f"tags.`{name}`" for name in names],
+        "run": ["metrics.`test/dice_with_background`", "tags.`lossbench.status`"],
     }
-    return {
-        # Else the UI opens for language models.
-        "mlflow.experimentKind": "custom_model_development",
-        "mlflow.note.content": note,
-        **{f"mlflow.sharedViewState.{VIEWS[k]}": json.dumps(v) for k, v in views.items()},
+    grouping = {
+        "aggregateFunction": "average",
+        "groupByKeys": [{"mode": "param", "groupByData": name} for name in [*several, "loss"]],
+        "aggregateAttempts": False,
     }
+    tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": note}
+    for view, kind in VIEWS.items():
+        state = json.loads(DEFAULT_VIEW) | {
+            "searchFilter": f"tags.`lossbench.kind` = '{kind}'",
+            "selectedColumns": columns + extra[kind],
+            "groupBy": grouping if kind == "run" else None,
+        }
+        tags[f"mlflow.sharedViewState.{view}"] = json.dumps(state)
+    return tags
 
 
 def links(
     address: str, experiment_id: str, records: "Sequence[Record]", ids: dict[str, str]
 ) -> dict[str, str]:
-    """Say where to look: a row per loss, all runs by loss, their charts, losses side by side."""
-    page = f"{address}/#/experiments/{experiment_id}/runs"
+    """Links to a row per loss, all runs by loss, their charts, and the losses next to each other.
+
+    Parameters
+    ----------
+    address
+        The server's; empty where it depends on the port that `ui` chooses.
+    ids
+        Key of a record -> id of its run.
+    """
+    page = f"{address}/#/experiments/{experiment_id}/runs?{MODE}"
     losses = [record for record in records if record.kind == "loss" and record.key in ids]
-    within = [tuple(record.params[key] for key in ("dataset", "model")) for record in losses]
-    first = [ids[r.key] for r, place in zip(losses, within, strict=True) if place == within[0]]
-    # The runs come first: the compare page loses its first argument otherwise.
-    arguments = f"runs={_quoted(first)}&experiments={_quoted([experiment_id])}&{MODE}"
+    groups = [(record.params["dataset"], record.params["model"]) for record in losses]
+    first = [ids[r.key] for r, group in zip(losses, groups, strict=True) if group == groups[0]]
+    runs, experiments = (
+        quote(json.dumps(values, separators=(",", ":"))) for values in (first, [experiment_id])
+    )
     return {
-        "losses": f"{page}?{MODE}&viewStateShareKey={VIEWS['losses']}",
-        "runs": f"{page}?{MODE}&viewStateShareKey={VIEWS['runs']}",
-        "charts": f"{page}?{MODE}&viewStateShareKey={VIEWS['runs']}&compareRunsMode=CHART",
-        "compare": f"{address}/#/compare-runs?{arguments}",
-    }
-
-
-def _quoted(values: list[str]) -> str:
-    return quote(json.dumps(values, separators=(",", ":")))
-
-
-def _metrics(*names: str) -> list[str]:
-    return [f"metrics.`{name}`" for name in names]
-
-
-def _view(kind: str, columns: list[str], groups: list[str]) -> dict:
-    grouping = {
-        "aggregateFunction": "average",
-        "groupByKeys": [{"mode": "param", "groupByData": name} for name in groups],
-        "aggregateAttempts": False,
-    }
-    return {
-        "searchFilter": f"tags.`lossbench.kind` = '{kind}'",
-        "orderByKey": "metrics.`test/dice`",
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "datasetsFilter": [],
-        "modelVersionFilter": "All Runs",
-        "selectedColumns": columns,
-        "groupBy": grouping if groups else None,
-        "runsExpanded": {},
-        "groupsExpanded": {},
-        "runsPinned": [],
-        "runsHidden": [],
-        "runsVisibilityMap": {},
-        "runsHiddenMode": "SHOWALL",
-        "viewMaximized": False,
-        "runListHidden": False,
-        "isAccordionReordered": False,
-        "useGroupedValuesInCharts": True,
-        "hideEmptyCharts": True,
-        "autoRefreshEnabled": False,
-        "globalLineChartConfig": {
-            "xAxisKey": "step",
-            "lineSmoothness": 0,
-            "selectedXAxisMetricKey": "",
-        },
+        "losses": f"{page}&viewStateShareKey=lossbench",
+        "runs": f"{page}&viewStateShareKey=lossbench_runs",
+        "charts": f"{page}&viewStateShareKey=lossbench_runs&compareRunsMode=CHART",
+        # The runs come first: the compare page loses its first argument otherwise.
+        "compare": f"{address}/#/compare-runs?runs={runs}&experiments={experiments}&{MODE}",
     }

@@ -1,0 +1,323 @@
+"""An experiment's files, finished or under way, read into records. Knows no MLflow."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lossbench.common import tables
+from lossbench.common.files import block_folder, read_json
+from lossbench.common.provenance import run_digest
+from lossbench.common.tables import BLOCK, RUN, STATUS, TEXT
+from lossbench.config import Experiment, UserError, canonical, unnamed
+from lossbench.stages.track.record import Record
+from lossbench.stages.track.view import clean, verdict_table, verdicts_in_words
+
+GROUP = ["dataset", "model", "loss"]  # the keys of a parent run
+TEST = ["dice", "dice_with_background"]  # columns of runs.csv
+VERSUS = ["difference", "ci_low", "ci_high", "p_holm"]  # columns of comparisons.csv
+NOTE_LENGTH = 8000  # characters that MLflow takes in a tag of a run
+
+
+class Study:
+    """An experiment and its files, read into records.
+
+    Attributes
+    ----------
+    e, folder
+        The experiment and the folder of its experiment.json.
+    prepared
+        Folder of each prepared dataset.
+    datasets
+        Name, digest and number of cases of each prepared dataset.
+    classes
+        Names in order, of all prepared datasets.
+    cards
+        What each loss computes, by dataset and loss; empty for an experiment never checked.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path) -> None:
+        self.e, self.folder, self.report = experiment, folder, folder / "report"
+        folders = {name: folder.parent / "datasets" / name for name in experiment.matrix.dataset}
+        self.prepared = {n: path for n, path in folders.items() if (path / "classes.json").exists()}
+        infos = {name: read_json(path / "classes.json") for name, path in self.prepared.items()}
+        self.datasets = {
+            name: (name, info["digest"], len(_read_table(self.prepared[name] / "cases.csv")))
+            for name, info in infos.items()
+        }
+        self.classes = list(dict.fromkeys(c for info in infos.values() for c in info["classes"]))
+        checked = folder / "check.json"
+        self.cards = read_json(checked).get("cards", {}) if checked.exists() else {}
+
+    def finished(self, models: bool = False) -> list[Record]:
+        """Read the records of a finished experiment, parents first.
+
+        Parameters
+        ----------
+        models
+            Whether a run gets its weights as an artifact.
+
+        Raises
+        ------
+        UserError
+            Where a file of the results is missing.
+        """
+        names = ("runs", "summary", "comparisons")
+        runs, summary, comparisons = (_read_table(self.report / f"{name}.csv") for name in names)
+        cases = pd.read_parquet(self.report / "cases.parquet")
+        means = cases.groupby([*RUN, "class"], sort=False)[self.e.all_metrics].mean()
+        scores = {keys: table.droplevel(RUN) for keys, table in means.groupby(level=list(RUN))}
+        summaries = dict(list(summary.groupby(GROUP)))
+        verdicts = dict(list(comparisons.groupby(GROUP)))
+        parents = [
+            self._finished_loss(keys, rows, summaries[keys], verdicts.get(keys, comparisons[:0]))
+            for keys, rows in runs.groupby(GROUP, sort=False)
+        ]
+        children = []
+        for row in runs.to_dict("records"):
+            folder = block_folder(self.folder, *(row[key] for key in BLOCK)) / row["loss"]
+            history = folder / "history.csv"
+            if not history.exists():
+                raise UserError(f"{history}: no such file; run the workflow, which writes it")
+            table = scores[tuple(row[key] for key in RUN)].to_dict()
+            test = {f"test/{m}/{name}": v for m in table for name, v in table[m].items()}
+            # What it takes to build the network again: weights, specification, classes.
+            paths = [folder / "model.safetensors", folder / "run.json"]
+            paths.append(self.prepared[row["dataset"]] / "classes.json")
+            files = {f"model/{path.name}": path for path in paths} if models else {}
+            children.append(self._run(row, history.read_bytes(), test, files))
+        note = verdict_table(comparisons, self.classes, self.e.comparison.reference)
+        span = _ms(runs["started"].min()), _ms(runs["finished"].max())
+        return [self._comparison("finished", *span, note, self._artifacts()), *parents, *children]
+
+    def under_way(self, status: str = "training") -> list[Record]:
+        """Read what there is of an experiment: parents without figures, runs with their curves.
+
+        Parameters
+        ----------
+        status
+            Status of runs that have begun and not ended: training, or interrupted.
+        """
+        runs, n_planned = [], 0
+        for keys, digest in self._planned():
+            n_planned += 1
+            begun = _read_begun(self.folder.parent / "runs" / digest)
+            if begun:
+                row = {"status": status, **begun[0], **keys, "digest": digest}
+                runs.append(self._run(row, begun[1]))
+        if not runs:
+            return []
+        starts: dict[tuple, int] = {}  # a parent began with the first of its runs
+        for run in runs:
+            group = tuple(run.params[key] for key in GROUP)
+            starts[group] = min(run.start, starts.get(group, run.start))
+        n_ended = sum(run.end is not None for run in runs)
+        note = f"{n_ended} of {n_planned} runs are trained; the comparison follows."
+        tags = {"lossbench.status": status}
+        return [
+            self._comparison(status, min(starts.values()), None, note, {}),
+            *(self._loss(group, start, None, tags) for group, start in starts.items()),
+            *runs,
+        ]
+
+    def is_compared(self) -> bool:
+        """Whether the workflow came to its end, so that its tables are those of its runs."""
+        try:
+            table = _read_table(self.report / "runs.csv")
+            compared = set(zip(table["digest"], table["finished"], strict=True))
+            stored = {
+                (
+                    digest,
+                    read_json(self.folder.parent / "runs" / digest / "status.json")["finished"],
+                )
+                for _, digest in self._planned()
+            }
+            paths = (self.report / "comparisons.csv", self.report / "mlflow.json")
+            compare_time, track_time = (path.stat().st_mtime for path in paths)
+            return compared == stored and compare_time <= track_time
+        except (OSError, UserError):
+            return False
+
+    def _planned(self) -> Iterator[tuple[dict[str, Any], str]]:
+        """Keys and digest of every run whose block is written and whose data are prepared."""
+        for keys in self.e.blocks():
+            block = block_folder(self.folder, **keys) / "block.json"
+            if keys["dataset"] in self.datasets and block.exists():
+                for loss, spec in read_json(block)["runs"].items():
+                    yield (
+                        {**keys, "loss": loss},
+                        run_digest(spec, self.datasets[keys["dataset"]][1]),
+                    )
+
+    def _run(
+        self,
+        row: Mapping[str, Any],
+        history: bytes,
+        test: Mapping[str, float] | None = None,
+        files: dict[str, Path] | None = None,
+    ) -> Record:
+        """One training: its settings, its curves and, once they are known, its figures.
+
+        Parameters
+        ----------
+        row
+            A row of runs.csv; or a status.json with the keys of a run, before there are tables.
+        test
+            Means over its cases, under test/; None before there are tables.
+        """
+        *group, fold, seed = (row[key] for key in RUN)
+        numbers = {k: v for k, v in row.items() if isinstance(v, Real) and not isinstance(v, bool)}
+        # Training first: a run that was under way is then added to.
+        figures = {f"system/{k}": numbers[k] for k in STATUS if k in numbers}
+        if test is not None:
+            figures |= {f"test/{k}": row[k] for k in TEST} | dict(test)
+            rest = numbers.keys() - {*RUN, *STATUS, *TEST}
+            figures |= {f"system/{k}": numbers[k] for k in sorted(rest)}
+        text = {k: str(v) for k, v in row.items() if k not in numbers and v is not None}
+        tags = {f"lossbench.{k}": v for k, v in text.items()}
+        for key in (*RUN, "started", "finished"):
+            tags.pop(f"lossbench.{key}", None)
+        return Record(
+            key=row["digest"],
+            kind="run",
+            name=f"{row['loss']} · fold {fold} · seed {seed}",
+            start=_ms(row["started"]),
+            end=_ms(row["finished"]) if "finished" in row else None,
+            parent="/".join(["loss", *group]),
+            params={**self._params(*group), "fold": str(fold), "seed": str(seed)},
+            tags={
+                "lossbench.block": "{dataset}/{model}/fold{fold}/seed{seed}".format(**row),
+                **tags,
+            },
+            dataset=self.datasets[row["dataset"]],
+            history=history,
+            figures=figures,
+            files=files or {},
+            provisional=test is None,
+        )
+
+    def _finished_loss(
+        self,
+        keys: tuple[str, str, str],
+        runs: pd.DataFrame,
+        summary: pd.DataFrame,
+        comparisons: pd.DataFrame,
+    ) -> Record:
+        """All runs of a dataset x model x loss: means with intervals, and the verdict per class."""
+        figures = {f"test/{name}": runs[name].mean() for name in TEST}
+        diverged = (runs["status"] == "diverged").any()
+        tags = {"lossbench.status": "diverged" if diverged else "finished"}
+        is_reference = keys[2] == self.e.comparison.reference
+        for row in summary.to_dict("records"):
+            name = f"{row['metric']}/{row['class']}"
+            figures[f"test/{name}"] = row["mean"]
+            spread = {k: v for k, v in row.items() if isinstance(v, Real) and k != "mean"}
+            figures |= {f"summary/{name}/{k}": float(v) for k, v in spread.items()}
+            if is_reference and row["metric"] in self.e.comparison.metrics:
+                tags[clean(name)] = "reference"
+        for row in comparisons.to_dict("records"):
+            name = f"{row['metric']}/{row['class']}"
+            figures |= {f"versus/{name}/{k}": row[k] for k in VERSUS}
+            tags[clean(name)] = row["verdict"]
+        words = "the reference" if is_reference else verdicts_in_words(comparisons)
+        tags |= {"lossbench.verdict": words, "mlflow.note.content": words}
+        start, end = _ms(runs["started"].min()), _ms(runs["finished"].max())
+        return self._loss(keys, start, end, tags, figures)
+
+    def _loss(
+        self,
+        keys: tuple[str, ...],
+        start: int,
+        end: int | None,
+        tags: dict[str, str],
+        figures: dict[str, float] | None = None,
+    ) -> Record:
+        dataset, model, loss = keys
+        return Record(
+            key="/".join(["loss", *keys]),
+            kind="loss",
+            name=f"{loss} · {dataset} · {model}",  # the loss first: names are cut at the right
+            start=start,
+            end=end,
+            params=self._params(*keys),
+            tags=tags,
+            dataset=self.datasets[dataset],
+            figures=figures or {},
+            provisional=figures is None,
+        )
+
+    def _comparison(
+        self, status: str, start: int, end: int | None, note: str, files: dict[str, Path]
+    ) -> Record:
+        """Describe the experiment as a whole: verdicts as a note, the report as artifacts."""
+        if len(note) > NOTE_LENGTH:
+            rest = "\n\nThe rest is in comparisons.csv."
+            note = note[: NOTE_LENGTH - len(rest)].rpartition("\n")[0] + rest
+        return Record(
+            key="comparison",
+            kind="comparison",
+            name=f"comparison of {self.e.experiment}",
+            start=start,
+            end=end,
+            tags={"mlflow.note.content": note, "lossbench.status": status},
+            files=files,
+            provisional=end is None,
+        )
+
+    def _params(self, dataset: str, model: str, loss: str) -> dict[str, str]:
+        """Settings, and what the loss computes: so that runs can be filtered by either."""
+        run = self.e.run(dataset=dataset, model=model, loss=loss, fold=0, seed=0)
+        card = self.cards.get(dataset, {}).get(loss, {})
+        return {
+            "dataset": dataset,
+            "model": model,
+            "loss": loss,
+            # One param for all keywords: a param that only some losses have spoils MLflow's charts.
+            "loss_params": canonical(unnamed(run["loss"])),
+            **{f"card/{k}": str(v) for k, v in card.items()},
+            **{k: v if isinstance(v, str) else canonical(v) for k, v in run["training"].items()},
+        }
+
+    def _artifacts(self) -> dict[str, Path]:
+        """Page, figures and tables of the report, and the experiment."""
+        page = self.report / "report.html"
+        if not page.exists():
+            raise UserError(f"{page}: no such file; run the workflow, which writes it")
+        paths = [page, *sorted(self.report.glob("*.csv"))]
+        for sub in ("figures", "tables"):
+            paths += sorted(path for path in (self.report / sub).rglob("*") if path.is_file())
+        names = {str(path.relative_to(self.report)): path for path in paths}
+        return {"experiment.json": self.folder / "experiment.json", **names}
+
+
+def _read_begun(stored: Path) -> tuple[dict[str, Any], bytes] | None:
+    """Read what is known of a run, and its curves; None before the first row."""
+    try:
+        if (stored / "status.json").exists():
+            status = read_json(stored / "status.json")
+            status["versions"] = json.dumps(status["versions"])
+            return status, (stored / "history.csv").read_bytes()
+        progress = (stored / "progress.csv").read_bytes()
+    except (FileNotFoundError, UserError):  # it has not begun, or is being finished right now
+        return None
+    first = next(csv.DictReader(io.StringIO(progress.decode())), None)
+    if first is None or "started" not in first:
+        return None  # without it, points would have other times now than at the end
+    return {"started": first["started"]}, progress
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        return tables.read_csv(path).fillna(dict.fromkeys(TEXT, ""))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the workflow, which writes it") from None
+
+
+def _ms(timestamp: str) -> int:
+    return round(1000 * datetime.fromisoformat(timestamp).timestamp())
