@@ -1,6 +1,6 @@
-"""A picture of a few prepared cases with their labels, to see what was read."""
+"""Images and labels as pictures: those of prepare and check, and the examples of the report."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ from matplotlib.patches import Patch
 
 from lossbench.datasets.prepared import IGNORE
 
-SHOWN = 6  # cases
+MAX_CASES = 6  # in a picture
+MAX_LEGEND_ENTRIES = 24
 # Okabe and Ito's palette, which colour-blind people can tell apart, without black.
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-IGNORED = "#999999"
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+IGNORED_COLOUR = "#999999"
+OPACITY = 0.55  # of a class's colour over the image
+PERCENTILES = (0.5, 99.5)  # of the image, shown as black and white
 
 
 def picture(
@@ -27,9 +30,6 @@ def picture(
 ) -> Figure:
     """Draw cases spread over the dataset: the image above, with its label below.
 
-    Of a volume, the slice across the last axis with the most classes, then the most foreground,
-    is shown.
-
     Parameters
     ----------
     cases
@@ -39,83 +39,100 @@ def picture(
     info
         name, classes, channels, ignore.
     notes
-        Names of the cases to draw instead, the first `SHOWN` of them, with a line for each.
+        Names of the cases to draw instead, the first `MAX_CASES` of them, with a line for each.
     """
-    arrays = [np.load(folder / file, mmap_mode="r") for file in ("images.npy", "labels.npy")]
-    colours = [to_rgb(colour) for colour in _colours(len(info["classes"]) - 1)]
-    if notes is None:
-        shown = _spread(cases, info)
+    images, labels = (np.load(folder / f, mmap_mode="r") for f in ("images.npy", "labels.npy"))
+    classes, channels = info["classes"], info["channels"]
+    voxels = cases[[f"voxels_{name}" for name in classes]]
+    if notes is None:  # from the first case to the last, with foreground where any has it
+        foreground = voxels.iloc[:, 1:].sum(axis=1)
+        candidates = cases[foreground > 0] if (foreground > 0).any() else cases
+        rows = np.linspace(0, len(candidates) - 1, MAX_CASES).round().astype(int)
+        drawn = candidates.iloc[np.unique(rows)]
     else:
-        shown = cases.set_index("case", drop=False).loc[list(notes)[:SHOWN]]
-    figure = Figure(figsize=(2.4 * max(len(shown), 2), 5.6), layout="constrained")
-    axes = figure.subplots(2, len(shown), squeeze=False)
-    for column, (_, row) in zip(axes.T, shown.iterrows(), strict=True):
-        image, label = _slice(row, *arrays, info["channels"])
-        column[0].imshow(image)
+        drawn = cases.set_index("case", drop=False).loc[list(notes)[:MAX_CASES]]
+    figure = Figure(figsize=(2.4 * max(len(drawn), 2), 5.6), layout="constrained")
+    axes = figure.subplots(2, len(drawn), squeeze=False)
+    for (above, below), (_, row) in zip(axes.T, drawn.iterrows(), strict=True):
+        shape = tuple(int(size) for size in row["shape"].split("x"))
+        start, stop = row["offset"], row["offset"] + int(np.prod(shape))
+        label = labels[start:stop].reshape(shape)
+        number = best_slice(label)
+        image = images[start * channels : stop * channels].reshape(channels, *shape)
+        image, label = displayed(plane(image, number)), plane(label, number)
         title = f"{row['case'][:24]}\n{row['shape']}, fold {row['fold']}"
-        title += f"\n{notes[row['case']]}" if notes else ""
-        column[0].set_title(title, fontsize=8)
-        column[1].imshow(_overlay(image, label, colours))
-        for axis in column:
+        above.set_title(title + (f"\n{notes[row['case']]}" if notes else ""), fontsize=8)
+        for axis, pixels in ((above, image), (below, overlay(image, label, len(classes)))):
+            axis.imshow(pixels)
             axis.set_axis_off()
-    _legend(figure, cases, info, colours)
+    totals = voxels.sum().to_numpy()
+    shares = totals / max(totals.sum(), 1)
+    names = [f"{name} {share:.2%}" for name, share in zip(classes, shares, strict=True)]
+    handles = legend_handles(names, [*range(1, len(names)), *([IGNORE] if info["ignore"] else [])])
+    figure.legend(
+        handles=handles[:MAX_LEGEND_ENTRIES], loc="outside lower center", ncols=6, fontsize=8,
+        frameon=False,
+    )  # fmt: skip
+    title = f"{info['name']}: {len(cases)} cases, {names[0]} of all labelled voxels"
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
-def _spread(cases: pd.DataFrame, info: Mapping[str, Any]) -> pd.DataFrame:
-    """Some cases from the first to the last, with foreground where any has it."""
-    foreground = cases[[f"voxels_{name}" for name in info["classes"][1:]]].sum(axis=1)
-    candidates = cases[foreground > 0] if (foreground > 0).any() else cases
-    rows = np.unique(np.linspace(0, len(candidates) - 1, SHOWN).round().astype(int))
-    return candidates.iloc[rows]
+def best_slice(label: np.ndarray) -> int | None:
+    """Choose the slice of a label (X, Y, Z) with the most classes, then the most foreground.
+
+    None for a label (H, W), which has no slices.
+    """
+
+    def content(number: int) -> tuple[int, int]:
+        counts = np.bincount(label[..., number].reshape(-1), minlength=IGNORE + 1)[1:IGNORE]
+        return np.count_nonzero(counts), counts.sum()
+
+    return max(range(label.shape[2]), key=content) if label.ndim == 3 else None
 
 
-def _legend(figure: Figure, cases: pd.DataFrame, info: Mapping[str, Any], colours: list) -> None:
-    voxels = cases[[f"voxels_{name}" for name in info["classes"]]].sum().to_numpy()
-    shares = voxels / max(voxels.sum(), 1)
-    names = [f"{n} {share:.2%}" for n, share in zip(info["classes"], shares, strict=True)]
-    handles = [Patch(facecolor=c, label=n) for c, n in zip(colours, names[1:], strict=True)]
-    handles += [Patch(facecolor=IGNORED, label="ignored")] if info["ignore"] else []
-    figure.legend(
-        handles=handles[:24], loc="outside lower center", ncols=6, fontsize=8, frameon=False
-    )
-    figure.suptitle(
-        f"{info['name']}: {len(cases)} cases, {names[0]} of all labelled voxels", fontsize=10
-    )
+def plane(array: np.ndarray, number: int | None) -> np.ndarray:
+    """A slice of a volume as a picture: (..., X, Y, Z) -> (..., Y, X); an image as it is.
+
+    The second axis of a NIfTI volume runs to the front of the body: upwards in the picture.
+    """
+    return array if number is None else np.rot90(array[..., number], axes=(-2, -1))
 
 
-def _slice(
-    row: pd.Series, images: np.ndarray, labels: np.ndarray, channels: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Image (H, W, 3) in 0 to 1 and label (H, W) of a case."""
-    shape = tuple(int(size) for size in row["shape"].split("x"))
-    start, size = row["offset"], int(np.prod(shape))
-    image = images[start * channels : (start + size) * channels].reshape(channels, *shape)
-    label = labels[start : start + size].reshape(shape)
-    if len(shape) == 3:
-        best = max(range(shape[2]), key=lambda number: _content(label[..., number]))
-        # The second axis of a NIfTI volume runs to the front of the body: upwards here.
-        image = np.rot90(image[..., best], axes=(1, 2))
-        label = np.rot90(label[..., best])
-    image = image[:3] if channels == 3 else image[:1].repeat(3, axis=0)
-    low, high = np.percentile(image, (0.5, 99.5))
-    return np.moveaxis(np.clip((image - low) / max(high - low, 1e-6), 0, 1), 0, 2), label
+def displayed(image: np.ndarray) -> np.ndarray:
+    """An image (C, H, W) as colours from 0 to 1 (H, W, 3); of other than 3 channels the first."""
+    image = image if len(image) == 3 else image[:1].repeat(3, axis=0)
+    low, high = np.percentile(image, PERCENTILES)
+    return np.moveaxis(np.clip((image - low) / max(high - low, 1e-6), 0, 1), 0, 2)
 
 
-def _content(label: np.ndarray) -> tuple[int, int]:
-    """Number of foreground classes and of their voxels."""
-    counts = np.bincount(label.reshape(-1), minlength=IGNORE + 1)[1:IGNORE]
-    return np.count_nonzero(counts), counts.sum()
-
-
-def _overlay(image: np.ndarray, label: np.ndarray, colours: list) -> np.ndarray:
+def overlay(image: np.ndarray, label: np.ndarray, n_classes: int) -> np.ndarray:
+    """Colours (H, W, 3) with the classes of a label (H, W) painted over them, background not."""
     painted = image.copy()
-    for value, colour in [*enumerate(colours, start=1), (IGNORE, to_rgb(IGNORED))]:
-        painted[label == value] = 0.45 * image[label == value] + 0.55 * np.array(colour)
+    for value, colour in [*enumerate(class_colours(n_classes), 1), (IGNORE, IGNORED_COLOUR)]:
+        mask = label == value
+        painted[mask] = (1 - OPACITY) * image[mask] + OPACITY * np.array(to_rgb(colour))
     return painted
 
 
-def _colours(count: int) -> list:
-    if count <= len(COLOURS):
-        return list(COLOURS[:count])
-    return list(colormaps["viridis"](np.linspace(0, 1, count)))
+def class_colours(n_classes: int) -> list[Any]:
+    """A colour for each class but the background."""
+    if n_classes - 1 <= len(PALETTE):
+        return list(PALETTE[: n_classes - 1])
+    return list(colormaps["viridis"](np.linspace(0, 1, n_classes - 1)))
+
+
+def legend_handles(names: Sequence[str], values: Iterable[int]) -> list[Patch]:
+    """Patches for the label values in a picture; `names` holds all classes, background first."""
+    colours = class_colours(len(names))
+    return [
+        Patch(facecolor=IGNORED_COLOUR, label="ignored")
+        if value == IGNORE
+        else Patch(facecolor=colours[value - 1], label=names[value])
+        for value in values
+    ]
+
+
+def pixel_aspect(spacing: Sequence[float]) -> float:
+    """Height of a pixel over its width, in a `plane` of a case with this spacing."""
+    return spacing[0] / spacing[1] if len(spacing) == 2 else spacing[1] / spacing[0]
