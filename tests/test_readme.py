@@ -127,8 +127,13 @@ def test_a_loss_a_model_a_dataset_and_a_metric_of_ones_own(mine, monkeypatch, ca
     assert (summary["metric"] == "volume_error").sum() == 4
     assert "volume_error" in (report / "report.html").read_text()
 
+    page = PAGES["results/README.md"]
+    suffixes = (".csv", ".parquet", ".json", ".npy", ".txt")
+    written = {path.name for path in mine.glob("results/**/*") if path.suffix in suffixes}
+    assert not [name for name in written if f"{name}`" not in page]
     (plan,) = [command for command in LOSSBENCH if " plan " in command]
     monkeypatch.chdir(mine)
+    exec(blocks("python", page)[0].replace("default", "mine"), {})
     assert main(arguments(plan.replace("my_study", "mine"))[2:]) == 0
     assert "dice" in capsys.readouterr().out
 
