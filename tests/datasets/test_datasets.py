@@ -1,8 +1,13 @@
 import hashlib
 import io
 import json
+import shutil
 import tarfile
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import nibabel
@@ -15,6 +20,7 @@ from lossbench.common.instantiate import instantiate
 from lossbench.config import Dataset, UserError
 from lossbench.datasets import MNI152, MSD, Decathlon, ImageFolder, NNUNet, Nuclei, Phantom, nuclei
 from lossbench.datasets.contract import case_problems, check_dataset, listed
+from lossbench.datasets.download import fetch
 
 CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "config/datasets.yaml").read_text())
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8)
@@ -265,42 +271,90 @@ def tar_of(folder, path, extra=()):
     return path
 
 
-def offer(monkeypatch, archive, md5=None):
+@pytest.fixture
+def offer(tmp_path, monkeypatch):
+    """A server on 127.0.0.1 of the files of tmp_path, and its address as that of the Decathlon."""
     from monai.apps import DecathlonDataset
 
-    digest = md5 or hashlib.md5(archive.read_bytes()).hexdigest()
-    monkeypatch.setattr(DecathlonDataset, "resource", {"Task04_Hippocampus": archive.as_uri()})
-    monkeypatch.setattr(DecathlonDataset, "md5", {"Task04_Hippocampus": digest})
+    requests = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            requests.append(self.path)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def start(archive, md5=None):
+        address = f"http://127.0.0.1:{server.server_port}/{archive.name}"
+        digest = md5 or hashlib.md5(archive.read_bytes()).hexdigest()
+        monkeypatch.setattr(DecathlonDataset, "resource", {"Task04_Hippocampus": address})
+        monkeypatch.setattr(DecathlonDataset, "md5", {"Task04_Hippocampus": digest})
+        return address
+
+    start.requests = requests
+    yield start
+    server.shutdown()
+    server.server_close()
 
 
-def test_decathlon_is_downloaded_once(tmp_path, monkeypatch):
+def test_decathlon_is_downloaded_once(tmp_path, offer):
     source = write_msd(tmp_path / "source", names="abcde")
     archive = tar_of(source, tmp_path / "Task04_Hippocampus.tar")
-    offer(monkeypatch, archive)
-    first = Decathlon("Task04_Hippocampus", tmp_path / "data" / "deep")
+    offer(archive)
+    # Two at once: a study's datasets are prepared side by side.
+    with ThreadPoolExecutor(2) as pool:
+        root = tmp_path / "data" / "deep"
+        first, _ = pool.map(lambda _: Decathlon("Task04_Hippocampus", root), range(2))
     np.testing.assert_array_equal(first[2]["image"], MSD(source)[2]["image"])
     assert sorted(name for fold in first.folds for name in fold) == list("abcde")
     archive.unlink()
     assert len(Decathlon("Task04_Hippocampus", tmp_path / "data" / "deep")) == 5
+    assert len(offer.requests) == 1
 
 
-def test_download_with_another_md5_leaves_nothing(tmp_path, monkeypatch):
+def test_an_archive_that_lies_there_is_used_unless_it_is_damaged(tmp_path, offer):
+    archive = tar_of(write_msd(tmp_path / "source", "abcde"), tmp_path / "Task04_Hippocampus.tar")
+    offer(archive)
+    (tmp_path / "data").mkdir()
+    shutil.copy(archive, tmp_path / "data")
+    assert len(Decathlon("Task04_Hippocampus", tmp_path / "data")) == 5
+    assert not offer.requests
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / archive.name).write_bytes(archive.read_bytes()[:-1000])
+    assert len(Decathlon("Task04_Hippocampus", tmp_path / "other")) == 5
+    assert len(offer.requests) == 1
+
+
+def test_download_with_another_md5_leaves_nothing(tmp_path, offer):
     archive = tar_of(write_msd(tmp_path / "source"), tmp_path / "Task04_Hippocampus.tar")
-    offer(monkeypatch, archive, md5="0" * 32)
-    with pytest.raises(UserError, match=r"could not be fetched: HashCheckError.*md5 0000"):
+    offer(archive, md5="0" * 32)
+    with pytest.raises(UserError, match=r"(?s)could not be fetched: .*hash.*md5:0000"):
         Decathlon("Task04_Hippocampus", tmp_path / "data")
     assert [p.name for p in (tmp_path / "data").iterdir()] == [".Task04_Hippocampus.tar.lock"]
 
 
-def test_archive_cannot_write_outside(tmp_path, monkeypatch):
+def test_archive_cannot_write_outside(tmp_path, offer):
     archive = tar_of(
         write_msd(tmp_path / "source"), tmp_path / "Task04_Hippocampus.tar", ["../../evil"]
     )
-    offer(monkeypatch, archive)
-    with pytest.raises(UserError, match="Unsafe path"):
+    offer(archive)
+    with pytest.raises(UserError, match="OutsideDestinationError"):
         Decathlon("Task04_Hippocampus", tmp_path / "a" / "data")
     assert not list(tmp_path.rglob("evil"))
     assert not (tmp_path / "a" / "data" / "Task04_Hippocampus").exists()
+
+
+def test_a_zip_cannot_write_outside_either(tmp_path, offer):
+    archive = tmp_path / "stage1_train.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("../../evil", "")
+        file.writestr("good", "")
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    fetch(offer(archive), f"sha256:{digest}", tmp_path / "a" / "b" / "stage1_train")
+    inside = tmp_path / "a" / "b" / "stage1_train"
+    assert [path.parent for path in tmp_path.rglob("evil")] == [inside]
+    assert (inside / "good").exists()
 
 
 def test_unknown_task(tmp_path):
@@ -454,7 +508,7 @@ def test_boundary_rule_gives_the_stored_labels(real_data):
         )
 
 
-def test_nuclei_in_the_official_layout(tmp_path, monkeypatch, real_data):
+def test_nuclei_in_the_official_layout(tmp_path, monkeypatch, offer, real_data):
     root = real_data("dsb2018") / "dsb2018"
     name = "00071198d059ba7f"
     instances = np.asarray(Image.open(root / "instances" / f"{name}.png"))
@@ -469,10 +523,12 @@ def test_nuclei_in_the_official_layout(tmp_path, monkeypatch, real_data):
     with zipfile.ZipFile(archive, "w") as file:
         for path in official.rglob("*.png"):
             file.write(path, path.relative_to(tmp_path / "official"))
-    monkeypatch.setattr(nuclei, "URL", archive.as_uri())
-    with pytest.raises(UserError, match="HashCheckError"):
+    monkeypatch.setattr(nuclei, "URL", offer(archive))
+    with pytest.raises(UserError, match=r"could not be fetched: .*hash"):
         Nuclei(tmp_path / "data")
-    monkeypatch.setattr(nuclei, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(
+        nuclei, "HASH", f"sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}"
+    )
     ours, stored = Nuclei(tmp_path / "data")[0], Nuclei(root.parent)[0]
     assert ours["case"] == stored["case"] == name
     np.testing.assert_array_equal(ours["image"], stored["image"])

@@ -214,4 +214,4 @@ def _download(task: str, root: Path) -> None:
         raise UserError(
             f"{root} has no dataset.json, and the Decathlon has no task {task!r}; {hint}"
         )
-    fetch(DecathlonDataset.resource[task], DecathlonDataset.md5[task], "md5", root)
+    fetch(DecathlonDataset.resource[task], f"md5:{DecathlonDataset.md5[task]}", root)

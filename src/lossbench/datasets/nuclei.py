@@ -12,7 +12,7 @@ from lossbench.datasets.images import read_image, read_mask
 URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"
 # The Broad Institute publishes none; two public projects that download the file record this one,
 # fsantibanezleal/CAOS_FrothSeg among them.
-SHA256 = "dcb6edc2690f137406638b2309581a71522c4dff19157d118453b448dcddcb68"
+HASH = "sha256:dcb6edc2690f137406638b2309581a71522c4dff19157d118453b448dcddcb68"
 
 
 class Nuclei:
@@ -37,7 +37,7 @@ class Nuclei:
             self._labels = [root / "labels" / path.name for path in self._images]
         else:
             if not official.is_dir():
-                fetch(URL, SHA256, "sha256", official)
+                fetch(URL, HASH, official)
             self._images = sorted(official.glob("*/images/*.png"))
             self._labels = [path.parents[1] / "masks" for path in self._images]
         if not self._images:
