@@ -48,21 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _compare(experiment: Path | None, output: Path, **given: Any) -> None:
-    """The blocks of an experiment, or other people's results: these get their report as well."""
-    if experiment:
-        if given["cases"]:
-            raise UserError("wanted: --experiment or --cases, not both")
-        for name, value in given.items():
-            if value:
-                raise UserError(f"--{name} goes with --cases: experiment.json says how to compare")
-        _function("compare")(experiment, output)
-    elif given["cases"] and given["reference"]:
-        compared = _function("compare", "compare_files")(output=output, **given)
-        _function("report")(compared, output)
+def _compare(experiment: Path | None, output: Path, **options: Any) -> None:
+    """`compare`; the results of other programs get their report as well."""
+    _function("compare")(experiment, output, **options)
+    if options["cases"]:
+        _function("report")(output / "experiment.json", output)
         print((output / "verdict.txt").read_text(), end="")
-    else:
-        raise UserError("wanted: --experiment PATH, or --cases FILE... and --reference NAME")
 
 
 def _function(stage: str, name: str = "") -> Callable[..., Any]:
@@ -200,6 +191,7 @@ def _add_compare(stages: argparse._SubParsersAction) -> None:
     sub.add_argument(
         "--cases",
         nargs="+",
+        default=(),
         metavar="[NAME=]FILE",
         help="instead of an experiment: CSV or Parquet files with columns loss, case and a metric "
         "(and class, fold, seed, dataset, model), or summary.json files of nnU-Net; NAME: the loss",

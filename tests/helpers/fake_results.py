@@ -91,6 +91,12 @@ def write_experiment(
     return path
 
 
+def compare_files(cases: Sequence[str], reference: str, output: Path, **options) -> Path:
+    """Compare results of other programs; the path of their experiment.json."""
+    compare(None, output, cases, reference, **options)
+    return output / "experiment.json"
+
+
 def write_dataset(folder: Path, e: config.Experiment, classes: Sequence[str], n_cases: int) -> None:
     """Write what `prepare` writes: noise for images, stripes of the classes for labels."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,10 @@ from lossbench.config.errors import did_you_mean as did_you_mean
 from lossbench.config.experiment import BATCH_SETTINGS as BATCH_SETTINGS
 from lossbench.config.experiment import MATCHED as MATCHED
 from lossbench.config.experiment import Experiment as Experiment
+from lossbench.config.experiment import Study as Study
 from lossbench.config.experiment import canonical as canonical
 from lossbench.config.experiment import load as load
+from lossbench.config.experiment import load_study as load_study
 from lossbench.config.experiment import unnamed as unnamed
 from lossbench.config.experiment import validate as validate
 from lossbench.config.metrics import METRICS as METRICS

@@ -66,26 +66,24 @@ def canonical(value: object) -> str:
     return json.dumps(normalised(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-class Experiment(Strict):
-    """One YAML file: a matrix of runs, how to train them, how to compare them."""
+class Study(Strict):
+    """What was compared with what: all that is known of the results of other programs."""
 
     experiment: Name = Field(description="Its name, a folder of results/.")
-    data_root: str | None = Field(
-        None, description="Folder of local copies of datasets; null: $LOSSBENCH_DATA, else data/."
-    )
     matrix: Matrix = Field(description="The runs: every combination of these lists.")
-    training: Training = Field(Training(), description="How every run is trained.")
     comparison: Comparison = Field(description="How losses are compared.")
-    datasets: dict[Name, Dataset] = Field(description="Catalogue of datasets.")
-    models: dict[Name, Component] = Field(description="Catalogue of models.")
-    losses: dict[Name, Loss] = Field(description="Catalogue of losses.")
     metrics: dict[Name, OwnMetric] = Field({}, description="Metrics of your own.")
-    claims: list[Claim] = Field([], description="Statements for this experiment to test.")
 
     @property
     def all_metrics(self) -> list[str]:
         """The metrics that are measured: ours, and the user's own."""
         return [*METRICS, *self.metrics]
+
+    def blocks(self) -> Iterator[dict[str, Any]]:
+        """Keys of every block: dataset, model, fold, seed."""
+        m = self.matrix
+        for dataset, model, fold, seed in product(m.dataset, m.model, m.fold, m.seed):
+            yield {"dataset": dataset, "model": model, "fold": fold, "seed": seed}
 
     def metric(self, name: str) -> Metric:
         """The facts of a metric, of ours or of the user's own."""
@@ -94,11 +92,22 @@ class Experiment(Strict):
         lower_is_better = self.metrics[name].lower_is_better
         return Metric(name, lower_is_better, low=-math.inf, high=math.inf)
 
-    def blocks(self) -> Iterator[dict[str, Any]]:
-        """Keys of every block: dataset, model, fold, seed."""
-        m = self.matrix
-        for dataset, model, fold, seed in product(m.dataset, m.model, m.fold, m.seed):
-            yield {"dataset": dataset, "model": model, "fold": fold, "seed": seed}
+    def experiment_json(self) -> str:
+        """Canonical JSON, which `load` reads."""
+        return canonical(self.model_dump(by_alias=True))
+
+
+class Experiment(Study):
+    """One YAML file: a matrix of runs, how to train them, how to compare them."""
+
+    data_root: str | None = Field(
+        None, description="Folder of local copies of datasets; null: $LOSSBENCH_DATA, else data/."
+    )
+    training: Training = Field(Training(), description="How every run is trained.")
+    datasets: dict[Name, Dataset] = Field(description="Catalogue of datasets.")
+    models: dict[Name, Component] = Field(description="Catalogue of models.")
+    losses: dict[Name, Loss] = Field(description="Catalogue of losses.")
+    claims: list[Claim] = Field([], description="Statements for this experiment to test.")
 
     def training_of(self, loss: str) -> Training:
         """The training settings, with what the entry of a loss overrides."""
@@ -203,7 +212,21 @@ def validate(raw: Mapping[str, Any], files: Mapping[str, str | Path] | None = No
 
 
 def load(path: str | Path) -> Experiment:
-    """Read an experiment.json, as written by the workflow or for results of other programs.
+    """Read the experiment.json of an experiment, as the workflow writes it.
+
+    Raises
+    ------
+    UserError
+        Where it is missing or damaged, or is of results of other programs.
+    """
+    study = load_study(path)
+    if not isinstance(study, Experiment):
+        raise UserError(f"{path}: of results of other programs, not of an experiment")
+    return study
+
+
+def load_study(path: str | Path) -> Study:
+    """Read experiment.json of an `Experiment`, or of a `Study` of results of other programs.
 
     Raises
     ------
@@ -211,10 +234,13 @@ def load(path: str | Path) -> Experiment:
         Where it is missing or damaged.
     """
     try:
-        return Experiment.model_validate_json(Path(path).read_text(), context={"any_name": True})
+        text = Path(path).read_text()
+        if "losses" in json.loads(text):
+            return Experiment.model_validate_json(text)
+        return Study.model_validate_json(text, context={"any_name": True})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the workflow, which writes it") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         what = str(error).splitlines()[0]
         raise UserError(f"{path}: damaged ({what}); delete it and run the workflow again") from None
 

@@ -218,12 +218,12 @@ class Comparison(Strict):
         """The margin of a metric."""
         return self.margins.get(metric, self.margin)
 
-    def said_margins(self, named: Callable[[str], str] = str) -> str:
+    def margins_text(self, named: Callable[[str], str] = str) -> str:
         """The margins of what is compared, such as 0.01, or 0.01 of dice, 0.5 of hd95."""
-        found = {named(metric): self.margin_of(metric) for metric in self.metrics}
-        if len({*found.values()}) == 1:
+        margins = {named(metric): self.margin_of(metric) for metric in self.metrics}
+        if len({*margins.values()}) == 1:
             return f"{self.margin_of(self.metrics[0]):g}"
-        return ", ".join(f"{margin:g} of {metric}" for metric, margin in found.items())
+        return ", ".join(f"{margin:g} of {metric}" for metric, margin in margins.items())
 
 
 class ComparisonClaim(Strict):

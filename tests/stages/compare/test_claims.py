@@ -21,6 +21,7 @@ def experiment(*stated: dict):
     raw["losses"] |= dict.fromkeys(GAIN, raw["losses"]["dice"])
     raw["matrix"] |= {"loss": list(GAIN), "fold": [0, 1, 2], "seed": [0, 1]}
     raw["comparison"] |= {"reference": "a", "margin": 0.01}
+    raw["datasets"]["mni152"]["folds"] = 3
     return validate(
         raw | {"claims": [{"claim": "it is said", "source": "me", **s} for s in stated]}
     )

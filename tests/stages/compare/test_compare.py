@@ -1,5 +1,7 @@
 """compare: tables that agree with each other and with MONAI, whatever is missing."""
 
+from importlib import import_module
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -174,7 +176,7 @@ def test_a_difference_that_is_there_is_found(tmp_path):
 
 
 def test_no_interval_of_dice_is_wider_than_dice(tmp_path, monkeypatch):
-    """Two blocks and two cases: it would max_difference beyond -1 and 1; the verdicts stay."""
+    """Two blocks and two cases: it would reach beyond -1 and 1; the verdicts stay."""
 
     def compared():
         compare(experiment, experiment.parent / "report")
@@ -194,7 +196,8 @@ def test_no_interval_of_dice_is_wider_than_dice(tmp_path, monkeypatch):
     settings["comparison"] |= {"metrics": ["dice", "hd95"], "scale_control": True}
     write_json(experiment, settings)
     table, scale = compared()
-    monkeypatch.setattr("lossbench.stages.compare.comparisons.METRICS", {})
+    module = import_module("lossbench.stages.compare.comparisons")
+    monkeypatch.setattr(module, "METRICS", {})
     whole, whole_scale = compared()
     ends = ["ci_low", "ci_high"]
     for found, uncut in ((table, whole), (scale, whole_scale)):

@@ -8,9 +8,9 @@ import pytest
 from scipy.stats import wilcoxon
 
 from lossbench.__main__ import main
-from lossbench.config import UserError, load
-from lossbench.stages.compare import compare, compare_files
-from tests.helpers.fake_results import write_experiment
+from lossbench.config import UserError, load_study
+from lossbench.stages.compare import compare
+from tests.helpers.fake_results import compare_files, write_experiment
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_experiment_json_says_what_was_compared(study, tmp_path, output):
         alpha=0.1,
         metrics=["iou", "dice"],
     )
-    e = load(path)
+    e = load_study(path)
     how = e.comparison
     assert (how.reference, how.margin, how.alpha, how.metrics) == (
         "other",
@@ -224,22 +224,22 @@ def test_counts_alone_give_dice_of_monai(tmp_path, output):
     compare_files([csv(tmp_path, text)], "a", output)
     cases = pd.read_parquet(output / "cases.parquet")
     assert cases["dice"].to_numpy() == pytest.approx([0.8, np.nan, 1, np.nan], nan_ok=True)
-    assert len(pd.read_csv(output / "conventions.csv")) == 10
+    assert len(pd.read_csv(output / "conventions.csv")) == 6
 
 
 WRONG = {
     "no loss": ("case,dice\n1,0.5\n", "no column 'loss'; or name the file: NAME=PATH"),
     "no case": ("loss,image,dice\na,1,0.5\n", "no column 'case'"),
     "no metric": ("loss,case,score\na,1,0.5\nb,1,0.5\n", "no column of a metric"),
-    "text": ("loss,case,dice\na,1,0.5\nb,1,good\n", "row 2: dice is no number (found 'good')"),
-    "fold": ("loss,case,fold,dice\na,1,x,0.5\n", "row 1: fold is no whole number (found 'x')"),
+    "text": ("loss,case,dice\na,1,0.5\nb,1,good\n", "row 2: dice is not a number (found 'good')"),
+    "fold": ("loss,case,fold,dice\na,1,x,0.5\n", "row 1: fold is not a whole number (found 'x')"),
     "empty key": ("loss,case,dice\na,,0.5\n", "row 1: case is empty"),
     "twice": ("loss,case,dice\na,1,0.5\na,1,0.6\nb,1,0.5\n", "loss a, fold 0, seed 0, case 1, class foreground stands in two rows"),
     "one loss": ("loss,case,dice\na,1,0.5\n", "has the loss 'a' alone"),
     "another": ("loss,case,dice\nx,1,0.5\nb,1,0.6\n", "no loss 'a'; there is: b, x"),
     "no rows": ("loss,case,dice\n", "has no rows"),
-    "no table": ("", "is no CSV"),
-    "ragged": ('loss,case,dice\na,1,0.5,3,"\n', "is no CSV"),
+    "no table": ("", "is not a valid CSV"),
+    "ragged": ('loss,case,dice\na,1,0.5,3,"\n', "is not a valid CSV"),
     "column twice": ("loss,case,Dice,dice\na,1,0.5,0.5\n", "two columns are called 'dice'"),
 }  # fmt: skip
 
@@ -259,17 +259,17 @@ def test_other_mistakes(tmp_path, output):
     good = csv(tmp_path, "loss,case,dice\na,1,0.5\nb,1,0.6\n")
     for arguments, said in {
         ("metrics", ("iou",)): "no metric 'iou'; there is: dice",
-        ("margin", -1.0): "--margin -1: wanted: a number above 0",
-        ("alpha", 1.5): "--alpha 1.5: wanted: a number above 0 and below 1",
+        ("margin", -1.0): "--margin -1: expected: a number above 0",
+        ("alpha", 1.5): "--alpha 1.5: expected: a number above 0 and below 1",
     }.items():
         with pytest.raises(UserError, match=said):
             compare_files([good], "a", output, **dict([arguments]))
     for file, said in {
         str(tmp_path / "none.csv"): "none.csv: cannot be read",
-        csv(tmp_path, "not parquet", "a.parquet"): "a.parquet: is no CSV or Parquet file",
-        csv(tmp_path, "{}", "summary.json"): "Wanted: NAME=",
-        f"a={csv(tmp_path, '{}', 'summary.json')}": "is no summary.json of nnU-Net v2",
-        f"a={csv(tmp_path, '{cut', 'cut.json')}": "is no summary.json of nnU-Net v2",
+        csv(tmp_path, "not parquet", "a.parquet"): "a.parquet: is not a valid CSV or Parquet file",
+        csv(tmp_path, "{}", "summary.json"): "Expected: NAME=",
+        f"a={csv(tmp_path, '{}', 'summary.json')}": "is not a valid summary.json of nnU-Net v2",
+        f"a={csv(tmp_path, '{cut', 'cut.json')}": "is not a valid summary.json of nnU-Net v2",
     }.items():
         with pytest.raises(UserError, match=said):
             compare_files([file, good], "a", output)
@@ -279,7 +279,7 @@ def test_other_mistakes(tmp_path, output):
 def test_percent_is_noticed(tmp_path, output):
     rows = [f"{x},{s},1,{88 + s * (x == 'b')}\n{x},{s},2,{70 + s}" for x in "ab" for s in (0, 9)]
     compare_files([csv(tmp_path, "\n".join(["loss,seed,case,dice", *rows]))], "a", output)
-    assert "dice limits 97: in percent?" in (output / "verdict.txt").read_text()
+    assert "dice reaches 97: in percent?" in (output / "verdict.txt").read_text()
     assert comparisons(output)["ci_high"].item() > 1, "not cut at 1, as shares are"
 
 

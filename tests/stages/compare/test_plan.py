@@ -9,10 +9,10 @@ import pytest
 from lossbench.__main__ import main
 from lossbench.common.files import read_json, write_json
 from lossbench.config import UserError
-from lossbench.stages.compare import compare, compare_files
+from lossbench.stages.compare import compare
 from lossbench.stages.compare.plan import plan
 from lossbench.statistics import paired_difference, pairing_gain, planned
-from tests.helpers.fake_results import write_experiment
+from tests.helpers.fake_results import compare_files, write_experiment
 
 CASE, BLOCK, RESIDUAL = 0.010, 0.003, 0.0125
 
@@ -120,9 +120,9 @@ def test_results_of_others_are_pilots_too(tmp_path, capsys):
 def test_mistakes_are_said(tmp_path):
     experiment = pilot(tmp_path, folds=(0, 1), seeds=(0,), n_cases=3)
     for arguments, said in {
-        (0.0, 0.8): "--difference 0: wanted",
-        (float("nan"), 0.8): "--difference nan: wanted",
-        (0.01, 1.0): "--power 1: wanted",
+        (0.0, 0.8): "--difference 0: expected",
+        (float("nan"), 0.8): "--difference nan: expected",
+        (0.01, 1.0): "--power 1: expected",
     }.items():
         with pytest.raises(UserError, match=said):
             plan(experiment.parent, *arguments)

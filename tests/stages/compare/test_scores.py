@@ -47,10 +47,10 @@ def test_every_value_is_at_its_place_whatever_the_order_of_rows():
 
 def test_pairs_are_loss_minus_reference_a_matrix_per_fold():
     (scores,) = build(rows())
-    pairs = scores.pairs("dice", "b", "a", 0)
+    pairs = scores.pairs("dice", "b", "a", "background")
     assert [d.shape for d in pairs] == [(2, 2), (2, 2)]
     assert all((d == 100).all() for d in pairs)
-    assert all((d == -100).all() for d in scores.pairs("dice", "a", "b", 1))
+    assert all((d == -100).all() for d in scores.pairs("dice", "a", "b", "x"))
 
 
 def test_a_missing_pair_is_nan_and_a_case_without_the_class_is_none():
@@ -60,7 +60,7 @@ def test_a_missing_pair_is_nan_and_a_case_without_the_class_is_none():
     table.loc[empty & (table["class"] == "x"), "dice"] = np.nan
     (scores,) = build(table[~gone])
     assert (~scores.rows).sum() == 2
-    first, second = scores.pairs("dice", "b", "a", scores.classes.index("x"))
+    first, second = scores.pairs("dice", "b", "a", "x")
     assert np.isnan(first).tolist() == [[False, False], [True, False]]
     assert second.shape == (2, 1)
 
@@ -71,7 +71,7 @@ def test_folds_that_share_their_cases_are_trainings_of_one_set_of_cases():
     (scores,) = build(table)
     assert scores.trainings == [(0, 0), (1, 0)]
     assert scores.folds == [None]
-    assert [d.shape for d in scores.pairs("dice", "b", "a", 0)] == [(2, 2)]
+    assert [d.shape for d in scores.pairs("dice", "b", "a", "background")] == [(2, 2)]
     assert [(fold, seed) for fold, seed, *_ in scores.blocks()] == [(0, 0), (1, 0)]
     assert scores.n_seeds == 1
 

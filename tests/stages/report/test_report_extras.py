@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lossbench.stages.compare import compare_files
 from lossbench.stages.report import doubts, drawing, lines, report, tables
 from lossbench.stages.report.results import Results
+from tests.helpers.fake_results import compare_files
 
 from .test_report import CLASSES, LOSSES, Page, edit, make, verdict_rows
 

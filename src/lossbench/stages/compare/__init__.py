@@ -10,117 +10,118 @@ import pyarrow.parquet as pq
 
 from lossbench.common.files import whole, write_json, write_text
 from lossbench.common.tables import CASE_TEXT, RUN
-from lossbench.config import Experiment, load
-from lossbench.stages.compare import blocks, collapse, comparisons, external, summary
+from lossbench.config import Study, UserError, load
+from lossbench.stages.compare import blocks, external
 from lossbench.stages.compare.claims import claims
+from lossbench.stages.compare.collapse import collapses
+from lossbench.stages.compare.comparisons import comparisons, pairing, rank_table, scale
 from lossbench.stages.compare.scores import Scores
+from lossbench.stages.compare.summary import conventions, dice_of_runs, pooled, summary
 
 
-def compare(experiment: Path, output: Path) -> None:
-    """Collect the blocks of an experiment and compare their losses.
+def compare(
+    experiment: Path | None,
+    output: Path,
+    cases: Sequence[str] = (),
+    reference: str | None = None,
+    margin: float | None = None,
+    alpha: float | None = None,
+    metrics: Sequence[str] = (),
+) -> None:
+    """Compare each loss with the reference, per class: of an experiment, or of --cases FILES.
 
     Parameters
     ----------
     experiment
-        experiment.json, beside the blocks.
+        experiment.json, next to the blocks.
     output
-        Folder for the tables (DESIGN: files and columns) and verdict.txt.
+        Folder for the tables (DESIGN: files and columns) and verdict.txt; for results of other
+        programs also experiment.json, which `report` reads, and source.json.
+    cases
+        Instead of an experiment: CSV or Parquet files with columns loss, case and a metric (and
+        class, fold, seed, dataset, model), or summary.json files of nnU-Net. Each is a path, or
+        NAME=path, where NAME is the loss.
+    reference
+        The loss to compare with, for --cases.
+    margin
+        Differences within it are equivalent (0.01), for --cases.
+    alpha
+        Error rate over all comparisons (0.05), for --cases.
+    metrics
+        Metrics to compare, for --cases: Dice, or the first of METRICS that the files have.
 
     Raises
     ------
     UserError
-        Where a file of a block is missing or damaged; nothing is written then.
+        Where a file is missing, damaged or cannot be compared: names it; nothing is written then.
     """
+    if experiment is None:
+        if not (cases and reference):
+            raise UserError("expected: --experiment PATH, or --cases FILE... and --reference NAME")
+        numbers = {"margin": margin, "alpha": alpha}
+        _compare_files(output, cases, reference, metrics, numbers)
+        return
+    if cases:
+        raise UserError("expected: --experiment or --cases, not both")
+    options = {"reference": reference, "margin": margin, "alpha": alpha, "metrics": metrics}
+    for name, value in options.items():
+        if value:
+            raise UserError(f"--{name} goes with --cases: experiment.json says how to compare")
     settings = load(experiment)
-    cases, digests = blocks.read_cases(experiment, settings)
-    groups = blocks.complete_scores(experiment, settings, cases)
+    table, digests = blocks.read_cases(experiment, settings)
+    groups = blocks.complete_scores(experiment, settings, table)
     runs = blocks.read_runs(experiment, settings)
     blocks.refuse_stale(experiment, settings, runs, digests)
     # Class 0 is the first that a case lists.
     background = {scores.dataset: scores.classes[0] for scores in groups}
-    tables = _tables(groups, runs, settings, background, experiment)
+    dice = dice_of_runs(groups, background)
+    runs = runs.merge(dice, on=list(RUN), how="left", validate="one_to_one")
+    tables = _tables(groups, runs, settings, experiment)
     if settings.claims:
         tables["claims"] = claims(settings, experiment.parent, groups)
-    _write(output, cases, tables)
+    _write(output, table, tables)
     # Not `make ui` alone: a folder of the user's own has no Makefile.
-    lines = "MLflow:  python -m lossbench ui   (or: make ui)\n"
-    write_text(output / "verdict.txt", _verdicts(settings, tables["comparisons"], output) + lines)
+    ui = "MLflow:  python -m lossbench ui   (or: make ui)\n"
+    write_text(output / "verdict.txt", _verdicts(settings, tables["comparisons"], output) + ui)
 
 
-def compare_files(
+def _compare_files(
+    output: Path,
     cases: Sequence[str],
     reference: str,
-    output: Path,
-    margin: float | None = None,
-    alpha: float | None = None,
-    metrics: Sequence[str] = (),
-) -> Path:
-    """Compare losses by results that other programs measured.
-
-    Parameters
-    ----------
-    cases
-        CSV or Parquet files, and summary.json files of nnU-Net: each a path, or NAME=path, which
-        says the loss.
-    reference
-        The loss that the others are compared with.
-    output
-        Folder for the tables, experiment.json and source.json.
-    margin, alpha
-        Of the comparison; None for the defaults of an experiment.
-    metrics
-        To compare; none for Dice, or the first of METRICS that the files have.
-
-    Returns
-    -------
-    Path
-        experiment.json, which `report` reads.
-
-    Raises
-    ------
-    UserError
-        For what cannot be read or compared; names the file.
-    """
-    given = external.read(cases)
-    numbers = {"margin": margin, "alpha": alpha}
-    settings = external.experiment(given, output.resolve().name, reference, metrics, numbers)
-    groups = given.to_scores(settings.matrix.loss)
-    runs = external.runs(groups)
-    tables = _tables(groups, runs, settings, external.background(groups), None)
+    metrics: Sequence[str],
+    numbers: dict[str, float | None],
+) -> None:
+    """Compare losses by results that other programs measured."""
+    results = external.read(cases)
+    study = external.to_study(results, output.resolve().name, reference, metrics, numbers)
+    groups = results.to_scores(study.matrix.loss)
+    tables = _tables(groups, dice_of_runs(groups, external.background(groups)), study, None)
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "source.json", {"files": given.files, "notes": given.notes})
-    write_text(output / "experiment.json", settings.experiment_json())
-    _write(output, given.table, tables)
-    notes = "".join(f"{note}\n" for note in given.notes)
-    said = _verdicts(settings, tables["comparisons"], output)
-    write_text(output / "verdict.txt", notes + ("\n" if notes else "") + said)
-    return output / "experiment.json"
+    write_json(output / "source.json", {"files": results.files, "notes": results.notes})
+    write_text(output / "experiment.json", study.experiment_json())
+    _write(output, results.table, tables)
+    notes = "".join(f"{note}\n" for note in results.notes)
+    verdicts = _verdicts(study, tables["comparisons"], output)
+    write_text(output / "verdict.txt", notes + ("\n" if notes else "") + verdicts)
 
 
 def _tables(
-    groups: Sequence[Scores],
-    runs: pd.DataFrame,
-    settings: Experiment,
-    background: dict[str, str],
-    experiment: Path | None,
+    groups: Sequence[Scores], runs: pd.DataFrame, study: Study, experiment: Path | None
 ) -> dict[str, pd.DataFrame]:
     """Every table but the cases, by the name of its file."""
-    how = settings.comparison
-    dice = summary.dice_of_runs(groups, background)
-    runs = runs.merge(dice, on=list(RUN), how="left", validate="one_to_one")
+    settings = study.comparison
     first = [*RUN, "digest", "status", "steps", "dice", "dice_with_background"]
-    first = [name for name in first if name in runs]  # results of others have fewer
+    first = [name for name in first if name in runs]  # external results have fewer
     return {
         "runs": runs[[*first, *runs.columns.difference(first, sort=False)]],
-        "summary": summary.summary(groups, how.alpha),
-        "comparisons": comparisons.comparisons(
-            groups, settings, comparisons.pairing(runs, how.reference)
-        ),
-        "pooled": summary.pooled(groups),
-        "conventions": summary.conventions(groups),
-        "ranks": comparisons.rank_table(groups, settings),
-        "collapses": collapse.collapses(groups, experiment),
-        "scale": comparisons.scale(groups, how),
+        "summary": summary(groups, settings.alpha),
+        "comparisons": comparisons(groups, study, pairing(runs, settings.reference)),
+        "pooled": pooled(groups),
+        "conventions": conventions(groups),
+        "ranks": rank_table(groups, study),
+        "collapses": collapses(groups, experiment),
+        "scale": scale(groups, settings),
     }
 
 
@@ -139,16 +140,16 @@ def _write(output: Path, cases: pa.Table, tables: dict[str, pd.DataFrame]) -> No
             table.to_csv(part, index=False)
 
 
-def _verdicts(settings: Experiment, comparisons: pd.DataFrame, output: Path) -> str:
+def _verdicts(study: Study, compared: pd.DataFrame, output: Path) -> str:
     """The verdicts as text, for the terminal, and where the report is."""
-    how = settings.comparison
-    table = comparisons[["dataset", "model", "class", "metric", "loss"]].copy()
-    table["difference"] = comparisons["difference"].map("{:+z.4f}".format)
-    table["interval"] = [_interval(row) for row in comparisons.itertuples()]
-    table["verdict"] = comparisons["verdict"]
+    settings = study.comparison
+    table = compared[["dataset", "model", "class", "metric", "loss"]].copy()
+    table["difference"] = compared["difference"].map("{:+z.4f}".format)
+    table["interval"] = [_interval(row) for row in compared.itertuples()]
+    table["verdict"] = compared["verdict"]
     return (
-        f"{settings.experiment}: each loss minus {how.reference}, paired by case within blocks; "
-        f"{1 - how.alpha:.0%} intervals, margin {how.said_margins()}\n\n"
+        f"{study.experiment}: each loss minus {settings.reference}, paired by case within blocks; "
+        f"{1 - settings.alpha:.0%} intervals, margin {settings.margins_text()}\n\n"
         f"{table.to_string(index=False)}\n\n"
         f"report:  {output / 'report.html'}\n"
     )

@@ -1,9 +1,8 @@
 """The claims of an experiment, each held against its evidence."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import pandas as pd
 from lossbench.common import tables
 from lossbench.common.files import block_folder, read_json
 from lossbench.config import Experiment
-from lossbench.config.sections import CardClaim, ComparisonClaim, LedgerClaim
+from lossbench.config.sections import ComparisonClaim, LedgerClaim
 from lossbench.stages.compare.comparisons import max_difference
 from lossbench.stages.compare.scores import Scores
 from lossbench.statistics import Difference, holm, paired_difference, verdict
@@ -39,47 +38,42 @@ def claims(settings: Experiment, folder: Path, groups: Sequence[Scores]) -> pd.D
         claim, source, dataset, model, verdict (holds, fails or undecided), figure (what was
         measured, in words) and evidence (where).
     """
-    differences = iter(_tested(settings, groups))
+    tested = [
+        paired_difference(scores.pairs(c.metric, c.loss, c.against, c.of_class))
+        for c in [claim.comparison for claim in settings.claims if claim.comparison]
+        for scores in groups
+    ]
+    differences = zip(tested, holm([d.p() for d in tested]), strict=True)
     rows = []
     for claim, scores in product(settings.claims, groups):
         if claim.comparison:
             limit = max_difference(scores, claim.comparison.metric)
-            found = _compared(claim.comparison, *next(differences), limit, settings)
+            row = _test_comparison(claim.comparison, *next(differences), limit, settings)
         elif claim.ledger:
-            found = _weighed(claim.ledger, _shares(claim.ledger, settings, folder, scores))
+            row = _test_ledger(claim.ledger, _shares(claim.ledger, settings, folder, scores))
         else:
-            cards = read_json(folder / "check.json")["cards"][scores.dataset]
-            found = _read(claim.card, cards[claim.card.loss])
+            card = read_json(folder / "check.json")["cards"][scores.dataset][claim.card.loss]
+            value = str(card[claim.card.property])
+            evidence = f"card of {claim.card.loss}: {claim.card.property.replace('_', ' ')}"
+            row = HOLDS if value == claim.card.expect else FAILS, value, evidence
         names = {"claim": claim.claim, "source": claim.source, **scores.keys}
-        rows.append(names | dict(zip(tables.CLAIMS[4:], found, strict=True)))
+        rows.append(names | dict(zip(("verdict", "figure", "evidence"), row, strict=True)))
     return pd.DataFrame(rows, columns=tables.CLAIMS)
 
 
-def _tested(settings: Experiment, groups: Sequence[Scores]) -> Iterator[tuple[Difference, float]]:
-    """The difference of each comparison that is claimed, and its p after Holm over all of them.
-
-    In the order of claims, then groups.
-    """
-    claimed = [c.comparison for c in settings.claims if c.comparison]
-    differences = [
-        paired_difference(
-            scores.pairs(c.metric, c.loss, c.against, scores.classes.index(c.of_class))
-        )
-        for c, scores in product(claimed, groups)
-    ]
-    return zip(differences, holm([d.p() for d in differences]), strict=True)
-
-
-def _compared(
+def _test_comparison(
     claim: ComparisonClaim, difference: Difference, p: float, limit: float, settings: Experiment
 ) -> tuple[str, str, str]:
-    how, higher = settings.comparison, not settings.metric(claim.metric).lower_is_better
-    found = verdict(difference, p, how.margin_of(claim.metric), how.alpha, higher)
-    low, high = difference.interval(1 - how.alpha, limit)
+    alpha = settings.comparison.alpha
+    margin = settings.comparison.margin_of(claim.metric)
+    higher_is_better = not settings.metric(claim.metric).lower_is_better
+    decision = verdict(difference, p, margin, alpha, higher_is_better)
+    low, high = difference.interval(1 - alpha, limit)
     interval = f"{low:+.3f} to {high:+.3f}" if np.isfinite(low) else "no interval"
-    said = UNDECIDED if found == UNDECIDED else HOLDS if found == claim.expect else FAILS
+    result = HOLDS if decision == claim.expect else FAILS
     evidence = f"{claim.metric} on {claim.of_class}: {claim.loss} minus {claim.against}"
-    return said, f"{difference.mean:+.3f} ({interval}): {found}", evidence
+    figure = f"{difference.mean:+.3f} ({interval}): {decision}"
+    return UNDECIDED if decision == UNDECIDED else result, figure, evidence
 
 
 def _shares(claim: LedgerClaim, settings: Experiment, folder: Path, scores: Scores) -> pd.DataFrame:
@@ -93,20 +87,14 @@ def _shares(claim: LedgerClaim, settings: Experiment, folder: Path, scores: Scor
     return pd.DataFrame(rows).rename(columns=lambda name: name.removeprefix(prefix))
 
 
-def _weighed(claim: LedgerClaim, shares: pd.DataFrame) -> tuple[str, str, str]:
+def _test_ledger(claim: LedgerClaim, shares: pd.DataFrame) -> tuple[str, str, str]:
     if claim.expect == "equal":
         kept = shares.max(axis=1) < EQUAL * shares.min(axis=1)
     else:
         best = shares.idxmax(axis=1) if claim.expect == "largest" else shares.idxmin(axis=1)
         kept = best == claim.of_class
-    said = HOLDS if kept.all() else UNDECIDED if kept.any() else FAILS
+    result = HOLDS if kept.all() else UNDECIDED if kept.any() else FAILS
     means = ", ".join(f"{name} {share:.0%}" for name, share in shares.mean().items())
     figure = f"{means}; in {kept.sum()} of {len(kept)} runs"
     evidence = f"share of the {SHARES[claim.share]} of {claim.loss}, at the {claim.at}"
-    return said, figure, evidence
-
-
-def _read(claim: CardClaim, card: dict[str, Any]) -> tuple[str, str, str]:
-    found = card[claim.property]
-    said = HOLDS if str(found) == claim.expect else FAILS
-    return said, str(found), f"card of {claim.loss}: {claim.property.replace('_', ' ')}"
+    return result, figure, evidence

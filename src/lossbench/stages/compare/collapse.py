@@ -1,7 +1,6 @@
 """Collapses: runs that never start a class."""
 
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,9 @@ from lossbench.common import tables
 from lossbench.common.files import block_folder
 from lossbench.config import UserError
 from lossbench.stages.compare.blocks import AGAIN
-from lossbench.stages.compare.scores import Scores, mean
+from lossbench.stages.compare.scores import Scores, mean, to_rows
 
-STARTED = 0.1  # Dice that a class limits once a network has begun to learn it
+STARTED = 0.1  # Dice that a class reaches once a network has begun to learn it
 
 
 def collapses(groups: Sequence[Scores], experiment: Path | None) -> pd.DataFrame:
@@ -22,7 +21,7 @@ def collapses(groups: Sequence[Scores], experiment: Path | None) -> pd.DataFrame
     Parameters
     ----------
     groups
-        Of the experiment.
+        What was measured, for each dataset and model.
     experiment
         experiment.json, beside the blocks with their histories; None where there are none, and
         the end alone decides.
@@ -36,22 +35,22 @@ def collapses(groups: Sequence[Scores], experiment: Path | None) -> pd.DataFrame
     for scores in groups:
         if "dice" not in scores.values:
             continue
-        blocks = list(scores.blocks())
-        # (blocks, L, K): mean over the cases of a block.
-        ends = np.stack([mean(scores.values["dice"][:, s, of], axis=1) for _, _, s, of in blocks])
-        low = ends < STARTED
-        for b, i in np.argwhere(low.any(axis=2)):
-            fold, seed = blocks[b][:2]
-            if experiment is not None:
-                block = block_folder(experiment.parent, **scores.keys, fold=fold, seed=seed)
-                best = _best(block / scores.losses[i] / "history.csv", scores.classes)
-                low[b, i] &= ~(best >= STARTED)  # a class without a validation stays low
-        n_runs = (~np.isnan(ends)).sum(axis=0)
-        for (i, loss), (k, name) in product(enumerate(scores.losses), enumerate(scores.classes)):
-            which = [blocks[b][:2] for b in np.flatnonzero(low[:, i, k])]
-            seeds = ", ".join(f"fold {fold} seed {seed}" for fold, seed in which)
-            keys = {**scores.keys, "loss": loss, "class": name, "n_runs": n_runs[i, k]}
-            rows.append({**keys, "n_collapsed": len(which), "seeds": seeds})
+        shape = (len(scores.losses), len(scores.classes))
+        n_runs, n_collapsed = np.zeros(shape, int), np.zeros(shape, int)
+        names = np.full(shape, "", dtype=object)
+        for fold, seed, s, of_fold in scores.blocks():
+            ends = mean(scores.values["dice"][:, s, of_fold], axis=1)  # (L, K)
+            n_runs += ~np.isnan(ends)
+            low = ends < STARTED
+            for i in np.flatnonzero(low.any(axis=1)):
+                if experiment is not None:
+                    block = block_folder(experiment.parent, **scores.keys, fold=fold, seed=seed)
+                    best = _best(block / scores.losses[i] / "history.csv", scores.classes)
+                    low[i] &= ~(best >= STARTED)  # a class without a validation stays low
+                names[i, low[i]] += f", fold {fold} seed {seed}"
+            n_collapsed += low
+        for row in to_rows(scores, {"n_runs": n_runs, "n_collapsed": n_collapsed, "seeds": names}):
+            rows.append(row | {"seeds": row["seeds"].removeprefix(", ")})
     return pd.DataFrame(rows, columns=tables.COLLAPSES)
 
 
@@ -63,5 +62,5 @@ def _best(file: Path, classes: Sequence[str]) -> np.ndarray:
         return np.array([np.nan if c is None else c.astype(float).max() for c in columns])
     except FileNotFoundError:
         raise UserError(f"{file}: no such file; run the workflow again") from None
-    except ValueError as error:  # what pandas raises for text that is no table is one, too
+    except ValueError as error:  # pandas' errors for text that is no table are ValueErrors, too
         raise UserError(f"{file}: damaged ({error}); {AGAIN}") from None

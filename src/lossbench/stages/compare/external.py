@@ -13,17 +13,7 @@ import pyarrow as pa
 
 from lossbench.common.provenance import sha256
 from lossbench.common.tables import CASE, CASE_TEXT, COUNTS, RUN, case_schema
-from lossbench.config import (
-    METRICS,
-    Comparison,
-    Component,
-    Dataset,
-    Experiment,
-    Loss,
-    Matrix,
-    UserError,
-    did_you_mean,
-)
+from lossbench.config import METRICS, Study, UserError, did_you_mean
 from lossbench.stages.compare import nnunet
 from lossbench.stages.compare.conventions import QUOTED, ratios
 from lossbench.stages.compare.scores import DuplicateRowError, Scores, to_scores
@@ -54,7 +44,7 @@ class ExternalResults:
     notes: list[str]
 
     def to_scores(self, losses: Sequence[str]) -> list[Scores]:
-        """Arrange the rows; a row that stands twice is the user's to mend."""
+        """Arrange the rows; a row that stands twice is the user's to fix."""
         try:
             return to_scores(self.table, losses)
         except DuplicateRowError as error:
@@ -89,8 +79,8 @@ def read(cases: Sequence[str]) -> ExternalResults:
     table = _with_ratios(table[[c for c in (*CASE, *FIGURES) if c in table]])
     if not any(metric in table for metric in METRICS):
         raise UserError(
-            f"{files[0]['path']}: no column of a metric; wanted: one of {', '.join(METRICS)}, "
-            f"or the counts {', '.join(COUNTS)}; there is: {', '.join(frames[0].columns)}"
+            f"{files[0]['path']}: no column of a metric; expected: one of {', '.join(METRICS)}, "
+            f"or the counts {', '.join(COUNTS)}; available: {', '.join(frames[0].columns)}"
         )
     _check_folds(table, files)
     notes += _percent(table)
@@ -120,7 +110,7 @@ def _table(path: Path) -> pd.DataFrame:
             separator = "\t" if path.suffix.lower() == ".tsv" else ","
             table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:  # of pandas and pyarrow, both
-        raise UserError(f"{path}: is no CSV or Parquet file ({error})") from None
+        raise UserError(f"{path}: is not a valid CSV or Parquet file ({error})") from None
     return table.rename(columns=lambda c: _column(str(c)))
 
 
@@ -165,13 +155,13 @@ def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             frame[name] = frame[name].astype(str).str.strip()
         elif name in CASE:
             numbers = pd.to_numeric(frame[name], errors="coerce")
-            _refuse(frame, ~(numbers % 1 == 0), path, name, "is no whole number")
+            _refuse(frame, ~(numbers % 1 == 0), path, name, "is not a whole number")
             frame[name] = numbers.astype(np.int64)
         elif name in FIGURES:
             text = frame[name].astype(object)
             empty = text.isna() | text.astype(str).str.strip().str.lower().isin(NOTHING)
             numbers = pd.to_numeric(text.where(~empty, np.nan), errors="coerce").astype(float)
-            _refuse(frame, numbers.isna() & ~empty, path, name, "is no number")
+            _refuse(frame, numbers.isna() & ~empty, path, name, "is not a number")
             frame[name] = numbers.replace([np.inf, -np.inf], np.nan)
     return frame
 
@@ -210,7 +200,7 @@ def _percent(table: pd.DataFrame) -> list[str]:
     """Dice above 1 is meant in percent, and then a margin is, too."""
     names = [m for m in METRICS if m in table and table[m].max() > METRICS[m].high + 1e-6]
     return [
-        f"{name} limits {table[name].max():g}: in percent? The margin is in the same unit."
+        f"{name} reaches {table[name].max():g}: in percent? The margin is in the same unit."
         for name in names
     ]
 
@@ -232,67 +222,44 @@ def _arrow(table: pd.DataFrame) -> pa.Table:
     return pa.Table.from_pandas(table, schema=pa.schema(fields), preserve_index=False)
 
 
-def experiment(
-    given: ExternalResults,
+def to_study(
+    results: ExternalResults,
     name: str,
     reference: str,
     metrics: Sequence[str],
     numbers: dict[str, float | None],
-) -> Experiment:
-    """The experiment that these results would be of; `numbers` are its margin and alpha.
+) -> Study:
+    """How to compare these results; `numbers` are margin and alpha, None for the default.
 
     Raises
     ------
     UserError
         For a reference or a metric that they do not have.
     """
-    labels = {key: given.table[key].unique().to_pylist() for key in CASE}
-    files = ", ".join(file["path"] for file in given.files)
+    labels = {key: results.table[key].unique().to_pylist() for key in RUN}
+    files = ", ".join(file["path"] for file in results.files)
     if reference not in labels["loss"]:
-        raise UserError(
-            f"{files}: no loss {reference!r}; {did_you_mean(reference, labels['loss'])}"
-        )
+        hint = did_you_mean(reference, labels["loss"])
+        raise UserError(f"{files}: no loss {reference!r}; {hint}")
     if len(labels["loss"]) < 2:
-        raise UserError(f"{files}: has the loss {reference!r} alone; wanted: one more to compare")
-    there = [metric for metric in METRICS if metric in given.table.column_names]
+        raise UserError(f"{files}: has the loss {reference!r} alone; expected: one more to compare")
+    measured = [metric for metric in METRICS if metric in results.table.column_names]
     for metric in metrics:
-        if metric not in there:
-            raise UserError(f"{files}: no metric {metric!r}; {did_you_mean(metric, there)}")
+        if metric not in measured:
+            raise UserError(f"{files}: no metric {metric!r}; {did_you_mean(metric, measured)}")
     for key, value in numbers.items():
         if value is not None and not (0 < value < (1 if key == "alpha" else math.inf)):
-            wanted = "above 0" + (" and below 1" if key == "alpha" else "")
-            raise UserError(f"--{key} {value:g}: wanted: a number {wanted}")
-    # Built without a check of the names: those of others become no folders.
-    how = Comparison(
-        reference="reference",
-        metrics=list(metrics) or there[:1],
-        **{key: value for key, value in numbers.items() if value is not None},
+            expected = "above 0" + (" and below 1" if key == "alpha" else "")
+            raise UserError(f"--{key} {value:g}: expected: a number {expected}")
+    settings = {key: value for key, value in numbers.items() if value is not None}
+    settings |= {"reference": reference, "metrics": list(metrics) or measured[:1]}
+    plain_name = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "results"
+    return Study.model_validate(
+        {"experiment": plain_name, "matrix": labels, "comparison": settings},
+        context={"any_name": True},  # these names become no folders
     )
-    unknown = {"_target_": "results.of.others"}  # only the names are known
-    return Experiment.model_construct(
-        experiment=re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "results",
-        matrix=Matrix.model_construct(**{key: labels[key] for key in RUN}),
-        comparison=how.model_copy(update={"reference": reference}),
-        datasets={label: Dataset(**unknown) for label in labels["dataset"]},
-        models={label: Component(**unknown) for label in labels["model"]},
-        losses={label: Loss(**unknown) for label in labels["loss"]},
-    )
-
-
-def runs(groups: Sequence[Scores]) -> pd.DataFrame:
-    """The keys of every training: nothing else is known of it."""
-    rows = [
-        {**scores.keys, "loss": loss, "fold": fold, "seed": seed}
-        for scores in groups
-        for fold, seed, s, of_fold in scores.blocks()
-        for i, loss in enumerate(scores.losses)
-        if scores.rows[i, s, of_fold].any()
-    ]
-    return pd.DataFrame(rows, columns=RUN)
 
 
 def background(groups: Sequence[Scores]) -> dict[str, str]:
     """Name of class 0 of each dataset, where a class is called so."""
-    return {
-        scores.dataset: name for scores in groups for name in scores.classes if name in BACKGROUND
-    }
+    return {x.dataset: name for x in groups for name in x.classes if name in BACKGROUND}

@@ -37,7 +37,7 @@ def read(path: Path, content: bytes, name: str, place: int) -> pd.DataFrame:
         Where the file is no such summary, or has no name.
     """
     if not name:
-        raise UserError(f"{path}: which loss is it? Wanted: NAME={path}")
+        raise UserError(f"{path}: which loss is it? Expected: NAME={path}")
     rows = []
     try:
         for case in json.loads(content)["metric_per_case"]:
@@ -48,8 +48,8 @@ def read(path: Path, content: bytes, name: str, place: int) -> pd.DataFrame:
                 rows.append({**keys, "class": str(label), **known})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: is no summary.json of nnU-Net v2 ({type(error).__name__}: {error}); "
-            "wanted: metric_per_case, with prediction_file and the metrics of each label"
+            f"{path}: is not a valid summary.json of nnU-Net v2 ({type(error).__name__}: {error}); "
+            "expected: metric_per_case, with prediction_file and the metrics of each label"
         ) from None
     if not rows:
         raise UserError(f"{path}: metric_per_case has no case")

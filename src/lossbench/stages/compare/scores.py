@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ class DuplicateRowError(Exception):
         super().__init__(", ".join(f"{name} {value}" for name, value in keys.items()))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
     """What was measured for one dataset and model.
 
@@ -79,18 +80,56 @@ class Scores:
             for s, (of_training, seed) in enumerate(self.trainings):
                 yield fold if of_training is None else of_training, seed, s, self.fold == f
 
-    def pairs(self, metric: str, loss: str, reference: str, class_: int) -> list[np.ndarray]:
+    def pairs(self, metric: str, loss: str, reference: str, class_: str) -> list[np.ndarray]:
         """Loss minus reference: a matrix (seeds, cases) for each fold, NaN where a pair is missing.
 
         A case for which neither loss has a value in any training (the class is not in its label)
         is no missing pair; it is left out.
         """
-        mine, other = (
-            self.values[metric][self.losses.index(name), ..., class_] for name in (loss, reference)
-        )
-        measured = ~(np.isnan(mine) & np.isnan(other)).all(axis=0)
-        differences, kept = self.of_folds(mine - other), self.of_folds(measured)
+        k = self.classes.index(class_)
+        a, b = (self.values[metric][self.losses.index(name), ..., k] for name in (loss, reference))
+        measured = ~(np.isnan(a) & np.isnan(b)).all(axis=0)
+        differences, kept = self.of_folds(a - b), self.of_folds(measured)
         return [d[:, keep] for d, keep in zip(differences, kept, strict=True)]
+
+
+class Pair(NamedTuple):
+    """A loss and the reference, on one class by one metric.
+
+    Attributes
+    ----------
+    keys
+        dataset, model, loss, reference, class, metric.
+    scores
+        Where the values are from.
+    folds
+        Loss minus reference, by `Scores.pairs`.
+    """
+
+    keys: dict[str, str]
+    scores: Scores
+    folds: list[np.ndarray]
+
+
+def iterate_pairs(
+    groups: Sequence[Scores], metrics: Sequence[str], reference: str
+) -> Iterator[Pair]:
+    """Every comparison: dataset and model x class x metric x loss other than the reference."""
+    for scores in groups:
+        for class_, metric, loss in product(scores.classes, metrics, scores.losses):
+            if loss != reference:
+                keys = {**scores.keys, "loss": loss, "reference": reference}
+                folds = scores.pairs(metric, loss, reference, class_)
+                yield Pair(keys | {"class": class_, "metric": metric}, scores, folds)
+
+
+def to_rows(
+    scores: Scores, figures: dict[str, np.ndarray], **keys: Any
+) -> Iterator[dict[str, Any]]:
+    """A row for each class x loss, from arrays (L, K)."""
+    for (k, class_), (i, loss) in product(enumerate(scores.classes), enumerate(scores.losses)):
+        values = {name: array[i, k] for name, array in figures.items()}
+        yield {**scores.keys, "loss": loss, "class": class_, **keys, **values}
 
 
 def mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from lossbench.common.files import read_json
+from lossbench.config import Experiment
 from lossbench.stages.report.results import KEYS, Results
 
 BLOCK = ["dataset", "model", "fold", "seed"]
@@ -45,6 +46,8 @@ def pairing(results: Results) -> dict[str, Any] | None:
 
 def overrides(results: Results) -> list[dict[str, str]]:
     """Losses with training settings of their own, and whether the batches stay the shared ones."""
+    if not isinstance(results.experiment, Experiment):
+        return []
     return [
         {
             "loss": loss,
@@ -102,6 +105,8 @@ def left_out(sections: Mapping[str, Any]) -> str:
 
 def demonstrations(results: Results) -> list[str]:
     """The datasets that are one averaged brain."""
+    if not isinstance(results.experiment, Experiment):
+        return []
     datasets = results.experiment.datasets
     return [n for n in results.experiment.matrix.dataset if datasets[n].target.endswith("MNI152")]
 
@@ -159,7 +164,7 @@ def settings(results: Results) -> dict[str, Any]:
     return {
         name: yaml.safe_dump(found[name], sort_keys=False, allow_unicode=True)
         for name in sections
-        if found[name]
+        if found.get(name)
     }
 
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from lossbench.config import Experiment
 from lossbench.datasets.prepared import Prepared
 from lossbench.stages.report import words
 from lossbench.stages.report.drawing import (
@@ -37,8 +38,9 @@ def curves(results: Results, dataset: str, model: str, name: str) -> Iterator[Fi
 def gradients(results: Results, folder: Path) -> list[Picture]:
     """The ledger: norm, scale and cosine of each loss's gradient along the training."""
     pictures = []
-    ledger = results.experiment.training.ledger
-    reference = ledger.reference if ledger else results.reference
+    reference = results.reference
+    if isinstance(results.experiment, Experiment) and results.experiment.training.ledger:
+        reference = results.experiment.training.ledger.reference
     looks = {
         "norm": "gradient norm",
         "scale": f"norm over that of {reference}",

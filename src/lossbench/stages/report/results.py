@@ -27,7 +27,7 @@ class Results:
     Attributes
     ----------
     experiment
-        As experiment.json says it.
+        From experiment.json: an Experiment, or a Study of results of other programs.
     folder
         The folder of experiment.json, which holds the blocks.
     output
@@ -36,7 +36,7 @@ class Results:
         The tables of the report folder; the columns are those of DESIGN 4.
     """
 
-    experiment: config.Experiment
+    experiment: config.Study
     folder: Path
     output: Path
     cases: pd.DataFrame
@@ -53,7 +53,7 @@ class Results:
         UserError
             Where a table is missing, damaged or without a column that it should have.
         """
-        e = config.load(experiment)
+        e = config.load_study(experiment)
         metric = e.comparison.metrics[0]
         of_cases = [*KEYS, "case", "class", metric]
         of_summary = ["dataset", "model", "loss", "class", "metric", "mean", "n_empty"]
