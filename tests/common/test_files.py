@@ -37,7 +37,7 @@ def test_what_cannot_be_written_is_named_with_its_reason(tmp_path, monkeypatch):
         with pytest.raises(UserError) as error, whole(tmp_path / "a.json"):
             raise OSError(number, os.strerror(number))
         reason = os.strerror(number)
-        assert str(error.value).startswith(f"{tmp_path}/a.json: cannot be written: {reason}; mend")
+        assert str(error.value).startswith(f"{tmp_path}/a.json: cannot be written: {reason}; fix")
     with pytest.raises(OSError, match="something else"), whole(tmp_path / "a.json"):
         raise OSError(errno.EIO, "something else")
 
@@ -92,7 +92,7 @@ def test_whoever_writes_says_what_is_wrong_with_the_disk(options, reason, tmp_pa
     names = ("text", "torch", "safetensors", "parquet", "csv")
     for name, line in zip(names, lines, strict=True):
         why = os.strerror(reason)
-        assert line.startswith(f"{tmp_path / name}: cannot be written: {why}; mend that"), line
+        assert line.startswith(f"{tmp_path / name}: cannot be written: {why}; fix that"), line
 
 
 def test_altered_files_are_those_that_differ_or_are_gone(tmp_path):

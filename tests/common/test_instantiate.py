@@ -46,7 +46,7 @@ def test_an_argument_that_is_a_component_is_made_first():
     [
         ({"_target_": "torch.nn.CrosEntropyLoss"}, "has no 'CrosEntropyLoss'; did you mean 'CrossEntropyLoss'?"),
         ({"_target_": "torchh.nn.Loss"}, "no module 'torchh'"),
-        ({"_target_": "DiceLoss"}, "is no dotted path"),
+        ({"_target_": "DiceLoss"}, "is not a dotted path"),
         ({"_target_": "os.system", "command": "true"}, "os.system is not a torch.nn.Module; name a class"),
         ({"_target_": "pathlib.Path"}, "pathlib.Path is not a torch.nn.Module"),
         ({"_target_": "torch.nn.Dropout", "q": 1}, "Dropout takes no argument 'q'"),

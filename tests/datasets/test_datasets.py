@@ -19,59 +19,19 @@ from PIL import Image
 from lossbench.common.instantiate import instantiate
 from lossbench.config import Dataset, UserError
 from lossbench.datasets import MNI152, MSD, Decathlon, ImageFolder, NNUNet, Nuclei, Phantom, nuclei
-from lossbench.datasets.contract import case_problems, check_dataset, listed
+from lossbench.datasets.contract import case_problems, check_dataset, problem_list
 from lossbench.datasets.download import fetch
+from tests.helpers.files import (
+    GREY,
+    MASK,
+    folder,
+    write_image,
+    write_msd,
+    write_nnunet,
+    write_volume,
+)
 
 CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "config/datasets.yaml").read_text())
-GREY = np.arange(48, dtype=np.uint8).reshape(6, 8)
-MASK = (GREY > 20).astype(np.uint8)
-
-
-def write_volume(path, array, affine=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
-
-
-def write_msd(root, names=("a", "b"), labels=None, shape=(5, 6, 7), channels=None):
-    rng = np.random.default_rng(0)
-    entries = []
-    for name in names:
-        image = rng.normal(size=shape if channels is None else (*shape, channels))
-        write_volume(root / f"imagesTr/{name}.nii.gz", image.astype(np.float32))
-        write_volume(root / f"labelsTr/{name}.nii.gz", rng.integers(0, 3, shape).astype(np.uint8))
-        entries.append({"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"})
-    labels = labels or {"0": "background", "1": "Left Part", "2": "edema (T2)"}
-    (root / "dataset.json").write_text(json.dumps({"labels": labels, "training": entries}))
-    return root
-
-
-def write_nnunet(root, labels, channels=2, names=("x", "y"), ending=".nii.gz"):
-    rng = np.random.default_rng(0)
-    for name in names:
-        for channel in range(channels):
-            image = rng.normal(size=(4, 5, 6)).astype(np.float32) + channel
-            write_volume(root / f"imagesTr/{name}_{channel:04d}.nii.gz", image)
-        write_volume(
-            root / f"labelsTr/{name}.nii.gz", rng.integers(0, 3, (4, 5, 6)).astype(np.uint8)
-        )
-    channel_names = {str(channel): "MRI" for channel in range(channels)}
-    listing = {"channel_names": channel_names, "labels": labels, "file_ending": ending}
-    (root / "dataset.json").write_text(json.dumps({**listing, "numTraining": len(names)}))
-    return root
-
-
-def write_image(path, pixels, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
-    return path
-
-
-def folder(tmp_path, images, masks):
-    for kind, files in (("images", images), ("masks", masks)):
-        (tmp_path / kind).mkdir(exist_ok=True)
-        for name, pixels in files.items():
-            write_image(tmp_path / kind / name, pixels)
-    return {"images": tmp_path / "images", "masks": tmp_path / "masks", "classes": ["no", "yes"]}
 
 
 # The catalogue
@@ -626,5 +586,5 @@ def test_phantom_refuses_impossible_dials(bad):
 
 
 def test_listed_shows_the_first_and_counts_all():
-    text = str(listed("wrong", [f"p{n}" for n in range(30)] + ["p0"], most=3))
+    text = str(problem_list("wrong", [f"p{n}" for n in range(30)] + ["p0"], most=3))
     assert text == "wrong (30):\n  p0\n  p1\n  p2\n  ... and 27 more"

@@ -110,6 +110,7 @@ BREAKS = {
     "constant": (put("image", lambda a: 0 * a + 7), r"image is constant \(7 everywhere\)"),
     "constant channel": (put("image", fill(1, 3.0)), r"channel 1 of the image is constant \(3"),
     "name twice": (put("case", lambda _: "case0"), "case case0: is listed twice"),
+    "blank subject": (lambda c: {**c, "subject": " "}, "has an empty subject"),
     "no name": (put("case", lambda _: 3), "is named 3"),
     "channels": (put("image", lambda a: a[:1]), "1 channels and 2 axes, and case case0 has 2"),
     "text": (put("image", lambda a: a.astype(str)), "image holds .U.*must hold numbers"),
@@ -214,6 +215,66 @@ def test_class_that_never_occurs_is_a_warning(run, caplog):
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "unicorn occurs in no case" in warnings[0]
+
+
+@pytest.mark.parametrize("spacing", [3.25e-7, 0.1 + 0.2, 1e6 / 3])
+def test_spacing_keeps_its_precision(run, monkeypatch, spacing):
+    given = Made.__getitem__
+    monkeypatch.setattr(
+        Made, "__getitem__", lambda self, i: given(self, i) | {"spacing": (1, np.float64(spacing))}
+    )
+    assert set(run(Made).cases["spacing"]) == {(1.0, spacing)}
+
+
+LAYOUTS = {
+    "channels last": lambda a: np.moveaxis(np.moveaxis(a, 0, -1).copy(), -1, 0),
+    "Fortran": np.asfortranarray,
+    "mirrored": lambda a: a[..., ::-1].copy()[..., ::-1],
+    "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
+    "a part": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_arrays_of_any_layout_are_the_same_data(run, monkeypatch, layout):
+    expected, given = run(Made, "plain").digest, Made.__getitem__
+
+    def laid_out(self, index):
+        case = given(self, index)
+        return case | {key: LAYOUTS[layout](case[key]) for key in ("image", "label")}
+
+    monkeypatch.setattr(Made, "__getitem__", laid_out)
+    assert run(Made).digest == expected
+
+
+def test_labels_that_are_off_by_rounding_are_rounded(run, monkeypatch):
+    expected, given = run(Made, "plain", ignore=-1), Made.__getitem__
+
+    def off(self, index):
+        case = given(self, index)
+        label = case["label"].astype(float)
+        return case | {"label": label + 1e-7 * np.where(label % 2, 1, -1)}
+
+    monkeypatch.setattr(Made, "__getitem__", off)
+    assert run(Made, ignore=-1).digest == expected.digest
+
+
+def test_subjects_that_differ_in_spaces_are_one(run, monkeypatch):
+    given = Made.__getitem__
+    names = ["A", "A ", " A", "B", "B\t", "C"]
+    monkeypatch.setattr(Made, "__getitem__", lambda self, i: given(self, i) | {"subject": names[i]})
+    folds = list(run(Made, folds=3).cases["fold"])
+    assert len(set(folds[:3])) == len(set(folds[3:5])) == 1
+    with pytest.raises(UserError, match="subject A has cases in the folds 0, 1; one is expected"):
+        run(Made, "own", own=[["case0", "case3", "case4"], ["case1", "case2", "case5"]])
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # matplotlib's own font lacks some
+@pytest.mark.parametrize("name", ["Läsion", "ядро", "腫瘍", "हृदय", "a 1.5-b_c"])
+def test_class_names_of_any_letters_are_columns(run, name):
+    prepared = run(Made, classes=["bg", "a", name])
+    assert prepared.classes == ["bg", "a", name]
+    assert (prepared.voxels() > 0).all()
 
 
 # Digest
@@ -350,6 +411,8 @@ def test_dataset_without_cases(run):
         (["bg", "a", "a"], "more than once: a"),
         (["bg", "a/b"], "class name 'a/b'"),
         (["bg", ""], "class name ''"),
+        (["bg", "a "], "class name 'a '"),
+        (["bg", "a\n"], "class name 'a"),
         (["bg", 1], "list of names"),
     ],
 )

@@ -18,7 +18,7 @@ def block_folder(experiment: Path, dataset: str, model: str, fold: int, seed: in
     return experiment / dataset / model / f"fold{fold}" / f"seed{seed}"
 
 
-# What a user can mend where a file cannot be written.
+# Errors that a user can fix where a file cannot be written.
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -44,7 +44,7 @@ def whole(path: str | Path) -> Iterator[Path]:
         if not why:
             raise
         raise UserError(
-            f"{path}: cannot be written: {why}; mend that, and run the workflow again: what is "
+            f"{path}: cannot be written: {why}; fix that, and run the workflow again: what is "
             "finished stays"
         ) from error
     finally:
@@ -124,7 +124,7 @@ def read_json(path: str | Path) -> Any:
     Raises
     ------
     UserError
-        Where the file is missing or is no JSON.
+        Where the file is missing or is not valid JSON.
     """
     try:
         with open(path, "rb") as file:  # noqa: PTH123 (twice as fast; 10,000 are read)

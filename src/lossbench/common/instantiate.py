@@ -79,14 +79,14 @@ def locate(target: str, where: str) -> Any:
     module_name, _, name = target.rpartition(".")
     if not module_name:
         raise UserError(
-            f"{where}: _target_ {target!r} is no dotted path such as monai.losses.DiceLoss"
+            f"{where}: _target_ {target!r} is not a dotted path such as monai.losses.DiceLoss"
         )
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if not module_name.startswith(str(error.name)):
             raise UserError(f"{where}: importing {module_name} failed: {error}") from error
-        hint = "it is looked for beside the config file, in the working directory and in .venv"
+        hint = "it is searched for next to the config file, in the working directory and in .venv"
         raise UserError(
             f"{where}: no module {error.name!r} for _target_ {target!r}; {hint}"
         ) from None

@@ -1,7 +1,7 @@
-"""What is asked of a dataset and of each case, and the messages where it is not met."""
+"""What a dataset and each of its cases must fulfil, and the messages where they do not."""
 
 import math
-import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from lossbench.config import UserError
 
-MOST_CLASSES = 254  # labels are stored as uint8, and 255 is the ignore label
-_CLASS_NAME = re.compile(r"[A-Za-z0-9_ .-]+")
+MAX_CLASSES = 254  # labels are stored as uint8, and 255 is the ignore label
+LABEL_TOLERANCE = 1e-3  # resampled labels are off a whole number by rounding
 _KEYS = ("image", "label", "spacing", "case")
 
 
-def listed(heading: str, problems: Sequence[str], most: int = 20) -> UserError:
+def problem_list(heading: str, problems: Sequence[str], most: int = 20) -> UserError:
     """An error that lists the first problems and says how many there are; duplicates once."""
     distinct = list(dict.fromkeys(problems))
     rest = [f"... and {len(distinct) - most} more"] if len(distinct) > most else []
@@ -30,29 +30,33 @@ def check_dataset(dataset: object, where: str) -> None:
         With everything that is wrong.
     """
     if problems := list(_dataset_problems(dataset)):
-        raise listed(f"{where}: {type(dataset).__name__} is no dataset that can be used", problems)
+        raise problem_list(
+            f"{where}: {type(dataset).__name__} cannot be used as a dataset", problems
+        )
 
 
 def case_problems(
     case: object, n_classes: int, ignore: int | None, sliced: bool, hint: str = ""
 ) -> list[str]:
-    """What is wrong with one case; an empty list where nothing is.
+    """Problems of one case; an empty list where there are none.
 
     Parameters
     ----------
     case
-        What the dataset gave.
+        A case as the dataset yields it.
     n_classes, ignore, sliced
-        Of the dataset.
+        Attributes of the dataset.
     hint
-        What else mends labels outside the classes, where its class has a way of its own.
+        A further remedy for labels outside the classes, which some datasets have.
     """
     if not isinstance(case, Mapping):
         return [f"is a {type(case).__name__}; a case is a dict of {', '.join(_KEYS)}"]
     if missing := [key for key in _KEYS if key not in case]:
         return [f"lacks {', '.join(missing)}; a case is a dict of {', '.join(_KEYS)}"]
     if not isinstance(case["case"], str) or not case["case"].strip():
-        return [f"is named {case['case']!r}; a name is a text"]
+        return [f"is named {case['case']!r}; expected a text"]
+    if not str(case.get("subject", case["case"])).strip():
+        return ["has an empty subject; name it, or leave subject out"]
     image, label = np.asarray(case["image"]), np.asarray(case["label"])
     if problems := [
         *_array_problems(image, label),
@@ -62,8 +66,8 @@ def case_problems(
     return [*_image_problems(image, sliced), *_label_problems(label, n_classes, ignore, hint)]
 
 
-def case_title(case: object, number: int) -> str:
-    """How messages name a case: its name and its file, or its number."""
+def describe_case(case: object, number: int) -> str:
+    """Name a case in a message: by its name and its file, or by its number."""
     if not isinstance(case, Mapping) or "case" not in case:
         return f"case number {number}"
     file = f" ({case['file']})" if "file" in case else ""
@@ -91,11 +95,13 @@ def _dataset_problems(dataset: Any) -> Iterator[str]:
 
 
 def _class_problems(classes: Sequence[str]) -> Iterator[str]:
-    if not 2 <= len(classes) <= MOST_CLASSES:
-        yield f"it has {len(classes)} classes; 2 to {MOST_CLASSES}, with background, can be used"
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        yield f"it has {len(classes)} classes; 2 to {MAX_CLASSES}, with background, can be used"
     for name in classes:
-        if not _CLASS_NAME.fullmatch(name):
-            yield f"class name {name!r}: use letters, digits, space, and _ . - only"
+        # Combining marks are part of letters in many scripts.
+        marks = all(c.isalnum() or c in " _.-" or unicodedata.category(c)[0] == "M" for c in name)
+        if not marks or not name.strip() or name != name.strip():
+            yield f"class name {name!r}: use letters, digits, space inside, and _ . - only"
     if twice := sorted({name for name in classes if classes.count(name) > 1}):
         yield f"class names must differ; more than once: {', '.join(twice)}"
 
@@ -139,17 +145,18 @@ def _label_problems(
     label: np.ndarray, n_classes: int, ignore: int | None, hint: str
 ) -> Iterator[str]:
     if label.dtype.kind == "f":
-        broken = label[label != np.rint(label)]
+        broken = label[~(np.abs(label - np.rint(label)) <= LABEL_TOLERANCE)]
         if broken.size:
             yield f"{broken.size} voxels of the label are no whole numbers, such as {broken[0]:g}"
             return
+        label = np.rint(label)
     outside = (label < 0) | (label >= n_classes)
     if ignore is not None:
         outside &= label != ignore
     if outside.any():
         values = ", ".join(f"{value:g}" for value in np.unique(label[outside])[:5])
         yield (
-            f"label values outside the classes 0 to {n_classes - 1}: {values}; mend the label, "
+            f"label values outside the classes 0 to {n_classes - 1}: {values}; fix the label, "
             f"list the class, or set ignore{hint}"
         )
 

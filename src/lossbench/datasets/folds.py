@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench.config import UserError
-from lossbench.datasets.contract import listed
+from lossbench.datasets.contract import problem_list
 
 DEFAULT_FOLDS = 5
 
@@ -30,17 +30,18 @@ def assign_folds(
         Folds of a shuffled k-fold, which takes the place of the dataset's own; None: the
         dataset's own, else five.
     seed
-        Of the shuffle; the order of the cases plays no part.
+        Seed of the shuffle; the order of the cases plays no part.
     where
         The entry, for messages.
 
     Raises
     ------
     UserError
-        Too few cases or subjects; own folds that name unknown cases or a case twice.
+        Too few cases or subjects; own folds that name unknown cases or a case twice, or that split
+        a subject.
     """
     if own is not None and number is None:
-        return _own_folds(list(cases["case"]), own, where)
+        return _own_folds(cases, own, where)
     groups, group_of_case = np.unique(cases["subject"].astype(str), return_inverse=True)
     count = number or DEFAULT_FOLDS
     if len(groups) < count:
@@ -55,9 +56,9 @@ def assign_folds(
     return fold_of_group[group_of_case]
 
 
-def _own_folds(names: Sequence[str], own: Sequence[Sequence[str]], where: str) -> np.ndarray:
-    row_of = {name: row for row, name in enumerate(names)}
-    folds, problems = np.full(len(names), -1), []
+def _own_folds(cases: pd.DataFrame, own: Sequence[Sequence[str]], where: str) -> np.ndarray:
+    row_of = {name: row for row, name in enumerate(cases["case"])}
+    folds, problems = np.full(len(cases), -1), []
     for fold, members in enumerate(own):
         if not members:
             problems.append(f"fold {fold} is empty")
@@ -68,11 +69,14 @@ def _own_folds(names: Sequence[str], own: Sequence[Sequence[str]], where: str) -
                 problems.append(f"case {name} is in fold {folds[row_of[name]]} and in fold {fold}")
             else:
                 folds[row_of[name]] = fold
+    used = folds >= 0
+    for subject, numbers in pd.Series(folds[used]).groupby(cases["subject"].to_numpy()[used]):
+        if len(several := sorted(numbers.unique())) > 1:
+            text = ", ".join(str(number) for number in several)
+            problems.append(f"subject {subject} has cases in the folds {text}; one is expected")
     if len(own) < 2:
         problems.append(f"{len(own)} fold: a fold is trained on the others, so 2 are needed")
     if problems:
-        heading = (
-            f"{where}: the dataset's folds cannot be used; mend them, or set folds to a number"
-        )
-        raise listed(heading, problems)
+        heading = f"{where}: the dataset's folds cannot be used; fix them, or set folds to a number"
+        raise problem_list(heading, problems)
     return folds

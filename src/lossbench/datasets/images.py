@@ -1,5 +1,6 @@
 """Folders of images and masks: PNG, JPEG, TIFF, WebP."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from lossbench.config import UserError
-from lossbench.datasets.contract import listed
+from lossbench.datasets.contract import problem_list
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 _ORIENTATION = 0x0112  # EXIF tag
@@ -23,7 +24,7 @@ class ImageFolder:
     ----------
     images, masks
         Folders; the same one where masks differ by their suffix. The name without extension is
-        the case.
+        the case. JPEG is refused for masks: it changes values.
     classes
         Names of the classes; the mask holds their indices. Masks with a palette are read as
         indices, not as colours.
@@ -32,10 +33,10 @@ class ImageFolder:
     channels
         1 or 3 to read all images as grey or as colour; None where they are all alike.
     mask_suffix
-        What the name of a mask has after the name of its image, such as ``_mask``.
+        The end of a mask's name after the name of its image, such as ``_mask``.
     values
-        What the values in the mask files stand for, where they are no indices of classes:
-        ``{0: 0, 255: 1}``.
+        The class (or ignore label) of each value in the mask files, where values are not indices
+        of classes: ``{0: 0, 255: 1}``; for masks in colour ``{"#000000": 0, "#ff0000": 1}``.
     spacing
         Size of a pixel along rows and columns, or one number for both; None: 1, in pixels.
     subjects
@@ -61,13 +62,13 @@ class ImageFolder:
         subjects: str | Path | None = None,
     ) -> None:
         if channels not in (None, 1, 3):
-            raise UserError(f"channels is {channels!r}; it can be 1 (grey), 3 (colour) or null")
+            raise UserError(f"channels is {channels!r}; expected 1 (grey), 3 (colour) or null")
         self.classes, self.ignore = list(classes), ignore
         self._images, self._masks = _pairs(Path(images), Path(masks), mask_suffix)
         self._names = sorted(self._images)
         self._channels = channels or _common_channels([self._images[name] for name in self._names])
-        # Keys of a mapping arrive as text where the catalogue went through JSON.
-        self._values = {int(found): meant for found, meant in values.items()} if values else None
+        self._in_colour = any(str(key).startswith("#") for key in values or {})
+        self._values = _parsed(values, self._in_colour) if values else None
         spacing = 1.0 if spacing is None else spacing
         self._spacing = (spacing,) * 2 if isinstance(spacing, int | float) else tuple(spacing)
         self._subjects = _read_subjects(Path(subjects), self._names) if subjects else {}
@@ -78,10 +79,12 @@ class ImageFolder:
     def __getitem__(self, index: int) -> dict[str, Any]:
         name = self._names[index]
         path = self._masks[name]
-        mask = read_mask(path)
+        mask = read_mask(path, self._in_colour)
+        if self._values is not None:
+            mask = _translated(mask, self._values, path, self._in_colour)
         case = {
             "image": read_image(self._images[name], self._channels),
-            "label": mask if self._values is None else _translated(mask, self._values, path),
+            "label": mask,
             "spacing": self._spacing,
             "case": name,
             "file": str(path),
@@ -95,7 +98,8 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     Raises
     ------
     UserError
-        Where the file cannot be read, has several pages, transparent pixels or an EXIF rotation.
+        Where the file cannot be read, has several pages, transparent pixels, an EXIF rotation or
+        colours of 16 bits.
     """
     image = _open(path)
     grey = _is_grey(image.mode)
@@ -106,46 +110,58 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     return np.repeat(pixels[None], channels, axis=0)
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """Read a mask: values, or indices of its palette (H, W).
+def read_mask(path: Path, in_colour: bool = False) -> np.ndarray:
+    """Read a mask: values, or indices of its palette (H, W); if in colour, 0xRRGGBB as int.
 
     Raises
     ------
     UserError
-        As `read_image`; where the mask is in colour.
+        As `read_image`; where the mask is lossy, or in colour without `in_colour`.
     """
-    image = _open(path, palette=True)
+    image = _open(path, is_mask=True, resolve_palette=in_colour)
+    if in_colour:
+        return np.asarray(image.convert("RGB"), dtype=np.int64) @ (0x10000, 0x100, 1)
     pixels = np.asarray(image)
     if pixels.ndim == 2:
         return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
     if (pixels != pixels[..., :1]).any():
         raise UserError(
-            f"{path}: the mask is in colour ({image.mode}); store the index of the class of each "
-            "pixel, as a grey image or one with a palette"
+            f'{path}: the mask is in colour ({image.mode}); set values: {{"#rrggbb": class}}, or '
+            "store the index of the class of each pixel, as a grey image or one with a palette"
         )
     return pixels[..., 0]
 
 
-def _open(path: Path, palette: bool = False) -> Image.Image:
-    """The decoded image, without alpha; its palette resolved unless `palette`."""
+def _open(path: Path, is_mask: bool = False, resolve_palette: bool = True) -> Image.Image:
+    """Decode an image, without alpha."""
     try:
         with Image.open(path) as image:
-            frames, turned = getattr(image, "n_frames", 1), image.getexif().get(_ORIENTATION, 1)
+            raw_modes = [str(tile[3]) for tile in image.tile]  # gone once it is loaded
+            n_frames, rotation = getattr(image, "n_frames", 1), image.getexif().get(_ORIENTATION, 1)
+            is_lossy = _is_lossy(image, path)
             image.load()
     except Exception as error:  # a damaged file raises whatever it hits first
         raise UserError(
             f"{path}: cannot be read ({error}); copy or export the file again"
         ) from error
-    if frames > 1:
-        raise UserError(f"{path}: holds {frames} pages; an image has one, save each as a file")
-    if turned != 1:
+    if n_frames > 1:
+        raise UserError(f"{path}: holds {n_frames} pages; expected one, save each as a file")
+    if rotation != 1:
         raise UserError(f"{path}: is rotated by its EXIF tag; save it upright, as its mask is")
-    if image.mode == "P" and not palette:
+    if is_mask and is_lossy:
+        raise UserError(
+            f"{path}: the mask is stored with lossy compression, which changes values; export it "
+            "again from its source as PNG"
+        )
+    if not _is_grey(image.mode, alpha=False) and any("16" in mode for mode in raw_modes):
+        raise UserError(
+            f"{path}: has 16 bits per channel, of which only 8 would be read; save it with 8, or "
+            "each channel as a grey image, which may have 16"
+        )
+    if image.mode == "P" and resolve_palette:
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    return _without_alpha(image, path)
-
-
-def _without_alpha(image: Image.Image, path: Path) -> Image.Image:
+    elif image.mode in ("L", "RGB") and "transparency" in image.info:
+        image = image.convert({"L": "LA", "RGB": "RGBA"}[image.mode])
     if image.mode not in ("LA", "PA", "RGBA"):
         return image
     if image.getchannel("A").getextrema()[0] < 255:
@@ -153,17 +169,44 @@ def _without_alpha(image: Image.Image, path: Path) -> Image.Image:
     return image.convert({"LA": "L", "PA": "RGB", "RGBA": "RGB"}[image.mode])
 
 
-def _is_grey(mode: str) -> bool:
-    return mode in ("1", "L", "LA", "F") or mode.startswith("I")
+def _is_lossy(image: Image.Image, path: Path) -> bool:
+    """Whether the compression of an image changes values."""
+    if image.format == "WEBP":
+        data = path.read_bytes()
+        return data[12:16] == b"VP8 " or (data[12:16] == b"VP8X" and b"VP8L" not in data)
+    return image.format in ("JPEG", "MPO") or "jpeg" in str(image.info.get("compression", ""))
 
 
-def _translated(mask: np.ndarray, values: Mapping[int, int], path: Path) -> np.ndarray:
-    found = np.unique(mask)
-    if unknown := [value.item() for value in found if value not in values]:
+def _is_grey(mode: str, alpha: bool = True) -> bool:
+    return mode in ("1", "L", "F") or mode.startswith("I") or (alpha and mode == "LA")
+
+
+def _parsed(values: Mapping[int | str, int], in_colour: bool) -> dict[int, int]:
+    """The keys of `values` as numbers: they are text where the catalogue went through JSON."""
+    try:
+        if not in_colour:
+            return {int(key): label for key, label in values.items()}
+        if not all(re.fullmatch("#[0-9A-Fa-f]{6}", str(key)) for key in values):
+            raise ValueError
+        return {int(str(key)[1:], 16): label for key, label in values.items()}
+    except ValueError:
         raise UserError(
-            f"{path}: holds the values {unknown[:5]}, which `values` does not list: {values}"
+            f"values: the keys are {list(values)}; expected whole numbers, or colours such as "
+            "'#ff0000' alone"
+        ) from None
+
+
+def _translated(
+    mask: np.ndarray, values: Mapping[int, int], path: Path, in_colour: bool
+) -> np.ndarray:
+    present = np.unique(mask)
+    if unknown := [value.item() for value in present if value not in values]:
+        name = "#{:06x}".format if in_colour else str
+        raise UserError(
+            f"{path}: holds the values [{', '.join(name(value) for value in unknown[:5])}], which "
+            f"`values` does not list; available: {', '.join(name(value) for value in values)}"
         )
-    return np.array([values[value.item()] for value in found])[np.searchsorted(found, mask)]
+    return np.array([values[value.item()] for value in present])[np.searchsorted(present, mask)]
 
 
 def _pairs(images: Path, masks: Path, suffix: str) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -185,7 +228,7 @@ def _pairs(images: Path, masks: Path, suffix: str) -> tuple[dict[str, Path], dic
         if case not in image_of:
             problems.append(f"{path}: no image {images / case}.*")
     if problems:
-        raise listed(f"images in {images} and masks in {masks} do not fit", problems)
+        raise problem_list(f"images in {images} and masks in {masks} do not fit", problems)
     return image_of, mask_of
 
 
@@ -199,7 +242,7 @@ def _files(folder: Path, argument: str, problems: list[str]) -> dict[str, Path]:
     if not paths:
         raise UserError(f"{argument}: {folder} holds no image ({', '.join(EXTENSIONS)})")
     twice = {stem for stem, count in Counter(p.stem for p in paths).items() if count > 1}
-    problems += [f"{p}: another file of that name is beside it" for p in paths if p.stem in twice]
+    problems += [f"{p}: another file of that name is next to it" for p in paths if p.stem in twice]
     return {path.stem: path for path in paths}
 
 
@@ -228,7 +271,12 @@ def _read_subjects(path: Path, names: Sequence[str]) -> dict[str, str]:
         raise UserError(
             f"{path}: lacks the column {', '.join(sorted(missing))}; found {list(table.columns)}"
         )
-    subjects = dict(zip(table["case"], table["subject"], strict=True))
+    subjects = {
+        case: name.strip() for case, name in zip(table["case"], table["subject"], strict=True)
+    }
+    if len(subjects) < len(table):
+        twice = sorted(set(table["case"][table["case"].duplicated()]))
+        raise problem_list(f"{path}: cases that are listed twice", twice)
     if unknown := [f"case {name} is not listed" for name in names if name not in subjects]:
-        raise listed(f"{path}: images without a subject", unknown)
+        raise problem_list(f"{path}: images without a subject", unknown)
     return subjects

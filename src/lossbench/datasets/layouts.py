@@ -2,12 +2,13 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lossbench.config import UserError, did_you_mean
-from lossbench.datasets.contract import listed
+from lossbench.datasets.contract import problem_list
 from lossbench.datasets.download import fetch
 from lossbench.datasets.nifti import Files, Volumes
 
@@ -33,10 +34,14 @@ class MSD(Volumes):
         root = Path(root)
         path = root / "dataset.json"
         listing = _read(path, ("labels", "training"))
-        names = {
-            int(value): name for value, name in listing["labels"].items() if str(value).isdigit()
-        }
-        classes = _class_names(names, len(listing["labels"]), path)
+        labels = listing["labels"]
+        if not all(str(value).isdecimal() for value in labels):
+            raise UserError(
+                f'{path}: labels are {json.dumps(labels)}; expected {{"0": "background", ...}}; '
+                "names with their labels are nnU-Net's layout: lossbench.datasets.NNUNet"
+            )
+        names = {int(value): str(name) for value, name in labels.items()}
+        classes = _class_names(names, len(labels), path)
         files, problems = {}, []
         for entry in sorted(listing["training"], key=str):
             if not isinstance(entry, Mapping) or not {"image", "label"} <= set(entry):
@@ -48,7 +53,7 @@ class MSD(Volumes):
             files[name] = Files([root / entry["image"]], root / entry["label"])
         problems += _missing(files)
         if problems:
-            raise listed(f"{path}: problems with the training cases", problems)
+            raise problem_list(f"{path}: problems with the training cases", problems)
         folds = _given_folds(root) or self._default_folds(sorted(files))
         super().__init__(files, classes, None, folds, slice_axis)
 
@@ -66,9 +71,9 @@ class Decathlon(MSD):
     Parameters
     ----------
     task
-        For example Task04_Hippocampus.
+        Name of the task, such as Task04_Hippocampus.
     data_root
-        The folder that holds the task's folder, or shall hold it.
+        The folder that holds the task's folder, or will hold it.
     slice_axis
         As in `MSD`.
     """
@@ -133,7 +138,7 @@ class NNUNet(Volumes):
                 f"numTraining is {expected}, and labelsTr has {len(files)} labels ({ending})"
             )
         if problems := _missing(files) + alone:
-            raise listed(f"{path}: problems with the training cases", problems)
+            raise problem_list(f"{path}: problems with the training cases", problems)
         super().__init__(files, classes, ignore, _given_folds(root), slice_axis)
 
 
@@ -143,7 +148,7 @@ def _read(path: Path, keys: Iterable[str]) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; name the folder that holds dataset.json") from None
     except ValueError as error:
-        raise UserError(f"{path}: is no JSON ({error})") from None
+        raise UserError(f"{path}: is not valid JSON ({error})") from None
     if missing := [key for key in keys if key not in listing]:
         raise UserError(
             f"{path}: lacks {', '.join(missing)}; is it of another layout (MSD, NNUNet)?"
@@ -161,7 +166,7 @@ def _missing(files: Mapping[str, Files]) -> list[str]:
 
 
 def _class_names(names: Mapping[int, str], count: int, path: Path) -> list[str]:
-    """Names in order of their labels, in lower case with _ for all that is no letter or digit.
+    """Names in order of their labels, in lower case, with _ for all but letters and digits.
 
     `count` is the number of entries in the file: there are fewer names where two share a label.
     """
@@ -169,7 +174,8 @@ def _class_names(names: Mapping[int, str], count: int, path: Path) -> list[str]:
         raise UserError(
             f"{path}: labels are {sorted(names)}; they must be whole numbers from 0 without a gap"
         )
-    return [re.sub(r"[^a-z0-9]+", "_", names[label].lower()).strip("_") for label in sorted(names)]
+    letters = {n: unicodedata.normalize("NFC", name.lower()) for n, name in sorted(names.items())}
+    return [re.sub(r"[\W_]+", "_", name).strip("_") for name in letters.values()]
 
 
 def _nnunet_classes(labels: Mapping[str, Any], path: Path) -> tuple[list[str], int | None]:
@@ -178,11 +184,16 @@ def _nnunet_classes(labels: Mapping[str, Any], path: Path) -> tuple[list[str], i
             f"{path}: {', '.join(regions)} are regions (lists of labels), which overlap; "
             "lossbench compares exclusive classes: give each label a name of its own"
         )
+    if not all(isinstance(label, int) and not isinstance(label, bool) for label in labels.values()):
+        raise UserError(
+            f'{path}: labels are {json.dumps(labels)}; expected {{"background": 0, ...}}; '
+            "labels with their names are the Decathlon's layout: lossbench.datasets.MSD"
+        )
     label_of = dict(labels)
     ignore = label_of.pop("ignore", None)
-    names = {int(label): name for name, label in label_of.items()}
+    names = {label: name for name, label in label_of.items()}
     classes = _class_names(names, len(label_of), path)
-    return classes, None if ignore is None else int(ignore)
+    return classes, ignore
 
 
 def _given_folds(root: Path) -> list[list[str]] | None:

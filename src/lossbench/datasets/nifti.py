@@ -1,5 +1,6 @@
 """Cases in NIfTI files, whole or cut into slices."""
 
+import gzip
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,12 @@ import nibabel
 import numpy as np
 
 from lossbench.config import UserError
-from lossbench.datasets.contract import listed
+from lossbench.datasets.contract import problem_list
 
 # Image and label may lie this far apart, in voxels: affines are stored in float32 and rounded.
 PLACE_TOLERANCE = 0.1
+SPACING_DIGITS = 7  # of float32, in which affines are stored: 0.7 and not 0.699999988
+MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
 
 class Files(NamedTuple):
@@ -23,7 +26,10 @@ class Files(NamedTuple):
 
 
 class Volumes:
-    """Cases in NIfTI files.
+    """Cases in NIfTI files, brought to one orientation.
+
+    The axes of all volumes run to the right, to the front and upwards (RAS+), as nibabel's
+    `as_closest_canonical` turns them, so that a slice axis is the same plane in every case.
 
     Parameters
     ----------
@@ -32,12 +38,12 @@ class Volumes:
     classes
         Names of the classes.
     ignore
-        Label of voxels that are left out, if any.
+        Label of voxels that are left out, if there is one.
     folds
-        Names of the validation cases of each fold, if given.
+        Names of the validation cases of each fold; None leaves the folds to prepare.
     slice_axis
-        0, 1 or 2 to cut the volumes into slices across that axis, each a case whose subject is
-        the volume. Slices without foreground are kept. None keeps the volumes whole.
+        0, 1 or 2 to cut the volumes into sagittal, coronal or axial slices, each a case whose
+        subject is the volume. Slices without foreground are kept. None keeps the volumes whole.
     """
 
     def __init__(
@@ -50,7 +56,7 @@ class Volumes:
     ) -> None:
         if slice_axis not in (None, 0, 1, 2):
             raise UserError(
-                f"slice_axis is {slice_axis!r}; it can be 0, 1, 2, or null for whole volumes"
+                f"slice_axis is {slice_axis!r}; expected 0, 1, 2, or null for whole volumes"
             )
         self.classes, self.ignore, self.folds = list(classes), ignore, folds
         self.sliced = slice_axis is not None
@@ -84,14 +90,16 @@ class Volumes:
         self._index, slices, problems = [], {}, []
         for name, files in self._files.items():
             try:
-                depth = _load(files.label).shape[self._axis]
+                file = _load(files.label)
+                source = nibabel.io_orientation(file.affine)[:, 0].tolist()
+                depth = file.shape[source.index(self._axis)]
             except UserError as error:
                 problems.append(str(error))
                 continue
             self._index += [(name, number) for number in range(depth)]
             slices[name] = [_slice_name(name, number) for number in range(depth)]
         if problems:
-            raise listed("labels that cannot be used", problems)
+            raise problem_list("labels that cannot be used", problems)
         if self.folds is not None:
             # A name that is no volume stays: prepare says so.
             volumes = [[slices.get(name, [name]) for name in fold] for fold in self.folds]
@@ -104,7 +112,8 @@ def read_case(name: str, files: Files) -> dict[str, Any]:
     Returns
     -------
     dict
-        image float32 (C, X, Y, Z), label (X, Y, Z) as stored, spacing in mm, case, file.
+        image float32 (C, X, Y, Z), label (X, Y, Z) as stored, in RAS+ orientation; spacing in mm;
+        case, file.
 
     Raises
     ------
@@ -113,6 +122,10 @@ def read_case(name: str, files: Files) -> dict[str, Any]:
     """
     label_file = _load(files.label)
     label = _data(label_file, files.label, None)
+    if label.ndim == 4:
+        raise UserError(
+            f"{files.label}: has shape {label.shape}; a label has 3 axes, one class a voxel"
+        )
     channels: list[np.ndarray] = []
     for path in files.images:
         file = _load(path)
@@ -124,11 +137,17 @@ def read_case(name: str, files: Files) -> dict[str, Any]:
                 f"{where} differ in size: {channels[-1].shape[1:]} and {label.shape}; "
                 "resample one to the grid of the other"
             )
-        _check_place(file.affine, label_file.affine, label.shape, where)
+        _check_place(file.affine, label_file.affine, label_file.shape[:3], where)
+    orientation = nibabel.io_orientation(label_file.affine)
+    # Not from pixdim, which may say something else: the affine is what viewers show.
+    sizes = nibabel.affines.voxel_sizes(label_file.affine)[np.argsort(orientation[:, 0])]
+    if isinstance(label_file.header, nibabel.Nifti1Header):
+        sizes = sizes * MM[label_file.header.get_xyzt_units()[0]]
+    image = nibabel.apply_orientation(np.moveaxis(np.concatenate(channels), 0, 3), orientation)
     return {
-        "image": np.concatenate(channels),
-        "label": label,
-        "spacing": tuple(float(size) for size in label_file.header.get_zooms()[:3]),
+        "image": np.moveaxis(image, 3, 0),
+        "label": nibabel.apply_orientation(label, orientation),
+        "spacing": tuple(float(f"{size:.{SPACING_DIGITS}g}") for size in sizes),
         "case": name,
         "file": str(files.label),
     }
@@ -142,7 +161,7 @@ def _check_place(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...], whe
     if apart > PLACE_TOLERANCE * nibabel.affines.voxel_sizes(other).min():
         raise UserError(
             f"{where} differ in place: their affines put a corner {apart:.3g} mm apart; "
-            "resample one to the grid of the other, or mend the header that is wrong"
+            "resample one to the grid of the other, or fix the header that is wrong"
         )
 
 
@@ -150,18 +169,27 @@ def _load(path: Path) -> nibabel.nifti1.Nifti1Pair:
     try:
         file = nibabel.load(path)
         axes = len(file.shape)
+        is_invertible = np.isfinite(file.affine).all() and np.linalg.det(file.affine) != 0
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # a damaged file raises whatever it hits first
         raise _unreadable(path, error) from error
     if axes not in (3, 4):
         raise UserError(f"{path}: has shape {file.shape}; a volume has 3 axes, or 4 with channels")
+    if not is_invertible:
+        raise UserError(
+            f"{path}: its affine has no place for every voxel; fix it: {file.affine.tolist()}"
+        )
     return file
 
 
 def _data(file: nibabel.nifti1.Nifti1Pair, path: Path, dtype: type | None) -> np.ndarray:
     try:
-        return np.asarray(file.dataobj, dtype=dtype)
+        if path.suffix == ".gz":
+            with gzip.open(path) as stream:  # to its end, where the checksum is
+                file = type(file).from_bytes(stream.read())
+        array = np.asarray(file.dataobj, dtype=dtype)
+        return array[..., 0] if array.ndim == 4 and array.shape[3] == 1 else array
     except Exception as error:  # as above
         raise _unreadable(path, error) from error
 

@@ -25,7 +25,7 @@ class Nuclei:
     Parameters
     ----------
     data_root
-        The folder that holds dsb2018, or shall hold it.
+        The folder that holds dsb2018, or will hold it.
     """
 
     def __init__(self, data_root: str | Path) -> None:

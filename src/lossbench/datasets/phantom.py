@@ -31,7 +31,7 @@ class Phantom:
         Share of the cases, evenly spread, that show nothing but background; the fractions are
         those of the others.
     seed
-        Of everything that is drawn.
+        Seed of everything that is drawn.
     """
 
     def __init__(

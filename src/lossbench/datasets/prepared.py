@@ -121,5 +121,5 @@ class Prepared:
         if not 0 <= fold < self.info["folds"]:
             raise UserError(
                 f"{self.info['name']} has folds 0 to {self.info['folds'] - 1}, and the experiment "
-                f"asks for {fold}; mend matrix.fold or the dataset's folds"
+                f"asks for {fold}; fix matrix.fold or the dataset's folds"
             )

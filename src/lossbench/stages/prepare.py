@@ -16,7 +16,12 @@ from lossbench.common.instantiate import instantiate, place_of
 from lossbench.common.provenance import sha256
 from lossbench.config import UserError, canonical
 from lossbench.datasets import ImageFolder
-from lossbench.datasets.contract import case_problems, case_title, check_dataset, listed
+from lossbench.datasets.contract import (
+    case_problems,
+    check_dataset,
+    describe_case,
+    problem_list,
+)
 from lossbench.datasets.drawing import picture
 from lossbench.datasets.folds import assign_folds
 from lossbench.datasets.prepared import IGNORE
@@ -39,7 +44,7 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     output
         Folder to write. classes.json comes last: where it is, all is.
     data_root
-        What `$data_root` stands for; None: $LOSSBENCH_DATA, else ``data``.
+        Value of `$data_root`; None: $LOSSBENCH_DATA, else ``data``.
 
     Raises
     ------
@@ -81,7 +86,7 @@ def normalised(image: np.ndarray) -> np.ndarray:
     # Not by the deviation: rounding of the mean may leave it above 0.
     constant = (channels == channels[:, :1]).all(axis=1)
     centred[constant], deviation[constant] = 0, 1
-    return (centred / deviation).reshape(image.shape).astype(np.float32)
+    return (centred / deviation).reshape(image.shape).astype(np.float32, order="C")
 
 
 def _write_arrays(source: Any, images: Path, labels: Path, where: str) -> pd.DataFrame:
@@ -99,7 +104,7 @@ def _write_arrays(source: Any, images: Path, labels: Path, where: str) -> pd.Dat
                 continue
             found = case_problems(case, n_classes, ignore, sliced, hint)
             found = found or _disagreements(case, seen)
-            problems += [f"{case_title(case, number)}: {problem}" for problem in found]
+            problems += [f"{describe_case(case, number)}: {problem}" for problem in found]
             if problems:  # read on, to report all of them, but write no more
                 continue
             image = normalised(np.asarray(case["image"]))
@@ -108,7 +113,7 @@ def _write_arrays(source: Any, images: Path, labels: Path, where: str) -> pd.Dat
             image_file.append(image)
             label_file.append(label)
     if problems:
-        raise listed(f"{where}: problems with the data", problems)
+        raise problem_list(f"{where}: problems with the data", problems)
     if not rows:
         raise UserError(f"{where}: the dataset has no cases")
     return pd.DataFrame(rows)
@@ -154,10 +159,10 @@ def _disagreements(case: Mapping[str, Any], seen: dict[str, str]) -> list[str]:
 def _stored(label: Any, ignore: int | None) -> np.ndarray:
     """The label as uint8, with IGNORE for the ignore label."""
     label = np.asarray(label)
-    stored = label.astype(np.uint8)  # the ignore label may not fit, and is set next
-    if ignore is not None:
-        stored[label == ignore] = IGNORE
-    return np.ascontiguousarray(stored)
+    label = np.rint(label) if label.dtype.kind == "f" else label
+    if ignore is not None:  # it may not fit into uint8
+        label = np.where(label == ignore, IGNORE, label)
+    return np.ascontiguousarray(label, dtype=np.uint8)
 
 
 def _row(
@@ -166,9 +171,9 @@ def _row(
     counts = np.bincount(label.reshape(-1), minlength=IGNORE + 1)
     return {
         "case": case["case"],
-        "subject": case.get("subject", case["case"]),
+        "subject": str(case.get("subject", case["case"])).strip(),
         "shape": "x".join(str(size) for size in label.shape),
-        "spacing": "x".join(str(round(float(size), 6)) for size in case["spacing"]),
+        "spacing": "x".join(repr(float(size)) for size in case["spacing"]),
         "channels": len(image),
         "digest": hashlib.sha256(image).hexdigest() + hashlib.sha256(label).hexdigest(),
         **{f"voxels_{name}": int(counts[index]) for index, name in enumerate(classes)},
