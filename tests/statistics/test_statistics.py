@@ -11,6 +11,7 @@ from lossbench.statistics import (
     Components,
     Difference,
     cases_tests,
+    decide,
     holm,
     improvement,
     mean_interval,
@@ -18,10 +19,14 @@ from lossbench.statistics import (
     paired_difference,
     planned,
     ranks,
-    verdict,
 )
 
 FULL = Design(5, 3, 52, 0.003)
+
+
+def verdict(found, margin, alpha, higher=True):
+    """Of a comparison that stands alone."""
+    return decide([found], [margin], [higher], alpha)[0].verdict
 
 
 def folds_of(design=FULL, seed=0, effect=0.0):
@@ -157,7 +162,7 @@ def test_one_block_says_nothing():
     found = paired_difference(folds)
     assert found.mean == pytest.approx(0.5, abs=0.02)
     assert np.isnan(found.interval(0.95)).all()
-    assert verdict(found, np.nan, 0.01, 0.05) == "undecided"
+    assert verdict(found, 0.01, 0.05) == "undecided"
     assert np.isnan(needed(found, 0.01, 0.05)).all()
     assert planned(found, 0.01) == []
 
@@ -168,17 +173,17 @@ def test_a_loss_against_itself_is_equivalent():
     assert found.p() == cases_tests([folds]) == 1
     assert found.interval(0.95) == (0, 0)
     assert improvement(folds) == 0.5
-    assert verdict(found, 1.0, 0.01, 0.05) == "equivalent"
+    assert verdict(found, 0.01, 0.05) == "equivalent"
 
 
 def test_a_difference_without_any_noise_is_left_to_the_signs_of_the_blocks():
     found = paired_difference([np.full((3, 10), 0.3)] * 2)
     assert found.variance == 0
     assert found.p() == 2 * 0.5**6
-    assert verdict(found, found.p(), 0.01, 0.05) == "better"
+    assert verdict(found, 0.01, 0.05) == "better"
     few = paired_difference([np.full((3, 10), 0.3)])
-    assert verdict(few, few.p(), 0.01, 0.05) == "undecided"
-    assert verdict(few, few.p(), 0.4, 0.05) == "equivalent"
+    assert verdict(few, 0.01, 0.05) == "undecided"
+    assert verdict(few, 0.4, 0.05) == "equivalent"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,7 @@ def test_a_difference_without_any_noise_is_left_to_the_signs_of_the_blocks():
 def test_nothing_can_be_said(folds):
     found = paired_difference(folds)
     assert np.isnan([found.p(), *found.interval(0.95)]).all()
-    assert verdict(found, np.nan, 0.01, 0.05) == "undecided"
+    assert verdict(found, 0.01, 0.05) == "undecided"
     assert np.isnan(needed(found, 0.01, 0.05)).all()
 
 
@@ -208,7 +213,7 @@ def test_tiny_studies_get_an_answer(folds, seeds, cases):
     assert low < found.mean < high
     assert 0 < found.p() <= 1
     assert 0 <= cases_tests([values]) <= 1
-    assert verdict(found, found.p(), 0.0001, 0.001) == "undecided"
+    assert verdict(found, 0.0001, 0.001) == "undecided"
     assert all(n > 0 for n in needed(found, 0.001, 0.05))
 
 
@@ -244,24 +249,98 @@ def difference(mean, se):
 
 
 @pytest.mark.parametrize(
-    ("mean", "se", "p", "expected"),
+    ("mean", "se", "expected"),
     [
-        (0.05, 0.005, 1e-6, "better"),
-        (-0.05, 0.005, 1e-6, "worse"),
-        (0.002, 0.001, 0.04, "equivalent"),
-        (0.03, 0.02, 0.2, "undecided"),
-        (0.012, 0.001, 1e-6, "better"),
+        (0.05, 0.005, "better"),
+        (-0.05, 0.005, "worse"),
+        (0.002, 0.001, "equivalent"),
+        (0.03, 0.02, "undecided"),
+        (0.012, 0.001, "better"),
     ],
 )
-def test_verdicts(mean, se, p, expected):
-    assert verdict(difference(mean, se), p, 0.01, 0.05) == expected
+def test_verdicts(mean, se, expected):
+    assert verdict(difference(mean, se), 0.01, 0.05) == expected
 
 
 def test_lower_may_be_better():
-    assert verdict(difference(-0.05, 0.005), 1e-6, 0.01, 0.05, higher_is_better=False) == "better"
+    assert verdict(difference(-0.05, 0.005), 0.01, 0.05, higher=False) == "better"
 
 
 # What stands beside the verdict
+
+
+def decided(pairs, alpha=0.05):
+    differences = [difference(mean, se) for mean, se in pairs]
+    return decide(differences, [0.01] * len(pairs), [True] * len(pairs), alpha)
+
+
+def test_one_among_many_needs_more_to_be_equivalent_as_to_be_better():
+    """Both at p .01 alone; among 20 comparisons, of which the others say nothing, neither is."""
+    better, equivalent = difference(0.0285, 0.01), difference(0, 0.00396)
+    assert better.p() == pytest.approx(0.01, abs=5e-4)
+    assert equivalent.p_equivalent(0.01) == pytest.approx(0.01, abs=5e-4)
+    pairs = [(0.0285, 0.01), (0, 0.00396)]
+    assert [x.verdict for x in decided(pairs)] == ["better", "equivalent"]
+    many = decided(pairs + [(0.01, 0.01)] * 18)
+    assert {x.verdict for x in many} == {"undecided"}
+    assert many[0].p_holm == pytest.approx(20 * better.p())
+    assert many[1].p_equivalent_holm == pytest.approx(20 * equivalent.p_equivalent(0.01))
+
+
+def test_what_is_decided_no_longer_costs():
+    """Holm's step-down, for each kind of verdict: the last one is tested at alpha."""
+    last = (0.022, 0.01)
+    assert [x.verdict for x in decided([(0.1, 0.01), (-0.1, 0.01), last])] == [
+        "better",
+        "worse",
+        "better",
+    ]
+    assert [x.verdict for x in decided([(0.01, 0.01), (0.01, 0.01), last])] == ["undecided"] * 3
+
+
+def test_p_of_many_is_holms():
+    pairs = [(0.03, 0.01), (0.001, 0.003), (0.02, 0.01), (0.002, 0.002)]
+    alone = [difference(*pair) for pair in pairs]
+    assert [x.p_holm for x in decided(pairs)] == list(holm([d.p() for d in alone]))
+    expected = list(holm([d.p_equivalent(0.01) for d in alone]))
+    assert [x.p_equivalent_holm for x in decided(pairs)] == expected
+
+
+def test_intervals_agree_with_verdicts():
+    generator = np.random.default_rng(0)
+    seen = set()
+    for _ in range(200):
+        n = generator.integers(1, 9)
+        pairs = np.column_stack([generator.normal(0, 0.015, n), generator.uniform(0.001, 0.01, n)])
+        for x in decided(pairs):
+            excludes_0 = x.low > 0 or x.high < 0
+            within = x.low > -0.01 and x.high < 0.01
+            assert x.verdict != "equivalent" or within
+            assert x.verdict not in ("better", "worse") or excludes_0
+            assert x.verdict != "undecided" or not (excludes_0 or within)
+            seen.add(x.verdict)
+    assert len(seen) == 4
+
+
+def test_false_equivalents_are_rare_among_many():
+    """Six comparisons at the margin: 5 % of studies, to 3 standard errors; 20 % without Holm."""
+    design, margin, studies = Design(5, 3, 52, 0.003), 0.005, 150
+    rows = [
+        [paired_difference(folds) for folds in row]
+        for row in simulated(design, studies, seed=2, effect=margin)
+    ]
+    alone = [any(d.p_equivalent(margin) < 0.05 for d in row) for row in rows]
+    n = len(rows[0])
+    together = [
+        any(x.verdict == "equivalent" for x in decide(row, [margin] * n, [True] * n, 0.05))
+        for row in rows
+    ]
+    assert np.mean(together) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / studies)
+    assert np.mean(alone) > 0.15
+
+
+def test_nothing_is_decided_of_nothing():
+    assert decide([], [], [], 0.05) == []
 
 
 def test_improvement_counts_cases_and_trainings():

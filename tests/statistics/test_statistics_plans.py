@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.error_rates import Design, simulated, truth
-from lossbench.statistics import needed, paired_difference, pairing_gain, planned, verdict
-from tests.statistics.test_statistics import FULL, scores
+from lossbench.statistics import needed, paired_difference, pairing_gain, planned
+from tests.statistics.test_statistics import FULL, scores, verdict
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_number_that_would_decide_does(mean):
 
     def power(seeds):
         said = [
-            verdict(d, d.p(), 0.01, 0.05)
+            verdict(d, 0.01, 0.05)
             for row in simulated(replace(design, seeds=seeds), 60, seed=1, effect=mean)
             for d in map(paired_difference, row)
         ]

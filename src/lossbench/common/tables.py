@@ -28,7 +28,16 @@ SUMMARY = (
 COMPARISONS = (
     *(*GROUP, "loss", "reference", "class", "metric"),
     *("n_cases", "n_seeds", "n_blocks", "n_missing", "difference", "ci_low", "ci_high"),
-    *("p", "p_holm", "verdict", "n_cases_needed", "n_blocks_needed", "improvement"),
+    *("simultaneous_low", "simultaneous_high"),
+    *(
+        "p",
+        "p_holm",
+        "p_equivalent_holm",
+        "verdict",
+        "n_cases_needed",
+        "n_blocks_needed",
+        "improvement",
+    ),
     *("p_cases", "p_cases_holm", "verdict_cases", "convention", "paired"),
 )
 POOLED = (*GROUP, "loss", "class", "n_cases", *COUNTS, "dice", "iou", "precision", "recall")

@@ -1,12 +1,13 @@
 """Pure functions on arrays: differences, verdicts, plans, resampling. No files, no pandas."""
 
 from lossbench.statistics.components import Components as Components
+from lossbench.statistics.differences import Decision as Decision
 from lossbench.statistics.differences import Difference as Difference
 from lossbench.statistics.differences import cases_tests as cases_tests
+from lossbench.statistics.differences import decide as decide
 from lossbench.statistics.differences import holm as holm
 from lossbench.statistics.differences import improvement as improvement
 from lossbench.statistics.differences import paired_difference as paired_difference
-from lossbench.statistics.differences import verdict as verdict
 from lossbench.statistics.planning import Plan as Plan
 from lossbench.statistics.planning import needed as needed
 from lossbench.statistics.planning import pairing_gain as pairing_gain

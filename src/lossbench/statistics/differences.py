@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -65,6 +66,12 @@ class Difference:
             return 1.0 if self.mean == 0 else 0.5 ** (self.n_blocks - 1)
         return float(2 * self.components.tail(abs(self.mean) / np.sqrt(self.variance)))
 
+    def p_equivalent(self, margin: float) -> float:
+        """P of a difference of the margin or more: the larger one of the two one-sided tests."""
+        if self.variance == 0:
+            return float(abs(self.mean) >= margin)
+        return float(self.components.tail((margin - abs(self.mean)) / np.sqrt(self.variance)))
+
 
 def paired_difference(folds: Sequence[np.ndarray]) -> Difference:
     """Mean difference over blocks and cases, by the method of moments.
@@ -125,24 +132,76 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def verdict(
-    difference: Difference,
-    p_holm: float,
-    margin: float,
-    alpha: float,
-    higher_is_better: bool = True,
-) -> str:
-    """better, worse, equivalent or undecided.
+class Decision(NamedTuple):
+    """What may be said of one comparison among others.
 
-    Equivalent: both one-sided tests against the margin at `alpha`, that is, the interval of
-    confidence 1 - 2 alpha lies within it. Better and worse: Holm's p under `alpha`.
+    Attributes
+    ----------
+    verdict
+        better, worse, equivalent or undecided.
+    p_holm, p_equivalent_holm
+        P of no difference and of one beyond the margin, each by Holm over all comparisons; NaN
+        where nothing can be said.
+    low, high
+        The interval that the verdict is read from: it excludes 0 for better and worse, lies within
+        the margin for equivalent, and does neither for undecided.
     """
-    low, high = difference.interval(1 - 2 * alpha)
-    if -margin < low and high < margin:
-        return "equivalent"
-    if p_holm < alpha:
-        return "better" if (difference.mean > 0) == higher_is_better else "worse"
-    return "undecided"
+
+    verdict: str
+    p_holm: float
+    p_equivalent_holm: float
+    low: float
+    high: float
+
+
+def decide(
+    differences: Sequence[Difference],
+    margins: Sequence[float],
+    higher_is_better: Sequence[bool],
+    alpha: float,
+) -> list[Decision]:
+    """Decide comparisons together, so that error rates hold over all of them.
+
+    Parameters
+    ----------
+    differences
+        Of every comparison, loss minus reference.
+    margins, higher_is_better
+        Of each comparison.
+    alpha
+        Probability of some false better or worse, and that of some false equivalent.
+
+    Notes
+    -----
+    Better and worse are by Holm's step-down over the p of no difference, equivalent by Holm's over
+    the p of the two one-sided tests; where both hold, equivalent is said. Holm tests a comparison
+    at alpha / n while n are open. Its interval has that level: 1 - alpha / n for better and worse,
+    1 - 2 alpha / n for equivalent, as two one-sided tests have it; and for undecided 1 - alpha / n
+    of the step at which the procedures stopped.
+    """
+    p = np.array([d.p() for d in differences], dtype=float)
+    p_equivalent = np.array(
+        [d.p_equivalent(margin) for d, margin in zip(differences, margins, strict=True)], float
+    )
+    p_holm, p_equivalent_holm = holm(p), holm(p_equivalent)
+    n_tests = int(np.isfinite(p).sum())
+    # How many comparisons are open when each is tested: n, n - 1, ... in the order of p.
+    n_open, n_open_equivalent = (
+        n_tests - values.argsort().argsort() for values in (p, p_equivalent)
+    )
+    n_undecided = max(1, *(int((values >= alpha).sum()) for values in (p_holm, p_equivalent_holm)))
+    decisions = []
+    for i, d in enumerate(differences):
+        if p_equivalent_holm[i] < alpha:
+            verdict, level = "equivalent", 2 * alpha / n_open_equivalent[i]
+        elif p_holm[i] < alpha:
+            verdict = "better" if (d.mean > 0) == higher_is_better[i] else "worse"
+            level = alpha / n_open[i]
+        else:
+            verdict, level = "undecided", alpha / n_undecided
+        low, high = d.interval(1 - level)
+        decisions.append(Decision(verdict, p_holm[i], p_equivalent_holm[i], low, high))
+    return decisions
 
 
 def improvement(folds: Sequence[np.ndarray]) -> float:

@@ -68,7 +68,7 @@ def needed(
         design = _design(d, cases, seeds)
         if abs(d.mean) > margin:
             return _power_differs(design, abs(d.mean), alpha / tests) >= POWER
-        return _power_equivalent(design, abs(d.mean), margin, alpha) >= POWER
+        return _power_equivalent(design, abs(d.mean), margin, alpha / tests) >= POWER
 
     return (
         _smallest(d.n_cases, lambda n: enough(n, seeds)),

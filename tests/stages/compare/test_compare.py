@@ -69,7 +69,7 @@ def test_columns_are_those_of_the_design(experiment):
     assert comparisons.columns.tolist() == [
         "dataset", "model", "loss", "reference", "class", "metric",
         "n_cases", "n_seeds", "n_blocks", "n_missing", "difference", "ci_low", "ci_high",
-        "p", "p_holm", "verdict", "n_cases_needed", "n_blocks_needed", "improvement",
+        "simultaneous_low", "simultaneous_high", "p", "p_holm", "p_equivalent_holm", "verdict", "n_cases_needed", "n_blocks_needed", "improvement",
         "p_cases", "p_cases_holm", "verdict_cases", "convention", "paired",
     ]  # fmt: skip
     others = {
@@ -199,7 +199,7 @@ def test_no_interval_of_dice_is_wider_than_dice(tmp_path, monkeypatch):
     module = import_module("lossbench.stages.compare.comparisons")
     monkeypatch.setattr(module, "METRICS", {})
     whole, whole_scale = compared()
-    ends = ["ci_low", "ci_high"]
+    ends = ["ci_low", "ci_high", "simultaneous_low", "simultaneous_high"]
     for found, uncut in ((table, whole), (scale, whole_scale)):
         columns = [name for name in ends if name in found]
         dice = uncut["metric"] == "dice"

@@ -542,7 +542,7 @@ def test_the_margin_of_each_metric_is_told(tmp_path):
     report(experiment, output)
     page = Page(output / "report.html")
     assert (
-        "smaller than this experiment's margin, ±2.5 of HD95, 0.01 of Dice: its 90 % interval"
+        "smaller than this experiment's margin, ±2.5 of HD95, 0.01 of Dice: two one-sided tests"
         in page.text
     )
     assert "equivalent: shown to be smaller than ±2.5." in page.text

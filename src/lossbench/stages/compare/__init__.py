@@ -149,7 +149,8 @@ def _verdicts(study: Study, compared: pd.DataFrame, output: Path) -> str:
     table["verdict"] = compared["verdict"]
     return (
         f"{study.experiment}: each loss minus {settings.reference}, paired by case within blocks; "
-        f"{1 - settings.alpha:.0%} intervals, margin {settings.margins_text()}\n\n"
+        f"verdicts and intervals hold together at error rate {settings.alpha:g}, margin "
+        f"{settings.margins_text()}\n\n"
         f"{table.to_string(index=False)}\n\n"
         f"report:  {output / 'report.html'}\n"
     )
@@ -158,7 +159,7 @@ def _verdicts(study: Study, compared: pd.DataFrame, output: Path) -> str:
 def _interval(row: Any) -> str:
     """The interval of a comparison, or why it has none."""
     if pd.notna(row.ci_low):
-        return f"{row.ci_low:+z.4f} to {row.ci_high:+z.4f}"
+        return f"{row.simultaneous_low:+z.4f} to {row.simultaneous_high:+z.4f}"
     if row.n_cases == 0:
         return "unknown: no case has a value"
     return "unknown: one block" if row.n_blocks < 2 else "unknown: too few cases"

@@ -13,7 +13,7 @@ from lossbench.config import Experiment
 from lossbench.config.sections import ComparisonClaim, LedgerClaim
 from lossbench.stages.compare.comparisons import max_difference
 from lossbench.stages.compare.scores import Scores
-from lossbench.statistics import Difference, holm, paired_difference, verdict
+from lossbench.statistics import Decision, Difference, decide, paired_difference
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 EQUAL = 2.0  # shares are about equal where the largest is less than this many times the smallest
@@ -38,17 +38,24 @@ def claims(settings: Experiment, folder: Path, groups: Sequence[Scores]) -> pd.D
         claim, source, dataset, model, verdict (holds, fails or undecided), figure (what was
         measured, in words) and evidence (where).
     """
-    tested = [
-        paired_difference(scores.pairs(c.metric, c.loss, c.against, c.of_class))
-        for c in [claim.comparison for claim in settings.claims if claim.comparison]
-        for scores in groups
+    claimed = [
+        (claim.comparison, scores)
+        for claim, scores in product(settings.claims, groups)
+        if claim.comparison
     ]
-    differences = zip(tested, holm([d.p() for d in tested]), strict=True)
+    differences = [
+        paired_difference(scores.pairs(c.metric, c.loss, c.against, c.of_class))
+        for c, scores in claimed
+    ]
+    margins = [settings.comparison.margin_of(c.metric) for c, _ in claimed]
+    higher = [not settings.metric(c.metric).lower_is_better for c, _ in claimed]
+    decisions = decide(differences, margins, higher, settings.comparison.alpha)
+    tested = zip(differences, decisions, strict=True)
     rows = []
     for claim, scores in product(settings.claims, groups):
         if claim.comparison:
             limit = max_difference(scores, claim.comparison.metric)
-            row = _test_comparison(claim.comparison, *next(differences), limit, settings)
+            row = _test_comparison(claim.comparison, *next(tested), limit)
         elif claim.ledger:
             row = _test_ledger(claim.ledger, _shares(claim.ledger, settings, folder, scores))
         else:
@@ -62,18 +69,14 @@ def claims(settings: Experiment, folder: Path, groups: Sequence[Scores]) -> pd.D
 
 
 def _test_comparison(
-    claim: ComparisonClaim, difference: Difference, p: float, limit: float, settings: Experiment
+    claim: ComparisonClaim, difference: Difference, decision: Decision, limit: float
 ) -> tuple[str, str, str]:
-    alpha = settings.comparison.alpha
-    margin = settings.comparison.margin_of(claim.metric)
-    higher_is_better = not settings.metric(claim.metric).lower_is_better
-    decision = verdict(difference, p, margin, alpha, higher_is_better)
-    low, high = difference.interval(1 - alpha, limit)
-    interval = f"{low:+.3f} to {high:+.3f}" if np.isfinite(low) else "no interval"
-    result = HOLDS if decision == claim.expect else FAILS
+    low, high = max(decision.low, -limit), min(decision.high, limit)
+    interval = f"{low:+.3f} to {high:+.3f}" if np.isfinite(difference.variance) else "no interval"
+    result = HOLDS if decision.verdict == claim.expect else FAILS
     evidence = f"{claim.metric} on {claim.of_class}: {claim.loss} minus {claim.against}"
-    figure = f"{difference.mean:+.3f} ({interval}): {decision}"
-    return UNDECIDED if decision == UNDECIDED else result, figure, evidence
+    figure = f"{difference.mean:+.3f} ({interval}): {decision.verdict}"
+    return UNDECIDED if decision.verdict == UNDECIDED else result, figure, evidence
 
 
 def _shares(claim: LedgerClaim, settings: Experiment, folder: Path, scores: Scores) -> pd.DataFrame:

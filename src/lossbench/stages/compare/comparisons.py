@@ -14,12 +14,12 @@ from lossbench.stages.compare.scores import Scores, iterate_pairs, to_rows
 from lossbench.stages.compare.summary import TIE, has_conventions, means_by_convention
 from lossbench.statistics import (
     cases_tests,
+    decide,
     holm,
     improvement,
     needed,
     paired_difference,
     ranks,
-    verdict,
 )
 
 
@@ -51,19 +51,20 @@ def comparisons(
     settings, alpha = study.comparison, study.comparison.alpha
     pairs = list(iterate_pairs(groups, settings.metrics, settings.reference))
     differences = [paired_difference(pair.folds) for pair in pairs]
-    p, p_cases = [d.p() for d in differences], cases_tests([pair.folds for pair in pairs])
-    p_holm, p_cases_holm = holm(p), holm(p_cases)
-    n_tests = int(np.isfinite(p).sum())  # as `holm` counts them
+    margins = [settings.margin_of(pair.keys["metric"]) for pair in pairs]
+    higher = [not study.metric(pair.keys["metric"]).lower_is_better for pair in pairs]
+    decisions = decide(differences, margins, higher, alpha)
+    n_tests = int(np.isfinite([d.variance for d in differences]).sum())
+    p_cases = cases_tests([pair.folds for pair in pairs])
+    p_cases_holm = holm(p_cases)
     rows = []
-    for i, (pair, d) in enumerate(zip(pairs, differences, strict=True)):
-        scores, metric = pair.scores, pair.keys["metric"]
-        margin = settings.margin_of(metric)
-        higher_is_better = not study.metric(metric).lower_is_better
-        decision = verdict(d, p_holm[i], margin, alpha, higher_is_better)
+    for i, (pair, d, decision) in enumerate(zip(pairs, differences, decisions, strict=True)):
+        scores, higher_is_better = pair.scores, higher[i]
         n_needed = (np.nan, np.nan)
-        if decision == "undecided":
-            n_needed = needed(d, margin, alpha, n_tests)
-        low, high = d.interval(1 - alpha, max_difference(scores, metric))
+        if decision.verdict == "undecided":
+            n_needed = needed(d, margins[i], alpha, n_tests)
+        limit = max_difference(scores, pair.keys["metric"])
+        low, high = d.interval(1 - alpha, limit)
         share_higher = improvement(pair.folds)
         # What a test over cases alone concludes: it takes one training's luck for the loss.
         verdict_cases = "undecided"
@@ -80,9 +81,12 @@ def comparisons(
                 "difference": d.mean,
                 "ci_low": low,
                 "ci_high": high,
-                "p": p[i],
-                "p_holm": p_holm[i],
-                "verdict": decision,
+                "simultaneous_low": max(decision.low, -limit),
+                "simultaneous_high": min(decision.high, limit),
+                "p": d.p(),
+                "p_holm": decision.p_holm,
+                "p_equivalent_holm": decision.p_equivalent_holm,
+                "verdict": decision.verdict,
                 "n_cases_needed": n_needed[0],
                 "n_blocks_needed": n_needed[1],
                 "improvement": share_higher if higher_is_better else 1 - share_higher,
