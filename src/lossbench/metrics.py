@@ -8,7 +8,7 @@ import torch
 from monai.metrics import DiceMetric
 from scipy.spatial import KDTree
 
-from lossbench.common.instantiate import instantiate, place_of
+from lossbench.common.instantiate import instantiate, location_of
 from lossbench.config import UserError
 from lossbench.datasets.prepared import IGNORE, Prepared
 
@@ -109,7 +109,7 @@ def build_metric(name: str, spec: Mapping[str, Any], data: Prepared) -> OwnMetri
         try:
             given = metric(prediction, label, spacing)
         except Exception as error:
-            what = f"{type(error).__name__}: {error} ({place_of(error)})"
+            what = f"{type(error).__name__}: {error} ({location_of(error)})"
             called = "called as metric(prediction, label, spacing)"
             raise UserError(f"{where}: failed, {called}: {what}") from error
         wanted = f"wanted: {k} numbers, one for each class, NaN where it has none"

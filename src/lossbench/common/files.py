@@ -40,7 +40,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     except UserError:
         raise
     except Exception as error:
-        why = _unwritable(error, path.parent)
+        why = _write_problem(error, path.parent)
         if not why:
             raise
         raise UserError(
@@ -52,15 +52,15 @@ def whole(path: str | Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def _unwritable(error: Exception, folder: Path) -> str:
-    """Why nothing can be written to a folder; empty where that is not it."""
+def _write_problem(error: Exception, folder: Path) -> str:
+    """Reason why nothing can be written to a folder; empty where the error has another cause."""
     if isinstance(error, OSError):
         return os.strerror(error.errno) if error.errno in NOT_WRITABLE else ""
     # torch and safetensors have errors of their own, which do not all say it.
-    found = os.statvfs(folder)
-    if found.f_flag & os.ST_RDONLY:
+    file_system = os.statvfs(folder)
+    if file_system.f_flag & os.ST_RDONLY:
         return os.strerror(errno.EROFS)
-    if not found.f_bavail or os.strerror(errno.ENOSPC) in str(error):
+    if not file_system.f_bavail or os.strerror(errno.ENOSPC) in str(error):
         return os.strerror(errno.ENOSPC)
     return "" if os.access(folder, os.W_OK) else os.strerror(errno.EACCES)
 
@@ -91,11 +91,11 @@ def try_lock(path: Path) -> IO | None:
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 of files of a folder, by name."""
-    found = {}
+    digests = {}
     for name in names:
         with (folder / name).open("rb") as file:
-            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def altered(folder: Path, expected: Mapping[str, str]) -> list[Path]:

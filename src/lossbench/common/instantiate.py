@@ -64,7 +64,7 @@ def instantiate(
     except Exception as error:
         call = f"{spec['_target_']}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
         raise UserError(
-            f"{where}: {call} failed: {type(error).__name__}: {error} ({place_of(error)})"
+            f"{where}: {call} failed: {type(error).__name__}: {error} ({location_of(error)})"
         ) from error
 
 
@@ -93,7 +93,7 @@ def locate(target: str, where: str) -> Any:
     except Exception as error:
         raise UserError(
             f"{where}: importing {module_name} failed: "
-            f"{type(error).__name__}: {error} ({place_of(error)})"
+            f"{type(error).__name__}: {error} ({location_of(error)})"
         ) from error
     if not hasattr(module, name):
         names = [n for n in dir(module) if not n.startswith("_")]
@@ -101,7 +101,7 @@ def locate(target: str, where: str) -> Any:
     return getattr(module, name)
 
 
-def place_of(error: Exception) -> str:
+def location_of(error: Exception) -> str:
     """File and line that raised an error: the last ones of the user, if any are the user's.
 
     Where arguments do not fit a signature, the last line is ours, which would mislead.

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lossbench.common.files import checksums, read_json, whole, write_json
-from lossbench.common.instantiate import instantiate, place_of
+from lossbench.common.instantiate import instantiate, location_of
 from lossbench.common.provenance import sha256
 from lossbench.config import UserError, canonical
 from lossbench.datasets import ImageFolder
@@ -27,7 +27,7 @@ from lossbench.datasets.folds import assign_folds
 from lossbench.datasets.prepared import IGNORE
 
 log = logging.getLogger(__name__)
-TRANSLATES = " (an ImageFolder can translate: values: {0: 0, 255: 1})"
+VALUES_HINT = " (an ImageFolder can translate: values: {0: 0, 255: 1})"
 
 
 def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
@@ -91,25 +91,53 @@ def normalised(image: np.ndarray) -> np.ndarray:
 
 def _write_arrays(source: Any, images: Path, labels: Path, where: str) -> pd.DataFrame:
     """Append every case to the two files; a row per case, with the digests of its bytes."""
-    n_classes, ignore = len(source.classes), getattr(source, "ignore", None)
-    sliced = bool(getattr(source, "sliced", False))
-    hint = TRANSLATES if isinstance(source, ImageFolder) else ""
+    ignore, sliced = getattr(source, "ignore", None), bool(getattr(source, "sliced", False))
+    hint = VALUES_HINT if isinstance(source, ImageFolder) else ""
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
-    seen: dict[str, str] = {}
-    with _Growing(images, np.float32) as image_file, _Growing(labels, np.uint8) as label_file:
+    sizes: dict[str, str] = {}
+    with (
+        _GrowingArray(images, np.float32) as image_file,
+        _GrowingArray(labels, np.uint8) as label_file,
+    ):
         for number, case in enumerate(_cases(source)):
             if isinstance(case, UserError):
                 problems.append(str(case))
                 continue
-            found = case_problems(case, n_classes, ignore, sliced, hint)
-            found = found or _disagreements(case, seen)
-            problems += [f"{describe_case(case, number)}: {problem}" for problem in found]
+            wrong = case_problems(case, len(source.classes), ignore, sliced, hint)
+            if not wrong:
+                size = f"{len(case['image'])} channels and {np.ndim(case['label'])} axes"
+                first, expected = next(iter(sizes.items()), (case["case"], size))
+                if case["case"] in sizes:
+                    wrong = ["is listed twice"]
+                elif size != expected:
+                    wrong = [f"has {size}, and case {first} has {expected}; they must be equal"]
+                sizes.setdefault(case["case"], size)
+            problems += [f"{describe_case(case, number)}: {problem}" for problem in wrong]
             if problems:  # read on, to report all of them, but write no more
                 continue
             image = normalised(np.asarray(case["image"]))
-            label = _stored(case["label"], ignore)
-            rows.append(_row(case, image, label, source.classes) | {"offset": label_file.length})
+            label = np.asarray(case["label"])
+            label = np.rint(label) if label.dtype.kind == "f" else label
+            if ignore is not None:  # it may not fit into uint8
+                label = np.where(label == ignore, IGNORE, label)
+            label = np.ascontiguousarray(label, dtype=np.uint8)
+            counts = np.bincount(label.reshape(-1), minlength=IGNORE + 1)
+            rows.append(
+                {
+                    "case": case["case"],
+                    "subject": str(case.get("subject", case["case"])).strip(),
+                    "shape": "x".join(str(size) for size in label.shape),
+                    "spacing": "x".join(repr(float(size)) for size in case["spacing"]),
+                    "channels": len(image),
+                    "digest": hashlib.sha256(image).hexdigest() + hashlib.sha256(label).hexdigest(),
+                    **{
+                        f"voxels_{name}": int(n)
+                        for name, n in zip(source.classes, counts, strict=False)
+                    },
+                    "offset": label_file.length,
+                }
+            )
             image_file.append(image)
             label_file.append(label)
     if problems:
@@ -140,53 +168,17 @@ def _cases(source: Any) -> Iterator[Any]:
 def _reading_failed(error: Exception, number: int) -> UserError:
     if isinstance(error, UserError):
         return error
-    what = f"{type(error).__name__}: {error} ({place_of(error)})"
+    what = f"{type(error).__name__}: {error} ({location_of(error)})"
     return UserError(f"case number {number}: {what}")
 
 
-def _disagreements(case: Mapping[str, Any], seen: dict[str, str]) -> list[str]:
-    """How a case disagrees with those before it; `seen`, their names and sizes, is extended."""
-    name = case["case"]
-    if name in seen:
-        return ["is listed twice"]
-    seen[name] = f"{len(case['image'])} channels and {np.ndim(case['label'])} axes"
-    first = next(iter(seen))
-    if seen[name] != seen[first]:
-        return [f"has {seen[name]}, and case {first} has {seen[first]}; they must be equal"]
-    return []
-
-
-def _stored(label: Any, ignore: int | None) -> np.ndarray:
-    """The label as uint8, with IGNORE for the ignore label."""
-    label = np.asarray(label)
-    label = np.rint(label) if label.dtype.kind == "f" else label
-    if ignore is not None:  # it may not fit into uint8
-        label = np.where(label == ignore, IGNORE, label)
-    return np.ascontiguousarray(label, dtype=np.uint8)
-
-
-def _row(
-    case: Mapping[str, Any], image: np.ndarray, label: np.ndarray, classes: Sequence[str]
-) -> dict[str, Any]:
-    counts = np.bincount(label.reshape(-1), minlength=IGNORE + 1)
-    return {
-        "case": case["case"],
-        "subject": str(case.get("subject", case["case"])).strip(),
-        "shape": "x".join(str(size) for size in label.shape),
-        "spacing": "x".join(repr(float(size)) for size in case["spacing"]),
-        "channels": len(image),
-        "digest": hashlib.sha256(image).hexdigest() + hashlib.sha256(label).hexdigest(),
-        **{f"voxels_{name}": int(counts[index]) for index, name in enumerate(classes)},
-    }
-
-
-class _Growing:
+class _GrowingArray:
     """A one-dimensional .npy file that is written piece by piece."""
 
     def __init__(self, path: Path, dtype: type) -> None:
         self.length, self._dtype, self._file = 0, np.dtype(dtype), path.open("wb")
 
-    def __enter__(self) -> "_Growing":
+    def __enter__(self) -> "_GrowingArray":
         self._write_header()
         return self
 

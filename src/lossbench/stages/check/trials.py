@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import yaml
 
-from lossbench.common.instantiate import locate, place_of
+from lossbench.common.instantiate import locate, location_of
 from lossbench.config import Experiment, UserError, did_you_mean, unnamed
 from lossbench.config.sections import Claim
 from lossbench.datasets.batches import MULTIPLE, patch_size, round_up
@@ -89,7 +89,7 @@ def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) ->
             raise UserError(f"{where}: {_as_index_target(spec)}") from error
         raise UserError(
             f"{where}: {type(loss).__name__} failed on logits {shape} and a one-hot target of the "
-            f"same shape: {type(error).__name__}: {error} ({place_of(error)})"
+            f"same shape: {type(error).__name__}: {error} ({location_of(error)})"
         ) from error
     if not isinstance(value, torch.Tensor) or value.ndim:
         found = (
@@ -167,7 +167,7 @@ def _check_model(run: dict[str, Any], data: Prepared) -> None:
             raise UserError(f"{where}: {_other_dimensions(data)}") from error
         raise UserError(
             f"{where}: cannot take a patch of {list(patch)} of {data.info['name']} "
-            f"({type(error).__name__}: {error}; {place_of(error)}){_larger(patch)}"
+            f"({type(error).__name__}: {error}; {location_of(error)}){_larger(patch)}"
         ) from error
     if not isinstance(found, torch.Tensor) or tuple(found.shape) != wanted:
         shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__

@@ -12,7 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lossbench.common.device import wait_for
 from lossbench.common.files import read_json, try_lock
-from lossbench.common.instantiate import place_of
+from lossbench.common.instantiate import location_of
 from lossbench.common.provenance import run_digest
 from lossbench.config import UserError
 from lossbench.datasets.batches import Batches
@@ -138,7 +138,7 @@ def _told(run: Run, error: Exception) -> str:
     if isinstance(error, UserError):
         text = f"losses.{run.name}: {error}"
     else:
-        what = f"{type(error).__name__}: {error} ({place_of(error)})"
+        what = f"{type(error).__name__}: {error} ({location_of(error)})"
         text = f"losses.{run.name}: failed at step {run.step}: {what}"
         log.error("%s", text, exc_info=error)
     log.warning("%s: ends here; the other losses of the block go on", run.name)
