@@ -11,10 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench.common import tables
 from lossbench.common.files import block_folder, read_json
 from lossbench.common.provenance import run_digest
-from lossbench.common.tables import BLOCK, RUN, STATUS, TEXT
+from lossbench.common.tables import BLOCK, RUN, STATUS, TEXT, read_csv
 from lossbench.config import Experiment, UserError, canonical, unnamed
 from lossbench.stages.track.record import Record
 from lossbench.stages.track.view import clean, verdict_table, verdicts_in_words
@@ -22,7 +21,7 @@ from lossbench.stages.track.view import clean, verdict_table, verdicts_in_words
 GROUP = ["dataset", "model", "loss"]  # the keys of a parent run
 TEST = ["dice", "dice_with_background"]  # columns of runs.csv
 VERSUS = ["difference", "ci_low", "ci_high", "p_holm"]  # columns of comparisons.csv
-NOTE_LENGTH = 8000  # characters that MLflow takes in a tag of a run
+MAX_NOTE = 7900  # characters; MLflow takes 8000 in a tag of a run
 
 
 class Study:
@@ -30,12 +29,8 @@ class Study:
 
     Attributes
     ----------
-    e, folder
-        The experiment and the folder of its experiment.json.
-    prepared
-        Folder of each prepared dataset.
-    datasets
-        Name, digest and number of cases of each prepared dataset.
+    prepared, datasets
+        Folder of each prepared dataset; its name, digest and number of cases.
     classes
         Names in order, of all prepared datasets.
     cards
@@ -44,24 +39,18 @@ class Study:
 
     def __init__(self, experiment: Experiment, folder: Path) -> None:
         self.e, self.folder, self.report = experiment, folder, folder / "report"
+        self.stored = folder.parent / "runs"
         folders = {name: folder.parent / "datasets" / name for name in experiment.matrix.dataset}
         self.prepared = {n: path for n, path in folders.items() if (path / "classes.json").exists()}
         infos = {name: read_json(path / "classes.json") for name, path in self.prepared.items()}
-        self.datasets = {
-            name: (name, info["digest"], len(_read_table(self.prepared[name] / "cases.csv")))
-            for name, info in infos.items()
-        }
+        tables = {name: _read_table(path / "cases.csv") for name, path in self.prepared.items()}
+        self.datasets = {n: (n, info["digest"], len(tables[n])) for n, info in infos.items()}
         self.classes = list(dict.fromkeys(c for info in infos.values() for c in info["classes"]))
         checked = folder / "check.json"
         self.cards = read_json(checked).get("cards", {}) if checked.exists() else {}
 
     def finished(self, models: bool = False) -> list[Record]:
-        """Read the records of a finished experiment, parents first.
-
-        Parameters
-        ----------
-        models
-            Whether a run gets its weights as an artifact.
+        """Read a finished experiment, parents first; with `models`, runs get their weights.
 
         Raises
         ------
@@ -97,18 +86,14 @@ class Study:
         return [self._comparison("finished", *span, note, self._artifacts()), *parents, *children]
 
     def under_way(self, status: str = "training") -> list[Record]:
-        """Read what there is of an experiment: parents without figures, runs with their curves.
+        """Read what there is so far: parents without figures, runs with their curves.
 
-        Parameters
-        ----------
-        status
-            Status of runs that have begun and not ended: training, or interrupted.
+        Runs that have begun and not ended get the status: training, or interrupted.
         """
         runs, n_planned = [], 0
         for keys, digest in self._planned():
             n_planned += 1
-            begun = _read_begun(self.folder.parent / "runs" / digest)
-            if begun:
+            if begun := _read_begun(self.stored / digest):
                 row = {"status": status, **begun[0], **keys, "digest": digest}
                 runs.append(self._run(row, begun[1]))
         if not runs:
@@ -131,16 +116,12 @@ class Study:
         try:
             table = _read_table(self.report / "runs.csv")
             compared = set(zip(table["digest"], table["finished"], strict=True))
-            stored = {
-                (
-                    digest,
-                    read_json(self.folder.parent / "runs" / digest / "status.json")["finished"],
-                )
-                for _, digest in self._planned()
-            }
+            digests = [digest for _, digest in self._planned()]
+            status = [read_json(self.stored / digest / "status.json") for digest in digests]
+            trained = set(zip(digests, (s["finished"] for s in status), strict=True))
             paths = (self.report / "comparisons.csv", self.report / "mlflow.json")
             compare_time, track_time = (path.stat().st_mtime for path in paths)
-            return compared == stored and compare_time <= track_time
+            return compared == trained and compare_time <= track_time
         except (OSError, UserError):
             return False
 
@@ -162,14 +143,10 @@ class Study:
         test: Mapping[str, float] | None = None,
         files: dict[str, Path] | None = None,
     ) -> Record:
-        """One training: its settings, its curves and, once they are known, its figures.
+        """One training: its settings, its curves and, once there are tables, its figures.
 
-        Parameters
-        ----------
-        row
-            A row of runs.csv; or a status.json with the keys of a run, before there are tables.
-        test
-            Means over its cases, under test/; None before there are tables.
+        `row` is one of runs.csv, or a status.json with the keys of a run before there are tables;
+        `test` the means over its cases.
         """
         *group, fold, seed = (row[key] for key in RUN)
         numbers = {k: v for k, v in row.items() if isinstance(v, Real) and not isinstance(v, bool)}
@@ -256,9 +233,8 @@ class Study:
         self, status: str, start: int, end: int | None, note: str, files: dict[str, Path]
     ) -> Record:
         """Describe the experiment as a whole: verdicts as a note, the report as artifacts."""
-        if len(note) > NOTE_LENGTH:
-            rest = "\n\nThe rest is in comparisons.csv."
-            note = note[: NOTE_LENGTH - len(rest)].rpartition("\n")[0] + rest
+        if len(note) > MAX_NOTE:
+            note = note[:MAX_NOTE].rpartition("\n")[0] + "\n\nThe rest is in comparisons.csv."
         return Record(
             key="comparison",
             kind="comparison",
@@ -314,7 +290,7 @@ def _read_begun(stored: Path) -> tuple[dict[str, Any], bytes] | None:
 
 def _read_table(path: Path) -> pd.DataFrame:
     try:
-        return tables.read_csv(path).fillna(dict.fromkeys(TEXT, ""))
+        return read_csv(path).fillna(dict.fromkeys(TEXT, ""))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the workflow, which writes it") from None
 
