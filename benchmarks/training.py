@@ -32,7 +32,7 @@ from lossbench.metrics import _surfaces
 from lossbench.stages.prepare import prepare
 from lossbench.stages.train.run import Run
 from lossbench.stages.train.stop import Stop
-from tests.config.test_experiment import default
+from tests.helpers.configs import default
 
 STEPS, TURNS = 6, 25  # steps in a turn: an epoch of the drawn images
 VOLUME = [40, 56, 40]

@@ -17,7 +17,7 @@ import yaml
 from lossbench.__main__ import _parser, main
 from lossbench.common.files import write_json
 from lossbench.config import validate
-from tests.config.test_experiment import default, merged
+from tests.helpers.configs import default, merged
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

@@ -9,7 +9,7 @@ from lossbench.common.files import read_json, write_json
 from lossbench.common.provenance import run_digest
 from lossbench.config import load
 from lossbench.workflow import overview
-from tests.config.test_experiment import CONFIG
+from tests.helpers.configs import CONFIG
 from tests.helpers.fake_results import write_experiment
 
 

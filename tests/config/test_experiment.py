@@ -3,35 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
-from lossbench.config import ConfigError, Experiment, canonical, load, validate
-
-CONFIG = Path(__file__).parents[2] / "config"
-
-
-def default() -> dict:
-    raw = {}
-    for name in ("datasets", "models", "losses", "config"):
-        raw |= yaml.safe_load((CONFIG / f"{name}.yaml").read_text())
-    return raw
-
-
-def merged(base: dict, change: dict) -> dict:
-    """As Snakemake merges config files: mappings merge, everything else replaces."""
-    for key, value in change.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        base[key] = merged(base[key], value) if both else value
-    return base
-
-
-def problems(raw: dict, **files: Path) -> str:
-    with pytest.raises(ConfigError) as caught:
-        validate(raw, files)
-    return str(caught.value)
+from lossbench.config import Experiment, canonical, load, validate
+from tests.helpers.configs import CONFIG, default, merged, problems
 
 
 def test_default_experiment_is_valid():

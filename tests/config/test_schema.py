@@ -2,7 +2,7 @@
 
 from lossbench.__main__ import main
 from lossbench.config import Experiment
-from tests.config.test_experiment import CONFIG
+from tests.helpers.configs import CONFIG
 
 
 def test_the_table_of_keys_is_the_one_of_the_models(capsys):

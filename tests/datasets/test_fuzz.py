@@ -18,7 +18,7 @@ from PIL import Image
 from lossbench.common.files import write_json
 from lossbench.config import ConfigError, UserError, canonical, load, validate
 from lossbench.stages.prepare import prepare
-from tests.config.test_experiment import default, merged
+from tests.helpers.configs import default, merged
 from tests.helpers.fake_results import compare_files
 
 EXAMPLES = int(os.environ.get("LOSSBENCH_FUZZ", "40"))

@@ -9,7 +9,7 @@ from torch import nn
 
 from lossbench.losses import build_loss
 from lossbench.losses.semantics import PROPERTIES, measure, probe_voxels
-from tests.config.test_experiment import CONFIG
+from tests.helpers.configs import CONFIG
 
 CATALOGUE = yaml.safe_load((CONFIG / "losses.yaml").read_text())["losses"]
 K, CLASSES = 4, ["background", "a", "b", "c"]

@@ -10,7 +10,7 @@ from PIL import Image
 from lossbench.common.files import write_json
 from lossbench.config import UserError
 from lossbench.stages.prepare import prepare
-from tests.config.test_experiment import default, merged, problems
+from tests.helpers.configs import default, merged, problems
 
 TABLE = yaml.safe_load(Path(__file__).with_name("bad_input.yaml").read_text())
 

@@ -21,7 +21,7 @@ from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.losses import batch_loss
 from lossbench.stages.check import check, preflight
 from lossbench.stages.check.words import text
-from tests.config.test_experiment import CONFIG
+from tests.helpers.configs import CONFIG
 
 MODELS = yaml.safe_load((CONFIG / "models.yaml").read_text())["models"]
 SMALL = {

@@ -10,7 +10,7 @@ from lossbench.common.tables import CLAIMS
 from lossbench.config import validate
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.scores import to_scores
-from tests.config.test_experiment import default
+from tests.helpers.configs import default
 
 CLASSES = ("background", "small")
 GAIN = {"a": 0.0, "b": 0.05, "c": 0.001}

@@ -25,7 +25,7 @@ from lossbench.stages.train import train
 from lossbench.stages.train.engine import rehearse
 from lossbench.stages.train.run import learning_rate
 from lossbench.stages.train.store import FILES, finished
-from tests.config.test_experiment import CONFIG
+from tests.helpers.configs import CONFIG
 
 NETS = "monai.networks.nets"
 UNET = {
