@@ -152,6 +152,10 @@ def card(spec, k=K, dims=2):
                 "value_perfect": 0, "value_worst": "unbounded",
             },
         ),
+        *(
+            (index(_target_="torch.nn.CrossEntropyLoss", weight=[1.0, w, w, w]), {"form": "other"})
+            for w in (5.0, 7.0, 10.0, 100.0)
+        ),
         # One mean over the weights of all voxels: so the batch counts, and its size does not.
         (
             index(_target_="torch.nn.CrossEntropyLoss", weight="$inverse_frequency"),
