@@ -11,7 +11,7 @@ from lossbench.common.files import write_json
 from lossbench.datasets.prepared import Prepared
 from lossbench.models import build_model
 from lossbench.stages.check import cost
-from lossbench.stages.check.data import _far, survey
+from lossbench.stages.check.data import _is_outlier, survey
 from lossbench.stages.check.study import _draw
 from lossbench.stages.check.words import text
 from lossbench.stages.prepare import prepare
@@ -107,8 +107,8 @@ def cells(folder, flaw="", **arguments):
     return Prepared(folder)
 
 
-def doubts(*arguments, **options):
-    return survey(cells(*arguments, **options), [0, 1])["doubts"]
+def findings(*arguments, **options):
+    return survey(cells(*arguments, **options), [0, 1])["findings"]
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +118,7 @@ def undrawn(monkeypatch):
 
 
 def test_nothing_is_doubtful_where_all_is_well(tmp_path):
-    assert doubts(tmp_path) == []
+    assert findings(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_nothing_is_doubtful_where_all_is_well(tmp_path):
     ],
 )  # fmt: skip
 def test_what_is_doubtful_is_named(tmp_path, flaw, kind, says):
-    found = [doubt for doubt in doubts(tmp_path, flaw) if doubt["kind"] == kind]
+    found = [finding for finding in findings(tmp_path, flaw) if finding["kind"] == kind]
     assert len(found) == 1
     assert says in found[0]["text"]
     assert kind == "class" or "c7" in found[0]["cases"]
@@ -147,15 +147,15 @@ def test_what_is_doubtful_is_named(tmp_path, flaw, kind, says):
 
 def test_a_copy_on_both_sides_of_a_fold_comes_first(tmp_path):
     folds = [["c2", "c0", "c1", "c3", "c4"], ["c7", "c5", "c6", "c8", "c9"]]
-    first = doubts(tmp_path, "twin", folds=folds)[0]
+    first = findings(tmp_path, "twin", folds=folds)[0]
     assert first["text"].endswith(", in folds 0, 1: what is validated on is trained on")
 
 
 def test_a_class_that_a_fold_cannot_learn_or_measure(tmp_path):
     folds = [["c7", "c0"], ["c1", "c2", "c3"], ["c4", "c5"]]
     data = cells(tmp_path, "alone", folds=folds)
-    found = survey(data, [0, 1])["doubts"]
-    assert [doubt["text"] for doubt in found if doubt["kind"] == "class"] == [
+    found = survey(data, [0, 1])["findings"]
+    assert [finding["text"] for finding in found if finding["kind"] == "class"] == [
         "class wall: no validation case of fold 1 has it: its Dice is not measured there",
         "class wall: no training case of fold 0 has it: it is not learned there",
     ]
@@ -165,10 +165,12 @@ def test_folds_of_uneven_foreground(tmp_path):
     """Whoever drew the folds can draw others; those of a dataset stay as they are."""
     folds = [[f"c{i}" for i in range(10) if i % 2 == odd] for odd in (0, 1)]
     data = cells(tmp_path, "uneven", folds=folds)
-    (text,) = [doubt["text"] for doubt in survey(data, [0])["doubts"] if doubt["kind"] == "folds"]
+    (text,) = [
+        finding["text"] for finding in survey(data, [0])["findings"] if finding["kind"] == "folds"
+    ]
     assert text == "foreground is 4.6% of fold 1, and 19.4% of fold 0"
     data.info["own_folds"] = False
-    texts = [doubt["text"] for doubt in survey(data, [0])["doubts"]]
+    texts = [finding["text"] for finding in survey(data, [0])["findings"]]
     assert text + "; another fold_seed of datasets.cells draws other folds" in texts
 
 
@@ -188,13 +190,13 @@ def test_the_numbers_of_a_dataset(tmp_path):
 
 def test_sizes_of_two_kinds_are_no_outliers():
     sizes, every = np.array([256.0] * 80 + [1024.0] * 20), np.ones(100, dtype=bool)
-    assert not _far(sizes, every).any()
-    assert _far(np.where(np.arange(100) < 10, 1024.0, 256.0), every).sum() == 10
+    assert not _is_outlier(sizes, every).any()
+    assert _is_outlier(np.where(np.arange(100) < 10, 1024.0, 256.0), every).sum() == 10
 
 
 def test_doubtful_cases_are_drawn_also_without_foreground(tmp_path):
     data = cells(tmp_path, "empty")
-    path = _draw(data, survey(data, [0])["doubts"], tmp_path / "doubtful.png")
+    path = _draw(data, survey(data, [0])["findings"], tmp_path / "doubtful.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert _draw(data, [], path) is None
     assert not path.exists(), "what is no longer doubtful is no longer drawn"
@@ -251,29 +253,29 @@ def test_memory_holds_the_steps_of_losses_that_a_gpu_takes_apart(setting, monkey
 
 
 def test_important_things_come_first():
-    """A doubt stands above the tables, with the picture's path; the total above all."""
+    """A finding stands above the tables, with the picture's path; the total above all."""
     data = {
         "cases": 3, "sizes": {"min": [8, 8], "median": [8, 8], "max": [9, 8]},
         "spacing": {key: [1.0, 1.0] for key in ("min", "median", "max")},
         "classes": [{"class": "cell", "share": 0.0004, "cases": 3, "low": 0, "median": 0, "high": 0}],
         "folds": [{"fold": 0, "cases": 3, "shares": [0.0004]}],
-        "doubts": [{"kind": "size", "text": "size far from the median", "cases": ["a"]}],
+        "findings": [{"kind": "size", "text": "size far from the median", "cases": ["a"]}],
     }  # fmt: skip
     costs = {
         "dataset": "cells", "model": "unet", "device": "GPU X", "blocks": 4, "memory_bytes": 2.5e9,
         "batch_seconds": 0.002, "block_seconds": 5400.0, "total_seconds": 21600.0,
-        "losses": {"dice": {"step_seconds": 0.1, "train_seconds": 5000.0, "validate_seconds": 300.0, "evaluate_seconds": 100.0}},
+        "losses": {"dice": {"step_seconds": 0.1, "train_seconds": 5000.0, "validate_seconds": 300.0, "evaluate_seconds": 104.0}},
     }  # fmt: skip
-    found = {"data": {"cells": data}, "losses": ["dice"], "properties": [], "cards": {}, "preflight": []}  # fmt: skip
+    found = {"data": {"cells": data}, "losses": ["dice"], "properties": [], "cards": {}, "gradients": []}  # fmt: skip
     shown = text(found, "PLAN", [costs], {"cells": "results/doubtful_cells.png"})
     order = [
         "PLAN", "about 6 h on GPU X", "Look at first", "cells: size far from the median",
         "results/doubtful_cells.png", "Data: cells", "8x8 to 9x8 (median 8x8)", "0.040%",
-        "A block of cells, unet", "About 90 min and 2.5 GB on GPU X; 4 blocks: 6 h", "83.3 min",
+        "A block of cells, unet", "About 90 min and 2.5 GB on GPU X; 4 blocks: 6 h", "83.3 min", "104 s",
     ]  # fmt: skip
     places = [shown.index(part) for part in order]
     assert places == sorted(places)
     nothing = text(
-        found | {"data": {"cells": {**data, "doubts": []}}}, "", [costs], {"cells": None}
+        found | {"data": {"cells": {**data, "findings": []}}}, "", [costs], {"cells": None}
     )
     assert "nothing: no case is suspicious" in nothing

@@ -584,14 +584,14 @@ def checked(folder, losses=LOSSES):
     }  # fmt: skip
     flight = {
         "dataset": "hippocampus", "model": "unet", "classes": CLASSES, "reference": "dice",
-        "looks": [{"step": 0, **look}, {"step": 20, **look}], "words": ["b is twice a <really>."],
+        "snapshots": [{"step": 0, **look}, {"step": 20, **look}], "sentences": ["b is twice a <really>."],
     }  # fmt: skip
     cards = {name: {"pooling": "per sample", "scale": -0.123456} for name in losses}
     found = {
         "losses": losses,
         "properties": [["pooling", "how samples are pooled"], ["scale", "of the gradient"]],
         "cards": {"hippocampus": cards},
-        "preflight": [flight],
+        "gradients": [flight],
     }
     write_json(folder / "check.json", found)
 

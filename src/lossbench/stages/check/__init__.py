@@ -31,8 +31,8 @@ def check(
         experiment.json; the prepared datasets lie in ../datasets.
     output
         check.json to write: tried (names), losses (the reference first), properties (name and
-        meaning), cards (dataset -> loss -> property), data (dataset -> `survey`) and preflight
-        (see there).
+        meaning), cards (dataset -> loss -> property), data (dataset -> `survey`) and gradients
+        (of `preflight`).
     configfile
         Instead of the two: a config, for which the workflow writes them; printed as tables.
 
@@ -59,7 +59,7 @@ def check(
     surveys = {data.info["name"]: survey(data, settings.matrix.fold) for data in datasets}
     reference = settings.comparison.reference
     names = [reference, *(name for name in settings.matrix.loss if name != reference)]
-    flights = preflight(settings, datasets)
+    gradients = preflight(settings, datasets)
     write_json(
         output,
         {
@@ -68,16 +68,16 @@ def check(
             "properties": list(PROPERTIES.items()),
             "cards": measured,
             "data": surveys,
-            "preflight": flights,
+            "gradients": gradients,
         },
     )
     log.info("checked: %s", ", ".join(tried))
     for name, found in surveys.items():
-        for doubt in found["doubts"]:
-            log.info("%s: %s", name, doubt["text"])
-    for flight in flights:
-        for sentence in flight["words"]:
-            log.info("%s, %s: %s", flight["dataset"], flight["model"], sentence)
+        for finding in found["findings"]:
+            log.info("%s: %s", name, finding["text"])
+    for probe in gradients:
+        for sentence in probe["sentences"]:
+            log.info("%s, %s: %s", probe["dataset"], probe["model"], sentence)
 
 
 def _try(attempts: Iterable[tuple[str, Callable[[], None]]]) -> list[str]:

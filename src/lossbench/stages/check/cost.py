@@ -16,7 +16,7 @@ from lossbench.datasets.batches import patch_size
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.metrics import measure
 from lossbench.models import predict
-from lossbench.stages.check.preflight import Flight
+from lossbench.stages.check.preflight import GradientProbe
 
 STEPS = 5  # timed, of each loss, after a first one that is not
 CASES = 3  # predicted and measured
@@ -43,17 +43,17 @@ def block_cost(settings: Experiment, data: Prepared, model: str, seconds: float)
         and losses: for each loss step_seconds, and train_, validate_ and evaluate_seconds of a run.
     """
     torch.set_num_threads(THREADS)
-    flight, matrix = Flight(settings, data, model), settings.matrix
-    batch = _batch_seconds(flight)
+    probe, matrix = GradientProbe(settings, data, model), settings.matrix
+    batch = _batch_seconds(probe)
     per_loss = seconds / len(matrix.loss)
-    steps = {loss: _step_seconds(flight, data, loss, batch, per_loss) for loss in matrix.loss}
-    predicting, measuring = _case_seconds(flight, data)
+    steps = {loss: _step_seconds(probe, data, loss, batch, per_loss) for loss in matrix.loss}
+    predicting, measuring = _case_seconds(probe, data)
     cases = statistics.fmean(len(data.validation(fold)) for fold in matrix.fold)
     losses = {}
     # The losses of a block share the batches.
-    block = batch * max(training["steps"] for training in flight.trainings.values())
+    block = batch * max(training["steps"] for training in probe.trainings.values())
     for loss, step in steps.items():
-        training = flight.trainings[loss]
+        training = probe.trainings[loss]
         validations = math.ceil(training["steps"] / training["validate_every"])
         parts = {
             "train_seconds": step * training["steps"],
@@ -66,9 +66,9 @@ def block_cost(settings: Experiment, data: Prepared, model: str, seconds: float)
     return {
         "dataset": data.info["name"],
         "model": model,
-        "device": device_name(flight.device),
+        "device": device_name(probe.device),
         "blocks": blocks,
-        "memory_bytes": _memory_bytes(flight),
+        "memory_bytes": _memory_bytes(probe),
         "batch_seconds": batch,
         "block_seconds": block,
         "total_seconds": blocks * block,
@@ -84,38 +84,40 @@ def _timed(device: torch.device, call: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def _batch_seconds(flight: Flight) -> float:
+def _batch_seconds(probe: GradientProbe) -> float:
     times = []
     for step in range(1, STEPS + 1):
-        times.append(_timed(flight.device, partial(flight.batches, step)))
-        flight.batches.forget()
+        times.append(_timed(probe.device, partial(probe.batches, step)))
+        probe.batches.forget()
     return statistics.median(times)
 
 
-def _step_seconds(flight: Flight, data: Prepared, loss: str, batch: float, seconds: float) -> float:
+def _step_seconds(
+    probe: GradientProbe, data: Prepared, loss: str, batch: float, seconds: float
+) -> float:
     """Of a step with a loss, without making its batch; the first one, which warms up, is left out.
 
     The network runs in half precision where it will in the training.
     """
-    training = flight.trainings[loss]
-    amp = training["amp"] and flight.device.type == "cuda"
-    step = partial(flight.update, loss)
+    training = probe.trainings[loss]
+    amp = training["amp"] and probe.device.type == "cuda"
+    step = partial(probe.update, loss)
     times: list[float] = []
-    with torch.autocast(flight.device.type, torch.bfloat16, enabled=amp):
-        first = _timed(flight.device, step)
+    with torch.autocast(probe.device.type, torch.bfloat16, enabled=amp):
+        first = _timed(probe.device, step)
         end = time.monotonic() + seconds - first
         while len(times) < STEPS and time.monotonic() < end:
-            times.append(_timed(flight.device, step))
+            times.append(_timed(probe.device, step))
     # Timed on batches of the reference; a loss may have others.
-    share = _voxels(training, data) / _voxels(flight.spec["training"], data)
+    share = _voxels(training, data) / _voxels(probe.spec["training"], data)
     return max(statistics.median(times or [first]) - batch, 0.0) * share
 
 
-def _case_seconds(flight: Flight, data: Prepared) -> tuple[float, float]:
+def _case_seconds(probe: GradientProbe, data: Prepared) -> tuple[float, float]:
     """Of predicting a case, and of its metrics: of its label, moved by a voxel."""
-    rows = [int(row) for row in data.validation(flight.spec["fold"])[:CASES]]
-    patch = patch_size(data, flight.spec["training"])
-    device, k = flight.device, len(data.classes)
+    rows = [int(row) for row in data.validation(probe.spec["fold"])[:CASES]]
+    patch = patch_size(data, probe.spec["training"])
+    device, k = probe.device, len(data.classes)
 
     def measure_all() -> None:
         for row in rows:
@@ -124,7 +126,7 @@ def _case_seconds(flight: Flight, data: Prepared) -> tuple[float, float]:
             spacing = data.cases["spacing"].iloc[row]
             measure(moved, label, spacing, k, data.info["surface_tolerance"])
 
-    predicting = _timed(device, partial(predict, flight.model, data, rows, patch, device))
+    predicting = _timed(device, partial(predict, probe.model, data, rows, patch, device))
     return predicting / len(rows), _timed(device, measure_all) / len(rows)
 
 
@@ -133,17 +135,17 @@ def _voxels(training: Mapping[str, Any], data: Prepared) -> int:
     return training["batch_size"] * math.prod(patch_size(data, training))
 
 
-def _memory_bytes(flight: Flight) -> int:
+def _memory_bytes(probe: GradientProbe) -> int:
     """Of a block, from what this process has had, with one loss at a time."""
-    peak, training = peak_memory(flight.device), flight.spec["training"]
+    peak, training = peak_memory(probe.device), probe.spec["training"]
     # A graph keeps the memory of its step, and steps at the same time need theirs at once.
-    whole = flight.device.type == "cuda" and (training["cuda_graph"] or training["side_by_side"])
-    return peak + (len(flight.trainings) - 1) * (peak if whole else _state_bytes(flight))
+    whole = probe.device.type == "cuda" and (training["cuda_graph"] or training["side_by_side"])
+    return peak + (len(probe.trainings) - 1) * (peak if whole else _state_bytes(probe))
 
 
-def _state_bytes(flight: Flight) -> int:
+def _state_bytes(probe: GradientProbe) -> int:
     """What a loss more keeps: weights, a copy of them, gradients, and the optimiser's state."""
-    weights = sum(t.nbytes for t in flight.model.state_dict().values())
-    gradients = sum(p.nbytes for p in flight.model.parameters() if p.requires_grad)
-    moments = 2 if flight.spec["training"]["optimizer"] == "adamw" else 1
+    weights = sum(t.nbytes for t in probe.model.state_dict().values())
+    gradients = sum(p.nbytes for p in probe.model.parameters() if p.requires_grad)
+    moments = 2 if probe.spec["training"]["optimizer"] == "adamw" else 1
     return 2 * weights + (1 + moments) * gradients

@@ -1,4 +1,4 @@
-"""A prepared dataset before anything is trained on it: what it holds, and what is doubtful there.
+"""A prepared dataset before anything is trained on it: what it holds, and what is suspicious there.
 
 Intensities say nothing here, since `prepare` has normalised every case.
 """
@@ -15,17 +15,19 @@ from scipy import ndimage
 
 from lossbench.datasets.prepared import Prepared
 
-FAR = 4.0  # robust standard deviations of the logarithm, from which a case is far from the others
-FACTOR = 2.0  # and at least this many times the median, or one of so many parts
-SELDOM = 0.1  # share of the cases up to which some are far; more are a kind of their own
-ENOUGH = 5  # cases, to say what is far from them
-UNEVEN = 3.0  # times the foreground of one fold, in another
-SPECK = 3  # voxels at most, in a part of a class whose largest part is
-LARGER = 100  # times as large
-SPECK_VOXELS = 2**25  # looked at for specks, so that the look takes a second or two
-NAMED = 5  # cases in a sentence
+OUTLIER_MADS = (
+    4.0  # robust standard deviations of the logarithm, from which a case is far from the others
+)
+OUTLIER_RATIO = 2.0  # and at least this many times the median, or one of so many parts
+MAX_OUTLIER_SHARE = 0.1  # share of the cases up to which some are far; more are a kind of their own
+MIN_CASES = 5  # cases, to say what is far from them
+MAX_FOLD_RATIO = 3.0  # times the foreground of one fold, in another
+SPECK_SIZE = 3  # voxels at most, in a part of a class whose largest part is
+SPECK_RATIO = 100  # times as large
+MAX_SPECK_VOXELS = 2**25  # searched for specks, so that it takes a second or two
+MAX_NAMED_CASES = 5  # cases in a sentence
 
-Doubt = dict[str, Any]  # kind: a word or two; text: a sentence; cases: names
+Finding = dict[str, Any]  # kind: a word or two; text: a sentence; cases: names
 
 
 def survey(data: Prepared, folds: Sequence[int]) -> dict[str, Any]:
@@ -43,11 +45,11 @@ def survey(data: Prepared, folds: Sequence[int]) -> dict[str, Any]:
     dict
         cases; sizes and spacing (min, median, max per axis); classes (class, share of the labelled
         voxels, cases that have it, and low, median, high share in these); folds (fold, cases, and
-        share of each class); doubts, the worst first: kind, text, cases.
+        share of each class); findings, the worst first: kind, text, cases.
     """
     voxels = data.voxels()
     by_fold = [data.validation(fold) for fold in range(data.info["folds"])]
-    doubts = _Doubts(data, list(folds))
+    findings = _Findings(data, list(folds))
     return {
         "cases": len(voxels),
         "sizes": _spread(data.cases["shape"]),
@@ -57,7 +59,7 @@ def survey(data: Prepared, folds: Sequence[int]) -> dict[str, Any]:
             {"fold": fold, "cases": len(rows), "shares": _shares(voxels[rows].sum(axis=0))}
             for fold, rows in enumerate(by_fold)
         ],
-        "doubts": list(chain.from_iterable(doubts.parts())),
+        "findings": list(chain.from_iterable(findings.parts())),
     }
 
 
@@ -79,7 +81,7 @@ def _of_class(name: str, k: int, voxels: np.ndarray) -> dict[str, Any]:
     return row | {"low": float(low), "median": float(median), "high": float(high)}
 
 
-class _Doubts:
+class _Findings:
     """What somebody should look at before training; each method gives one kind."""
 
     def __init__(self, data: Prepared, folds: list[int]) -> None:
@@ -87,18 +89,18 @@ class _Doubts:
         self.names = data.cases["case"].tolist()
         self.voxels, self.fold = data.voxels(), data.cases["fold"].to_numpy()
 
-    def parts(self) -> list[Iterator[Doubt]]:
+    def parts(self) -> list[Iterator[Finding]]:
         """In the order in which they spoil a study."""
         return [
             self.copies(), self.absent_classes(), self.uneven_folds(), self.single_classes(),
             self.empty_labels(), self.odd_sizes(), self.odd_shares(), self.specks(),
         ]  # fmt: skip
 
-    def copies(self) -> Iterator[Doubt]:
+    def copies(self) -> Iterator[Finding]:
         """Cases with one image, or with one label."""
-        of_images = _equal(self.data.image, self._middle, range(len(self.names)))
+        of_images = _duplicates(self.data.image, self._middle, range(len(self.names)))
         foreground = np.flatnonzero(self.voxels[:, 1:].any(axis=1))
-        of_labels = _equal(self.data.label, lambda row: self.voxels[row].tobytes(), foreground)
+        of_labels = _duplicates(self.data.label, lambda row: self.voxels[row].tobytes(), foreground)
         for group in of_images:
             first, *others = [self.data.label(row) for row in group]
             same_label = all(np.array_equal(first, other) for other in others)
@@ -107,23 +109,23 @@ class _Doubts:
             among = sorted({int(fold) for fold in self.fold[group] if fold >= 0})
             if len(among) > 1:
                 text += f", in folds {_listed(among)}: what is validated on is trained on"
-            yield self._doubt("same image", f"{self._named(group)} {text}", group)
+            yield self._finding("same image", f"{self._named(group)} {text}", group)
         for group in of_labels:
             if not any(set(group) <= set(other) for other in of_images):
                 text = f"{self._named(group)} have the same label, and other images"
-                yield self._doubt("same label", text, group)
+                yield self._finding("same label", text, group)
 
     def _middle(self, row: int) -> bytes:
         """A few voxels of an image: most images differ there."""
         flat = self.data.image(row).reshape(-1)
         return flat[flat.size // 2 :][:256].tobytes()
 
-    def absent_classes(self) -> Iterator[Doubt]:
+    def absent_classes(self) -> Iterator[Finding]:
         """Classes that a fold of the experiment cannot learn, or cannot measure."""
         for k, name in enumerate(self.data.classes):
             has = self.voxels[:, k] > 0
             if not has.any():
-                yield self._doubt("class", f"class {name} occurs in no case", [])
+                yield self._finding("class", f"class {name} occurs in no case", [])
                 continue
             for rows_of, kind, why in (
                 (self.data.validation, "validation", "its Dice is not measured there"),
@@ -131,61 +133,61 @@ class _Doubts:
             ):
                 if without := [fold for fold in self.folds if not has[rows_of(fold)].any()]:
                     text = f"class {name}: no {kind} case of fold {_listed(without)} has it: {why}"
-                    yield self._doubt("class", text, [])
+                    yield self._finding("class", text, [])
 
-    def uneven_folds(self) -> Iterator[Doubt]:
+    def uneven_folds(self) -> Iterator[Finding]:
         """Folds of which one has several times the foreground of another."""
         totals = [self.voxels[self.fold == f].sum(axis=0) for f in range(self.data.info["folds"])]
         shares = [sum(_shares(total)[1:]) for total in totals]
         low, high = int(np.argmin(shares)), int(np.argmax(shares))
-        if shares[high] > UNEVEN * shares[low]:
+        if shares[high] > MAX_FOLD_RATIO * shares[low]:
             of_low, of_high = (f"{shares[f]:.1%} of fold {f}" for f in (low, high))
             text, name = f"foreground is {of_low}, and {of_high}", self.data.info["name"]
             if not self.data.info["own_folds"]:
                 text += f"; another fold_seed of datasets.{name} draws other folds"
-            yield self._doubt("folds", text, [])
+            yield self._finding("folds", text, [])
 
-    def single_classes(self) -> Iterator[Doubt]:
+    def single_classes(self) -> Iterator[Finding]:
         """Classes that a single case has: a slip, or too little to say anything about."""
         for k, name in enumerate(self.data.classes):
             rows = np.flatnonzero(self.voxels[:, k])
             if len(rows) == 1 and len(self.names) > 1:
                 text = f"class {name} occurs in case {self.names[rows[0]]} alone"
-                yield self._doubt(f"alone with {name}", text, rows)
+                yield self._finding(f"alone with {name}", text, rows)
 
-    def empty_labels(self) -> Iterator[Doubt]:
+    def empty_labels(self) -> Iterator[Finding]:
         """Cases without any foreground, or with nothing but ignored voxels."""
         ignored = self.voxels.sum(axis=1) == 0
         empty = ~self.voxels[:, 1:].any(axis=1) & ~ignored
         for what, mask in {"nothing but ignored voxels": ignored, "no foreground": empty}.items():
             if rows := np.flatnonzero(mask).tolist():
                 text = f"{len(rows)} of {len(self.names)} cases have {what}: {self._named(rows)}"
-                yield self._doubt(what, text, rows)
+                yield self._finding(what, text, rows)
 
-    def odd_sizes(self) -> Iterator[Doubt]:
+    def odd_sizes(self) -> Iterator[Finding]:
         """Cases whose size or spacing is far from the others'."""
         every = np.ones(len(self.names), dtype=bool)
         for kind, column in {"size": "shape", "spacing": "spacing"}.items():
             table = np.array(self.data.cases[column].tolist(), dtype=float)
-            far = np.any([_far(axis, every) for axis in table.T], axis=0)
+            far = np.any([_is_outlier(axis, every) for axis in table.T], axis=0)
             if rows := np.flatnonzero(far).tolist():
                 odd = [f"{self.names[r]} ({_sizes(table[r])})" for r in rows]
                 median = _sizes(np.median(table, axis=0))
-                text = f"{kind} far from the median {median}: {_cut(odd)}"
-                yield self._doubt(kind, text, rows)
+                text = f"{kind} far from the median {median}: {_abridged(odd)}"
+                yield self._finding(kind, text, rows)
 
-    def odd_shares(self) -> Iterator[Doubt]:
+    def odd_shares(self) -> Iterator[Finding]:
         """Cases whose share of a class is far from the others'."""
         shares = self.voxels / np.maximum(self.voxels.sum(axis=1, keepdims=True), 1)
         for k, name in enumerate(self.data.classes[1:], start=1):
             has = shares[:, k] > 0
-            if rows := np.flatnonzero(_far(shares[:, k], has)).tolist():
+            if rows := np.flatnonzero(_is_outlier(shares[:, k], has)).tolist():
                 odd = [f"{self.names[r]} ({shares[r, k]:.2%})" for r in rows]
                 median = np.median(shares[has, k])
-                text = f"class {name}: share far from the median {median:.2%}: {_cut(odd)}"
-                yield self._doubt(f"share of {name}", text, rows)
+                text = f"class {name}: share far from the median {median:.2%}: {_abridged(odd)}"
+                yield self._finding(f"share of {name}", text, rows)
 
-    def specks(self) -> Iterator[Doubt]:
+    def specks(self) -> Iterator[Finding]:
         """Parts of a class of a few voxels, apart from a part that is much larger."""
         found = defaultdict(list)
         looked_at = self._for_specks()
@@ -194,31 +196,31 @@ class _Doubts:
             for k in np.flatnonzero(self.voxels[row, 1:]) + 1:
                 parts, _ = ndimage.label(label == k, np.ones((3,) * label.ndim))
                 sizes = np.bincount(parts.reshape(-1))[1:]
-                if sizes.min() <= SPECK and sizes.max() >= LARGER * sizes.min():
+                if sizes.min() <= SPECK_SIZE and sizes.max() >= SPECK_RATIO * sizes.min():
                     found[k].append(row)
         for k, rows in sorted(found.items()):
             name = self.data.classes[k]
             where = f"{len(rows)} of {len(looked_at)} cases: {self._named(rows)}"
-            text = f"class {name} has specks of at most {SPECK} voxels in {where}"
-            yield self._doubt(f"speck of {name}", text, rows)
+            text = f"class {name} has specks of at most {SPECK_SIZE} voxels in {where}"
+            yield self._finding(f"speck of {name}", text, rows)
 
     def _for_specks(self) -> list[int]:
-        """Rows at random until `SPECK_VOXELS` are passed, each voxel counted once per class."""
+        """Rows at random until `MAX_SPECK_VOXELS` are passed, each voxel counted once per class."""
         order = np.random.default_rng(0).permutation(len(self.names))
         sizes = self.data.cases["shape"].map(math.prod).to_numpy() * len(self.data.classes)
-        return sorted(order[: np.sum(sizes[order].cumsum() <= SPECK_VOXELS) + 1].tolist())
+        return sorted(order[: np.sum(sizes[order].cumsum() <= MAX_SPECK_VOXELS) + 1].tolist())
 
     def _named(self, rows: Sequence[int]) -> str:
-        return _cut([self.names[row] for row in rows])
+        return _abridged([self.names[row] for row in rows])
 
-    def _doubt(self, kind: str, text: str, rows: Sequence[int]) -> Doubt:
+    def _finding(self, kind: str, text: str, rows: Sequence[int]) -> Finding:
         return {"kind": kind, "text": text, "cases": [self.names[row] for row in rows]}
 
 
-def _equal(
+def _duplicates(
     content: Callable[[int], np.ndarray], quick: Callable[[int], Hashable], rows: Iterable[int]
 ) -> list[list[int]]:
-    """Groups of rows of the same content; all of it is read only where a quick look is equal."""
+    """Groups of rows of the same content; all of it is read only where the quick key is equal."""
 
     def digest(row: int) -> Hashable:
         array = content(row)
@@ -233,20 +235,20 @@ def _equal(
     return several
 
 
-def _far(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+def _is_outlier(values: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Which of some positive values are far from their median: bool, of the shape of `values`."""
-    if among.sum() < ENOUGH:
+    if among.sum() < MIN_CASES:
         return np.zeros_like(among)
     logarithm = np.log(np.where(among, values, 1))
     distance = np.abs(logarithm - np.median(logarithm[among]))
     spread = 1.4826 * np.median(distance[among])  # as a standard deviation of a normal one
-    far = among & (distance > max(FAR * spread, np.log(FACTOR)))
-    return far & (far.sum() <= SELDOM * among.sum())
+    far = among & (distance > max(OUTLIER_MADS * spread, np.log(OUTLIER_RATIO)))
+    return far & (far.sum() <= MAX_OUTLIER_SHARE * among.sum())
 
 
-def _cut(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + rest
+def _abridged(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - MAX_NAMED_CASES} more" if len(names) > MAX_NAMED_CASES else ""
+    return ", ".join(names[:MAX_NAMED_CASES]) + rest
 
 
 def _sizes(numbers: Iterable[float]) -> str:

@@ -23,7 +23,7 @@ from lossbench.losses.gradients import class_terms, cosines, flat_gradient, shar
 from lossbench.models import build_model
 from lossbench.stages.train.engine import make_optimizer, place, seed_generators
 
-STEPS = 20  # plain training with the reference between the two looks
+STEPS = 20  # plain training with the reference between the two snapshots
 SECONDS = 30.0  # for these steps, all datasets and models together
 SAME = 0.99  # cosine from which two losses are about the same function up to scale
 EQUAL = 0.02  # ratio of norms that is no difference
@@ -37,28 +37,30 @@ def preflight(settings: Experiment, datasets: Sequence[Prepared]) -> list[dict[s
     Returns
     -------
     list of dict
-        dataset, model, classes, words (sentences) and looks: for each look its step, cosines
+        dataset, model, classes, sentences, reference and snapshots: for each its step, cosines
         (loss -> loss -> number) and losses (name -> value, gradient_norm, scale, and the shares
         per class share_value, share_l1, share_l2). None where there is no number.
     """
     pairs = list(product(datasets, settings.matrix.model))
-    return [_flight(settings, data, model, SECONDS / len(pairs)) for data, model in pairs]
+    return [_probe_gradients(settings, data, model, SECONDS / len(pairs)) for data, model in pairs]
 
 
-def _flight(settings: Experiment, data: Prepared, model: str, seconds: float) -> dict[str, Any]:
-    flight = Flight(settings, data, model)
-    looks = [flight.look()]
-    flight.train(STEPS, seconds)
-    if flight.step:
-        looks.append(flight.look())
+def _probe_gradients(
+    settings: Experiment, data: Prepared, model: str, seconds: float
+) -> dict[str, Any]:
+    probe = GradientProbe(settings, data, model)
+    snapshots = [probe.snapshot()]
+    probe.train(STEPS, seconds)
+    if probe.step:
+        snapshots.append(probe.snapshot())
     reference = settings.comparison.reference
-    words = _words(looks, reference, flight.trainings)
+    sentences = _sentences(snapshots, reference, probe.trainings)
     found = {"dataset": data.info["name"], "model": model, "classes": data.classes}
-    return {**found, "reference": reference, "looks": looks, "words": words}
+    return {**found, "reference": reference, "snapshots": snapshots, "sentences": sentences}
 
 
-class Flight:
-    """A network that the reference trains for some steps, and the losses to look at on the way."""
+class GradientProbe:
+    """A network that the reference trains for some steps, and the losses' gradients on the way."""
 
     def __init__(self, settings: Experiment, data: Prepared, model: str) -> None:
         matrix = settings.matrix
@@ -82,7 +84,7 @@ class Flight:
     def _value(self, loss: nn.Module) -> Tensor:
         return batch_loss(loss, self._logits(0), self.probe.labels)
 
-    def look(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Gradients of all losses on the probe, with the weights of now."""
         logits, labels = self._logits(0), self.probe.labels
         target = one_hot(labels, logits.shape[1])
@@ -134,30 +136,30 @@ def _figure(value: float) -> float | None:
     return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
-def _words(looks: list[dict], reference: str, trainings: Mapping[str, dict]) -> list[str]:
-    """A sentence for each two losses that are about the same up to scale; the last look counts.
+def _sentences(snapshots: list[dict], reference: str, trainings: Mapping[str, dict]) -> list[str]:
+    """A sentence for each two losses that are about the same up to scale; the last snapshot counts.
 
     None of those that the scale control adds: they are others times a number.
     """
-    last = looks[-1]
+    last = snapshots[-1]
     controls = {name + MATCHED for name in last["losses"]}
     others = [name for name in last["losses"] if name not in {reference, *controls}]
     found = []
     for a, b in combinations([reference, *others], 2):
         cosine = last["cosines"][a][b]
         if cosine is not None and cosine >= SAME:
-            found.append(_sentence(a, b, looks, trainings))
+            found.append(_sentence(a, b, snapshots, trainings))
     return found
 
 
-def _sentence(a: str, b: str, looks: list[dict], trainings: Mapping[str, dict]) -> str:
+def _sentence(a: str, b: str, snapshots: list[dict], trainings: Mapping[str, dict]) -> str:
     """Such as: "b is about 1.41 times a (cosine 0.998 after 20 steps, 0.18 at the start)"."""
-    cosine = [look["cosines"][a][b] for look in looks]
-    step = looks[-1]["step"]
+    cosine = [snapshot["cosines"][a][b] for snapshot in snapshots]
+    step = snapshots[-1]["step"]
     when = f"{cosine[-1]:.3f} after {step} steps" if step else f"{cosine[-1]:.3f} at the start"
-    if len(looks) > 1 and cosine[0] is not None:
+    if len(snapshots) > 1 and cosine[0] is not None:
         when += f", {cosine[0]:.3f} at the start"
-    norms = [looks[-1]["losses"][name]["gradient_norm"] for name in (a, b)]
+    norms = [snapshots[-1]["losses"][name]["gradient_norm"] for name in (a, b)]
     ratio = norms[1] / norms[0]
     apart = "" if trainings[a] == trainings[b] else "; their training settings differ"
     if abs(ratio - 1) < EQUAL:
@@ -165,10 +167,10 @@ def _sentence(a: str, b: str, looks: list[dict], trainings: Mapping[str, dict]) 
     if apart:
         return f"{b} is about {ratio:.3g} times {a} (cosine {when}){apart}."
     training, rate = trainings[a], trainings[a]["learning_rate"]
-    change = f"a learning rate of {rate * ratio:.3g} instead of {rate:.3g}"
     effect = (
-        "AdamW divides such a scale out again"
+        "AdamW divides gradients by their size, so the two train alike"
         if training["optimizer"] == "adamw"
-        else "compare them at rates that make up for it"
+        else f"with SGD it trains as {a} with a learning rate of {rate * ratio:.3g} instead of "
+        f"{rate:.3g}; compare them at learning rates that make up for it"
     )
-    return f"{b} is about {ratio:.3g} times {a} (cosine {when}): as {a} with {change}; {effect}."
+    return f"{b} is about {ratio:.3g} times {a} (cosine {when}): {effect}."

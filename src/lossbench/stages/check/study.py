@@ -16,7 +16,6 @@ from lossbench.common.files import read_json, whole
 from lossbench.config import Experiment, UserError, load
 from lossbench.datasets.prepared import Prepared
 from lossbench.stages.check import words
-from lossbench.stages.check.data import survey
 from lossbench.workflow import overview
 
 SECONDS = 60.0  # for timed steps, all datasets and models together
@@ -28,7 +27,7 @@ def study(configfile: Path) -> str:
     """Let the workflow write check.json for a config, take some steps, lay it all out as text.
 
     Datasets that are not there are prepared, below results/ of the working directory. Beside
-    check.json, a picture for each dataset shows cases that are doubtful.
+    check.json, a picture for each dataset shows cases to look at.
 
     Parameters
     ----------
@@ -52,10 +51,8 @@ def study(configfile: Path) -> str:
     sys.path.insert(0, str(configfile.resolve().parent))  # the user's own modules
     settings, found = load(folder / "experiment.json"), read_json(folder / "check.json")
     datasets = {n: Prepared(Path("results/datasets") / n) for n in settings.matrix.dataset}
-    if "data" not in found:  # check.json is of a version of lossbench that did not look at it
-        found["data"] = {n: survey(data, settings.matrix.fold) for n, data in datasets.items()}
     pictures = {
-        name: _draw(data, found["data"][name]["doubts"], folder / f"doubtful_{name}.png")
+        name: _draw(data, found["data"][name]["findings"], folder / f"findings_{name}.png")
         for name, data in datasets.items()
     }
     plan = overview(settings, Path("results"))
@@ -74,14 +71,14 @@ def _experiment_name(configfile: Path) -> str:
     raise UserError(f"{configfile}: names no experiment; add the key experiment")
 
 
-def _draw(data: Prepared, doubts: list[dict[str, Any]], path: Path) -> Path | None:
-    """Draw doubtful cases, the first two of each doubt; None where there are none."""
+def _draw(data: Prepared, findings: list[dict[str, Any]], path: Path) -> Path | None:
+    """Draw the cases of the findings, the first two of each finding; None where there are none."""
     from lossbench.datasets.drawing import picture  # a second of imports
 
     notes: dict[str, str] = {}
-    for doubt in doubts:
-        for case in doubt["cases"][:2]:
-            notes.setdefault(case, doubt["kind"])
+    for finding in findings:
+        for case in finding["cases"][:2]:
+            notes.setdefault(case, finding["kind"])
     path.unlink(missing_ok=True)
     if not notes:
         return None

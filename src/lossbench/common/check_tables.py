@@ -1,0 +1,62 @@
+"""Tables of check.json: what each loss computes and its gradients, for the terminal and the report.
+
+Cells are text: "-" where there is no value.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+SHARES = {"share_value": "value", "share_l1": "L1", "share_l2": "L2"}
+
+
+def card_table(check: Mapping[str, Any], dataset: str) -> pd.DataFrame:
+    """What each loss computes on a dataset: a row per property, a column per loss, the meaning."""
+    cards, rows = check["cards"][dataset], []
+    for name, meaning in check["properties"]:
+        values = {loss: number(cards[loss][name]) for loss in check["losses"]}
+        rows.append({"property": name.replace("_", " "), **values, "meaning": meaning})
+    return pd.DataFrame(rows)
+
+
+def snapshot_heading(snapshot: Mapping[str, Any], probe: Mapping[str, Any]) -> str:
+    """When a snapshot of the gradients was taken."""
+    if not snapshot["step"]:
+        return "At the start"
+    return f"After {snapshot['step']} steps of training with {probe['reference']}"
+
+
+def snapshot_table(snapshot: Mapping[str, Any], probe: Mapping[str, Any]) -> pd.DataFrame:
+    """A row per loss: its gradient against those of the others, and each class's share of it.
+
+    Parameters
+    ----------
+    snapshot, probe
+        An entry of check.json's `gradients`, and one of its `snapshots`.
+    """
+    rows = []
+    for name, loss in snapshot["losses"].items():
+        row = {"loss": name, "gradient norm": number(loss["gradient_norm"])}
+        row[f"times {probe['reference']}"] = number(loss["scale"])
+        cosines = snapshot["cosines"][name].items()
+        row |= {f"cosine to {other}": number(cosine) for other, cosine in cosines}
+        for key, title in SHARES.items():
+            shares = zip(probe["classes"], loss[key], strict=True)
+            row |= {f"{title}: {c}": percent(share) for c, share in shares}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def number(value: str | float | None) -> str:
+    """Three significant digits."""
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
+def percent(share: float | None) -> str:
+    """A share with a digit behind the point, more where it would read as 0."""
+    if share is None:
+        return "-"
+    return f"{share:.3%}" if 0 < share < 0.001 else f"{share:.1%}"
