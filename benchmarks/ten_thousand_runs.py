@@ -113,6 +113,7 @@ def write_block(path: Path, settings: config.Experiment, keys: dict) -> None:
             "surface_dice": rng.beta(9, 1, tp.size),
         }
     )
+    table["subject"] = table["case"]
     folder.mkdir(parents=True)
     arrow = pa.Table.from_pandas(table, case_schema(config.METRICS), preserve_index=False)
     pq.write_table(

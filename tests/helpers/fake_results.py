@@ -110,7 +110,13 @@ def write_dataset(folder: Path, e: config.Experiment, classes: Sequence[str], n_
         labels[i] = np.floor(stripes).astype(np.uint8)
         voxels = {f"voxels_{name}": int((labels[i] == k).sum()) for k, name in enumerate(classes)}
         shape = "x".join(str(n) for n in SIZE)
-        row = {"case": f"case_{i:03d}", "fold": i % folds, "shape": shape, "spacing": "1.0x1.0"}
+        row = {
+            "case": f"case_{i:03d}",
+            "subject": f"case_{i:03d}",
+            "fold": i % folds,
+            "shape": shape,
+            "spacing": "1.0x1.0",
+        }
         cases.append({**row, "offset": i * labels[i].size, **voxels})
     images = (
         np.random.default_rng(seed_of(folder.name)).normal(size=labels.shape).astype(np.float32)
@@ -163,7 +169,7 @@ def write_block(
         table = _cases(rng, cases, info["classes"], quality=0.02 * i)
         rows.append(table.assign(**block, loss=loss))
     table = pd.concat(rows, ignore_index=True)
-    columns = [*KEYS, "case", "class", "tp", "fp", "fn", *config.METRICS]
+    columns = [*KEYS, "case", "subject", "class", "tp", "fp", "fn", *config.METRICS]
     table[columns].to_parquet(folder / "cases.parquet", index=False, write_page_checksum=True)
 
 
@@ -235,7 +241,17 @@ def _cases(
             scores["precision"], scores["recall"] = tp / (tp + fp), tp / size
             scores["hd95"] = 10 * (1 - scores["dice"])
             scores["surface_dice"] = scores["dice"] ** 0.5
-        rows.append({"case": case["case"], "class": name, "tp": tp, "fp": fp, "fn": fn, **scores})
+        rows.append(
+            {
+                "case": case["case"],
+                "subject": case["case"],
+                "class": name,
+                "tp": tp,
+                "fp": fp,
+                "fn": fn,
+                **scores,
+            }
+        )
     return pd.DataFrame(rows)
 
 

@@ -34,7 +34,7 @@ def test_a_row_per_run_case_and_class(evaluated, phantom):
     table = pd.read_parquet(evaluated.parent / "cases.parquet")
     rows = phantom.validation(0)
     assert len(table) == len(LOSSES) * len(rows) * 3
-    keys = ["dataset", "model", "loss", "fold", "seed", "case", "class"]
+    keys = ["dataset", "model", "loss", "fold", "seed", "case", "subject", "class"]
     assert table.columns.tolist() == [*keys, *(*COUNTS, *METRICS)]
     assert set(table["loss"]) == set(LOSSES)
     assert set(table["case"]) == set(phantom.cases["case"].iloc[rows])

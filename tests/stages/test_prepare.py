@@ -172,7 +172,7 @@ def test_arrays_and_tables_are_those_of_the_dataset(run):
 def test_columns(run):
     table = pd.read_csv(run(Made).folder / "cases.csv")
     voxels = ["voxels_bg", "voxels_a", "voxels_b"]
-    assert list(table) == ["case", "fold", "shape", "spacing", "offset", *voxels]
+    assert list(table) == ["case", "subject", "fold", "shape", "spacing", "offset", *voxels]
     assert (table["shape"][0], table["spacing"][0], table["offset"][1]) == ("6x8", "1.0x2.5", 48)
 
 

@@ -10,9 +10,10 @@ GROUP = ("dataset", "model")
 BLOCK = (*GROUP, "fold", "seed")
 RUN = (*GROUP, "loss", "fold", "seed")
 COUNTS = ("tp", "fp", "fn")
-# A row of cases.parquet is a run x case x class; the counts and the metrics follow.
+# A row of cases.parquet is a run x case x class; the subject of the case, the counts and the
+# metrics follow.
 CASE = (*RUN, "case", "class")
-CASE_TEXT = ("dataset", "model", "loss", "case", "class")
+CASE_TEXT = ("dataset", "model", "loss", "case", "subject", "class")
 DIGESTS = b"digests"  # metadata of a block's cases.parquet: the digest of each loss's run
 # What status.json of a run says. A study that was stored before a key existed lacks that key.
 STATUS = (
@@ -22,13 +23,13 @@ STATUS = (
 )
 COMPARISON = (*GROUP, "loss", "class", "metric")
 SUMMARY = (
-    *(*COMPARISON, "n_cases", "n_seeds", "n_empty"),
+    *(*COMPARISON, "n_cases", "n_subjects", "n_seeds", "n_empty"),
     *("mean", "ci_low", "ci_high", "sd_case", "sd_seed"),
 )
 COMPARISONS = (
     *(*GROUP, "loss", "reference", "class", "metric"),
-    *("n_cases", "n_seeds", "n_blocks", "n_missing", "difference", "ci_low", "ci_high"),
-    *("simultaneous_low", "simultaneous_high"),
+    *("n_cases", "n_subjects", "n_seeds", "n_blocks", "n_missing"),
+    *("difference", "ci_low", "ci_high", "simultaneous_low", "simultaneous_high"),
     *(
         "p",
         "p_holm",
@@ -61,8 +62,9 @@ TEXT = (
 def case_schema(metrics: Sequence[str]) -> pa.Schema:
     """Types of cases.parquet with these metrics; text as codes, since few names repeat often."""
     text = pa.dictionary(pa.int32(), pa.string())
+    keys = [*RUN, "case", "subject", "class"]
     return pa.schema(
-        [(name, text if name in CASE_TEXT else pa.int64()) for name in CASE]
+        [(name, text if name in CASE_TEXT else pa.int64()) for name in keys]
         + [(name, pa.int64()) for name in COUNTS]
         + [(name, pa.float64()) for name in metrics]
     )

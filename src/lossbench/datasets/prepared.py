@@ -49,9 +49,11 @@ class Prepared:
         """cases.csv with `shape` as tuples of int and `spacing` as tuples of float."""
         table = pd.read_csv(
             self.folder / "cases.csv",
-            dtype={"case": str, "shape": str, "spacing": str},
+            dtype={"case": str, "subject": str, "shape": str, "spacing": str},
             keep_default_na=False,
         )
+        if "subject" not in table:  # of an earlier version
+            table["subject"] = table["case"]
         table["shape"] = [tuple(int(n) for n in text.split("x")) for text in table["shape"]]
         table["spacing"] = [tuple(float(n) for n in text.split("x")) for text in table["spacing"]]
         return table

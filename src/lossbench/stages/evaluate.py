@@ -30,8 +30,8 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
     data
         Folder of the prepared dataset.
     output
-        cases.parquet: dataset, model, loss, fold, seed, case, class, the counts, the metrics, and a
-        column for each metric of the user's.
+        cases.parquet: dataset, model, loss, fold, seed, case, subject, class, the counts, the
+        metrics, and a column for each metric of the user's.
     threads
         Of the CPU.
 
@@ -94,7 +94,8 @@ def _cases(folder: Path, run: dict, data: Prepared, own: dict[str, OwnMetric]) -
         figures |= {name: metric(prediction, label, spacing) for name, metric in own.items()}
         measured.append(figures)
     names = np.repeat(data.cases["case"].iloc[rows].to_numpy(), len(data.classes))
-    table = pd.DataFrame({"case": names, "class": data.classes * len(rows)})
+    subjects = np.repeat(data.cases["subject"].iloc[rows].to_numpy(), len(data.classes))
+    table = pd.DataFrame({"case": names, "subject": subjects, "class": data.classes * len(rows)})
     for column in (*COUNTS, *METRICS, *own):
         table[column] = np.concatenate([figures[column] for figures in measured])
     return table

@@ -65,7 +65,7 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     info = _info(source, entry, cases)
     voxels = [f"voxels_{name}" for name in info["classes"]]
     with whole(output / "cases.csv") as part:
-        table = cases[["case", "fold", "shape", "spacing", "offset", *voxels]]
+        table = cases[["case", "subject", "fold", "shape", "spacing", "offset", *voxels]]
         table.to_csv(part, index=False, lineterminator="\n")
     with whole(output / "cases.png") as part:
         picture(cases, output, info).savefig(part, format="png", dpi=150)

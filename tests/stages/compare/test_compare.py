@@ -49,7 +49,7 @@ def change(experiment, where, **columns):
 def test_columns_are_those_of_the_design(experiment):
     cases, runs, summary, comparisons = tables(experiment)
     assert cases.columns.tolist() == [
-        *KEYS, "case", "class", "tp", "fp", "fn", "dice", "iou", "precision", "recall", "hd95", "surface_dice",
+        *KEYS, "case", "subject", "class", "tp", "fp", "fn", "dice", "iou", "precision", "recall", "hd95", "surface_dice",
     ]  # fmt: skip
     wanted = {
         "digest",
@@ -64,11 +64,11 @@ def test_columns_are_those_of_the_design(experiment):
     }
     assert summary.columns.tolist() == [
         "dataset", "model", "loss", "class", "metric",
-        "n_cases", "n_seeds", "n_empty", "mean", "ci_low", "ci_high", "sd_case", "sd_seed",
+        "n_cases", "n_subjects", "n_seeds", "n_empty", "mean", "ci_low", "ci_high", "sd_case", "sd_seed",
     ]  # fmt: skip
     assert comparisons.columns.tolist() == [
         "dataset", "model", "loss", "reference", "class", "metric",
-        "n_cases", "n_seeds", "n_blocks", "n_missing", "difference", "ci_low", "ci_high",
+        "n_cases", "n_subjects", "n_seeds", "n_blocks", "n_missing", "difference", "ci_low", "ci_high",
         "simultaneous_low", "simultaneous_high", "p", "p_holm", "p_equivalent_holm", "verdict", "n_cases_needed", "n_blocks_needed", "improvement",
         "p_cases", "p_cases_holm", "verdict_cases", "convention", "paired",
     ]  # fmt: skip

@@ -29,7 +29,7 @@ def rewritten(edit):
 
 def one_bit(file):
     """Of the first value of Dice: all would look well."""
-    column = pq.ParquetFile(file).metadata.row_group(0).column(10)
+    column = pq.ParquetFile(file).metadata.row_group(0).column(11)
     assert column.path_in_schema == "dice"
     content = bytearray(file.read_bytes())
     content[column.dictionary_page_offset + column.total_compressed_size // 2] ^= 1

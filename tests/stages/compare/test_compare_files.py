@@ -290,3 +290,49 @@ def test_the_command_line_prints_the_table_and_where_the_report_is(tmp_path, out
     assert "+0.1000 unknown: one block undecided" in said
     assert f"report:  {output}/report.html" in said
     assert (output / "report.html").exists()
+
+
+def slices(seed=0, subjects=12, per_subject=10):
+    """Slices of a volume share its difference: subject SD = slice SD, two folds x two seeds."""
+    rng, rows = np.random.default_rng(seed), []
+    for subject in range(subjects):
+        of_subject = rng.normal(0, 0.02)
+        for i in range(per_subject):
+            for s in range(2):
+                level, d = rng.normal(0.7, 0.05), of_subject + rng.normal(0, 0.02)
+                keys = {"subject": f" v{subject}", "fold": subject % 2, "seed": s}
+                keys["case"] = f"v{subject}_{i}"
+                rows += [keys | {"loss": x, "dice": level + d * (x == "b")} for x in "ab"]
+    return pd.DataFrame(rows)
+
+
+def test_a_subject_is_one_unit_whatever_its_cases(tmp_path, output):
+    """As if each subject were one case, the mean of its slices; slices alone are too sure."""
+    table = slices()
+    compare_files([csv(tmp_path, table.to_csv(index=False))], "a", output)
+    (row,) = comparisons(output).to_dict("records")
+    assert (row["n_cases"], row["n_subjects"]) == (120, 12)
+    keys = ["loss", "subject", "fold", "seed"]
+    means = table.groupby(keys)["dice"].mean().reset_index().rename(columns={"subject": "case"})
+    compare_files([csv(tmp_path, means.to_csv(index=False))], "a", tmp_path / "means")
+    (alone,) = comparisons(tmp_path / "means").to_dict("records")
+    names = ("difference", "ci_low", "ci_high", "p")
+    assert [row[name] for name in names] == pytest.approx([alone[name] for name in names])
+    assert alone["n_subjects"] == alone["n_cases"] == 12
+    unknown = table.drop(columns="subject")
+    compare_files([csv(tmp_path, unknown.to_csv(index=False))], "a", tmp_path / "unknown")
+    (wrong,) = comparisons(tmp_path / "unknown").to_dict("records")
+    assert row["ci_high"] - row["ci_low"] > 1.5 * (wrong["ci_high"] - wrong["ci_low"])
+    summary = pd.read_csv(output / "summary.csv")
+    assert summary["n_subjects"].tolist() == [12, 12]
+    assert summary["mean"].diff().iloc[1] == pytest.approx(row["difference"])
+
+
+def test_subjects_that_cannot_be(tmp_path, output):
+    table = slices(subjects=4, per_subject=2)
+    split = table.assign(fold=table["case"].str.endswith("1").astype(int))
+    with pytest.raises(UserError, match="the cases of subject v0 are in several folds"):
+        compare_files([csv(tmp_path, split.to_csv(index=False))], "a", output)
+    table.loc[0, "subject"] = "other"
+    with pytest.raises(UserError, match="case v0_0 has several subjects"):
+        compare_files([csv(tmp_path, table.to_csv(index=False))], "a", output)

@@ -55,10 +55,15 @@ def _read(file: Path, keys: dict[str, Any], schema: pa.Schema) -> pa.Table:
             file, read_dictionary=CASE_TEXT, pre_buffer=False, page_checksum_verification=True
         )
         stored = parquet.schema_arrow
-        if lacks := [name for name in schema.names if name not in stored.names]:
+        table = parquet.read(schema.names, use_threads=False)
+        if "subject" not in stored.names:  # of an earlier version: each case was its own
+            table = table.append_column("subject", table["case"])
+        if lacks := [name for name in schema.names if name not in table.column_names]:
             raise UserError(f"{file}: lacks the column {lacks[0]!r}; {AGAIN}")
-        table = parquet.read(schema.names, use_threads=False).select(schema.names)
-        table = table.cast(schema.with_metadata(stored.metadata))
+        table = table.select(schema.names)
+        if table.schema != schema:
+            table = table.cast(schema)
+        table = table.replace_schema_metadata(stored.metadata)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: damaged ({error}); {AGAIN}") from None
     if not table.num_rows:
@@ -66,7 +71,7 @@ def _read(file: Path, keys: dict[str, Any], schema: pa.Schema) -> pa.Table:
     for name in BLOCK:
         if others := set(table[name].unique().to_pylist()) - {keys[name]}:
             raise UserError(f"{file}: {name} is {others.pop()!r}, not {keys[name]!r}; {AGAIN}")
-    for name in CASE:
+    for name in (*CASE, "subject"):
         if table[name].null_count:
             raise UserError(f"{file}: {name} is None, not a name; {AGAIN}")
     return table

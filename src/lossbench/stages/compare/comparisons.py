@@ -55,7 +55,7 @@ def comparisons(
     higher = [not study.metric(pair.keys["metric"]).lower_is_better for pair in pairs]
     decisions = decide(differences, margins, higher, alpha)
     n_tests = int(np.isfinite([d.variance for d in differences]).sum())
-    p_cases = cases_tests([pair.folds for pair in pairs])
+    p_cases = cases_tests([pair.case_folds for pair in pairs])
     p_cases_holm = holm(p_cases)
     rows = []
     for i, (pair, d, decision) in enumerate(zip(pairs, differences, decisions, strict=True)):
@@ -65,7 +65,7 @@ def comparisons(
             n_needed = needed(d, margins[i], alpha, n_tests)
         limit = max_difference(scores, pair.keys["metric"])
         low, high = d.interval(1 - alpha, limit)
-        share_higher = improvement(pair.folds)
+        share_higher = improvement(pair.case_folds)
         # What a test over cases alone concludes: it takes one training's luck for the loss.
         verdict_cases = "undecided"
         if p_cases_holm[i] < alpha:
@@ -74,10 +74,11 @@ def comparisons(
         rows.append(
             {
                 **pair.keys,
-                "n_cases": d.n_cases,
+                "n_cases": pair.n_cases,
+                "n_subjects": d.n_cases,
                 "n_seeds": scores.n_seeds,
                 "n_blocks": d.n_blocks,
-                "n_missing": d.n_missing,
+                "n_missing": pair.n_missing,
                 "difference": d.mean,
                 "ci_low": low,
                 "ci_high": high,
@@ -87,7 +88,7 @@ def comparisons(
                 "p_holm": decision.p_holm,
                 "p_equivalent_holm": decision.p_equivalent_holm,
                 "verdict": decision.verdict,
-                "n_cases_needed": n_needed[0],
+                "n_cases_needed": np.ceil(n_needed[0] * pair.n_cases / max(d.n_cases, 1)),
                 "n_blocks_needed": n_needed[1],
                 "improvement": share_higher if higher_is_better else 1 - share_higher,
                 "p_cases": p_cases[i],
@@ -138,8 +139,8 @@ def rank_table(groups: Sequence[Scores], study: Study) -> pd.DataFrame:
             sign = -1 if study.metric(metric).lower_is_better else 1
             of_classes = []
             for k in range(len(scores.classes)):
-                folds = scores.of_folds(sign * scores.values[metric][..., k])
-                # Without the cases that have no value in any training.
+                folds = scores.subject_means(sign * scores.values[metric][..., k])
+                # Without the subjects that have no value in any training.
                 folds = [fold[..., ~np.isnan(fold).all(axis=(0, 1))] for fold in folds]
                 of_classes.append(ranks(folds, confidence=1 - study.comparison.alpha))
             rank, low, high, first = np.moveaxis(np.array(of_classes), 0, 2)

@@ -76,12 +76,16 @@ def read(cases: Sequence[str]) -> ExternalResults:
         frames.append(_checked(frame, path).assign(**_missing_keys(frame)))
         files.append({"path": str(path), "sha256": sha256(content)})
     table = pd.concat(frames, ignore_index=True)
-    table = _with_ratios(table[[c for c in (*CASE, *FIGURES) if c in table]])
+    table = _with_ratios(table[[c for c in (*CASE, "subject", *FIGURES) if c in table]])
+    if "subject" not in table:
+        table["subject"] = table["case"]
+    table["subject"] = table["subject"].fillna(table["case"])
     if not any(metric in table for metric in METRICS):
         raise UserError(
             f"{files[0]['path']}: no column of a metric; expected: one of {', '.join(METRICS)}, "
             f"or the counts {', '.join(COUNTS)}; available: {', '.join(frames[0].columns)}"
         )
+    _check_subjects(table, files)
     _check_folds(table, files)
     notes += _percent(table)
     notes.append("Whether losses shared initial weights and batches is unknown: paired by case.")
@@ -117,7 +121,7 @@ def _table(path: Path) -> pd.DataFrame:
 def _column(name: str) -> str:
     """`Dice` is dice, `Surface Dice` is surface_dice."""
     plain = re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
-    return plain if plain in (*CASE, *FIGURES) else name
+    return plain if plain in (*CASE, "subject", *FIGURES) else name
 
 
 def _keyed(table: pd.DataFrame, path: Path, name: str) -> pd.DataFrame:
@@ -178,6 +182,23 @@ def _with_ratios(table: pd.DataFrame) -> pd.DataFrame:
         return table
     found = ratios(*(table[name].to_numpy(float) for name in COUNTS), QUOTED)
     return table.assign(**{name: v for name, v in found.items() if name not in table})
+
+
+def _check_subjects(table: pd.DataFrame, files: list[dict[str, str]]) -> None:
+    """A case has one subject; the cases of a subject are in one fold, or each is in several."""
+    keys = ["dataset", "model"]
+    n_subjects = table.groupby([*keys, "case"])["subject"].nunique()
+    if (n_subjects > 1).any():
+        case = n_subjects[n_subjects > 1].index[0][-1]
+        raise UserError(f"{files[0]['path']}: case {case} has several subjects; expected one")
+    folds = table.drop_duplicates([*keys, "case", "fold"]).groupby([*keys, "subject"])
+    split = (folds["fold"].nunique() > 1) & (folds["case"].nunique() == folds.size())
+    if split.any():
+        subject = split[split].index[0][-1]
+        raise UserError(
+            f"{files[0]['path']}: the cases of subject {subject} are in several folds, so that it "
+            "is in the training and in the validation cases; split by subject"
+        )
 
 
 def _check_folds(table: pd.DataFrame, files: list[dict[str, str]]) -> None:

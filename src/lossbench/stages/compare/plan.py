@@ -63,9 +63,12 @@ def _pilot(results: Path) -> tuple[Study, list[Scores], dict[tuple[str, str, str
         if not file.exists():
             raise UserError(f"{file}: no such file; expected the folder of a compared experiment")
     study = load_study(experiment)
-    columns = [*CASE, *study.comparison.metrics]
+    path = report / "cases.parquet"
     try:
-        cases = pq.read_table(report / "cases.parquet", columns=columns, read_dictionary=CASE_TEXT)
+        columns = [*CASE, *study.comparison.metrics]
+        if "subject" in pq.read_schema(path).names:
+            columns.append("subject")
+        cases = pq.read_table(path, columns=columns, read_dictionary=CASE_TEXT)
         runs = read_csv(report / "runs.csv")
         groups = to_scores(cases.select(columns), study.matrix.loss)
     except (pa.ArrowException, ValueError, KeyError) as error:
@@ -89,13 +92,13 @@ def _rows(
         scores, loss, metric = pair.scores, pair.keys["loss"], pair.keys["metric"]
         k = scores.classes.index(pair.keys["class"])
         of_loss, of_reference = (
-            scores.of_folds(scores.values[metric][scores.losses.index(name), ..., k])
+            scores.subject_means(scores.values[metric][scores.losses.index(name), ..., k])
             for name in (loss, reference)
         )
         d = paired_difference(pair.folds)
         pilot = {
             **pair.keys,
-            "pilot_cases": d.n_cases,
+            "pilot_cases": pair.n_cases,
             # Of each fold; folds of the same cases are further seeds, as in `planned`.
             "pilot_seeds": len(scores.trainings),
             "pilot_blocks": d.n_blocks,
@@ -113,7 +116,7 @@ def _rows(
                 **pilot,
                 "n_seeds": x.n_seeds,
                 "n_blocks": x.n_blocks,
-                "n_cases": x.n_cases,
+                "n_cases": np.ceil(x.n_cases * pair.n_cases / max(d.n_cases, 1)),
                 "power": x.power,
                 "hours": x.n_blocks * per_block,
             }

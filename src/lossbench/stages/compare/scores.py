@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from lossbench.common.tables import CASE
+from lossbench.statistics import paired_difference
 
 
 class DuplicateRowError(Exception):
@@ -37,6 +38,8 @@ class Scores:
         Their numbers, in order; [None] where cases are shared by the folds.
     fold
         int (C,): position in `folds` of each case.
+    subject
+        int (C,): the subject of each case, a number of no meaning.
     rows
         bool (L, S, C, K): whether there is a row.
     values
@@ -57,6 +60,7 @@ class Scores:
     classes: list[str]
     folds: list[int | None]
     fold: np.ndarray
+    subject: np.ndarray
     rows: np.ndarray
     values: dict[str, np.ndarray]
 
@@ -80,8 +84,26 @@ class Scores:
             for s, (of_training, seed) in enumerate(self.trainings):
                 yield fold if of_training is None else of_training, seed, s, self.fold == f
 
+    def subject_means(self, values: np.ndarray) -> list[np.ndarray]:
+        """(..., C) -> for each fold (..., its subjects): the mean over the cases of a subject."""
+        return [average_cases(values[..., of], self.subject[of]) for of in self._cases_of_folds()]
+
     def pairs(self, metric: str, loss: str, reference: str, class_: str) -> list[np.ndarray]:
-        """Loss minus reference: a matrix (seeds, cases) for each fold, NaN where a pair is missing.
+        """Loss minus reference: a matrix (seeds, subjects) for each fold, NaN where it is missing.
+
+        The cases of a subject are averaged: subjects are the units that are independent.
+        """
+        differences = self._case_pairs(metric, loss, reference, class_)
+        return [average_cases(d, self.subject[of]) for d, of in differences]
+
+    def case_pairs(self, metric: str, loss: str, reference: str, class_: str) -> list[np.ndarray]:
+        """As `pairs`, but (seeds, cases)."""
+        return [d for d, _ in self._case_pairs(metric, loss, reference, class_)]
+
+    def _case_pairs(
+        self, metric: str, loss: str, reference: str, class_: str
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Differences of each fold, and the positions of its cases.
 
         A case for which neither loss has a value in any training (the class is not in its label)
         is no missing pair; it is left out.
@@ -89,8 +111,22 @@ class Scores:
         k = self.classes.index(class_)
         a, b = (self.values[metric][self.losses.index(name), ..., k] for name in (loss, reference))
         measured = ~(np.isnan(a) & np.isnan(b)).all(axis=0)
-        differences, kept = self.of_folds(a - b), self.of_folds(measured)
-        return [d[:, keep] for d, keep in zip(differences, kept, strict=True)]
+        return [((a - b)[:, of], of) for of in self._cases_of_folds(measured)]
+
+    def _cases_of_folds(self, kept: np.ndarray | bool = True) -> list[np.ndarray]:
+        return [np.flatnonzero((self.fold == f) & kept) for f in range(len(self.folds))]
+
+
+def average_cases(values: np.ndarray, subject: np.ndarray) -> np.ndarray:
+    """(..., cases) -> (..., subjects): mean of what is finite; in the order of the cases."""
+    position, subjects = pd.factorize(subject)
+    if len(subjects) == len(subject):
+        return values
+    finite = np.isfinite(values)
+    sums, n = np.zeros((2, *values.shape[:-1], len(subjects)))
+    np.add.at(sums, (..., position), np.where(finite, values, 0))
+    np.add.at(n, (..., position), finite)
+    return np.where(n > 0, sums / np.maximum(n, 1), np.nan)
 
 
 class Pair(NamedTuple):
@@ -103,12 +139,25 @@ class Pair(NamedTuple):
     scores
         Where the values are from.
     folds
-        Loss minus reference, by `Scores.pairs`.
+        Loss minus reference, by `Scores.pairs`: a matrix (seeds, subjects) for each fold.
+    case_folds
+        The same, (seeds, cases).
     """
 
     keys: dict[str, str]
     scores: Scores
     folds: list[np.ndarray]
+    case_folds: list[np.ndarray]
+
+    @property
+    def n_cases(self) -> int:
+        """Cases with a pair in any training."""
+        return sum(int(np.isfinite(d).any(axis=0).sum()) for d in self.case_folds)
+
+    @property
+    def n_missing(self) -> int:
+        """Pairs that are missing of the cases of a fold that have others."""
+        return paired_difference(self.case_folds).n_missing
 
 
 def iterate_pairs(
@@ -119,8 +168,9 @@ def iterate_pairs(
         for class_, metric, loss in product(scores.classes, metrics, scores.losses):
             if loss != reference:
                 keys = {**scores.keys, "loss": loss, "reference": reference}
-                folds = scores.pairs(metric, loss, reference, class_)
-                yield Pair(keys | {"class": class_, "metric": metric}, scores, folds)
+                of = (metric, loss, reference, class_)
+                keys |= {"class": class_, "metric": metric}
+                yield Pair(keys, scores, scores.pairs(*of), scores.case_pairs(*of))
 
 
 def to_rows(
@@ -165,6 +215,8 @@ def to_scores(table: pa.Table, losses: Sequence[str]) -> list[Scores]:
     codes, labels = {}, {}
     for name in CASE:
         codes[name], labels[name] = _encode(table[name])
+    subject = "subject" if "subject" in table.column_names else "case"
+    codes["subject"], _ = _encode(table[subject])
     # By name, so that what is drawn at random does not depend on the order of rows.
     codes["case"], labels["case"] = _sorted(codes["case"], labels["case"])
     order = {name: position for position, name in enumerate(losses)}
@@ -180,7 +232,8 @@ def to_scores(table: pa.Table, losses: Sequence[str]) -> list[Scores]:
         places.append(at)
     del codes, group
     for name in table.column_names:
-        if name not in CASE:  # a column at a time: a large study fits into little memory
+        # A column at a time: a large study fits into little memory.
+        if name not in (*CASE, "subject"):
             numbers = table[name].to_numpy().astype(float, copy=False)
             for scores, at, rows in zip(found, places, positions, strict=True):
                 values = np.full(scores.rows.size, np.nan)
@@ -224,6 +277,8 @@ def _empty_scores(
     folds, fold = np.unique(codes["fold"], return_inverse=True)
     fold_of_case = np.zeros(len(cases), dtype=np.int64)
     fold_of_case[case] = fold
+    subject_of_case = np.zeros(len(cases), dtype=np.int64)
+    subject_of_case[case] = codes["subject"]
     shared = bool((fold_of_case[case] != fold).any())
     # A training is a seed, or a pair of fold and seed in one code.
     n_seeds = len(labels["seed"])
@@ -249,6 +304,7 @@ def _empty_scores(
         classes=[labels["class"][c] for c in classes],
         folds=[None] if shared else fold_labels,
         fold=np.zeros_like(fold_of_case) if shared else fold_of_case,
+        subject=subject_of_case,
         rows=(n_rows > 0).reshape(axes),
         values={},
     )

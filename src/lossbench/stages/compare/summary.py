@@ -9,7 +9,7 @@ import pandas as pd
 from lossbench.common import tables
 from lossbench.common.tables import COUNTS, RUN
 from lossbench.stages.compare.conventions import CONVENTIONS, overlap, ratios
-from lossbench.stages.compare.scores import Scores, deviation, mean, to_rows
+from lossbench.stages.compare.scores import Scores, average_cases, deviation, mean, to_rows
 from lossbench.statistics import mean_interval
 
 TIE = 1e-9  # means that differ by less are equal: the order of a sum moves them by more
@@ -50,7 +50,7 @@ def dice_of_runs(groups: Sequence[Scores], background: dict[str, str]) -> pd.Dat
 
 
 def summary(groups: Sequence[Scores], alpha: float) -> pd.DataFrame:
-    """Mean of each metric over cases, the seeds of a case averaged first."""
+    """Mean of each metric over subjects, their seeds and then their cases averaged first."""
     rows = []
     for scores in groups:
         metrics = [name for name in scores.values if name not in COUNTS]
@@ -61,12 +61,16 @@ def summary(groups: Sequence[Scores], alpha: float) -> pd.DataFrame:
         for metric in metrics:
             values = scores.values[metric]
             per_case = mean(values, axis=1)
-            low, high = mean_interval(np.moveaxis(per_case, 1, 0), 1 - alpha)
+            # (L, K, C) -> (L, subjects, K)
+            averaged = average_cases(np.moveaxis(per_case, 1, 2), scores.subject)
+            per_subject = np.moveaxis(averaged, 2, 1)
+            low, high = mean_interval(np.moveaxis(per_subject, 1, 0), 1 - alpha)
             of_seeds = [mean(values[:, seeds == s], axis=(1, 2)) for s in np.unique(seeds)]
             figures = {
                 "n_cases": (~np.isnan(per_case)).sum(axis=1),
+                "n_subjects": (~np.isnan(per_subject)).sum(axis=1),
                 "n_empty": n_empty,
-                "mean": mean(per_case, axis=1),
+                "mean": mean(per_subject, axis=1),
                 "ci_low": low,
                 "ci_high": high,
                 "sd_case": deviation(per_case, axis=1),
