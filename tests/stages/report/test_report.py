@@ -14,7 +14,7 @@ from PIL import Image
 from lossbench.common.files import write_json
 from lossbench.config import UserError
 from lossbench.stages.compare import compare
-from lossbench.stages.report import drawing, examples, figures, lines, report, words
+from lossbench.stages.report import curves, examples, figures, plotting, report, wording
 from lossbench.stages.report.results import Results
 from tests.helpers import fake_results
 from tests.helpers.fake_results import write_experiment
@@ -68,7 +68,7 @@ def verdict_rows(markdown):
 @pytest.fixture
 def without_figures(monkeypatch):
     """For tests of the page's text: figures cost most of a report's time."""
-    monkeypatch.setattr(drawing, "per_class", lambda results, folder, kind, draw: [])
+    monkeypatch.setattr(plotting, "per_class", lambda results, folder, kind, draw: [])
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_page_has_every_loss_class_and_verdict(finished):
     assert "Which loss should I train with?" in page.text
     for name in [*LOSSES, *CLASSES]:
         assert name in page.text
-    for verdict, symbol in words.SYMBOLS.items():
+    for verdict, symbol in wording.SYMBOLS.items():
         assert f"{symbol} {verdict}" in page.text
     assert "needs about 8 blocks (has 4)" in page.text
     assert "4 of 4 blocks are paired" in page.text
@@ -98,8 +98,8 @@ def test_cells_agree_with_comparisons(finished):
     rows = {row["class"]: row for row in verdict_rows((finished / "tables/verdict.md").read_text())}
     for _, row in pd.read_csv(finished / "comparisons.csv").iterrows():
         cell = rows[row["class"]][row["loss"]]
-        assert cell.split()[:2] == [words.SYMBOLS[row["verdict"]], row["verdict"]]
-        found = float(cell.split()[2].replace(words.MINUS, "-"))
+        assert cell.split()[:2] == [wording.SYMBOLS[row["verdict"]], row["verdict"]]
+        found = float(cell.split()[2].replace(wording.MINUS, "-"))
         assert found == pytest.approx(row["difference"], abs=6e-4)
     assert list(rows) == ["anterior", "posterior", "background"]
 
@@ -211,7 +211,7 @@ def test_a_failure_leaves_the_old_page(tmp_path, monkeypatch):
     def fails(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr(drawing, "per_class", fails)
+    monkeypatch.setattr(plotting, "per_class", fails)
     with pytest.raises(OSError, match="disk full"):
         report(experiment, output)
     assert (output / "report.html").read_text() == "old"
@@ -285,7 +285,7 @@ def test_only_the_reference(tmp_path):
 
 
 def test_several_datasets_and_models_are_kept_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(drawing, "save", lambda figure, path: "data:,")  # drawn, but not rendered
+    monkeypatch.setattr(plotting, "save", lambda figure, path: "data:,")  # drawn, but not rendered
     experiment, output = make(
         tmp_path, losses=LOSSES[:2], folds=(0,), seeds=(0,), datasets=("brain", "heart"),
         models=("unet", "segresnet"),
@@ -313,7 +313,7 @@ def test_twenty_losses_and_thirty_classes(tmp_path, monkeypatch):
     assert len(scores) == 19
     gains = [(int(row["better"]), -int(row["worse"])) for row in scores]
     assert gains == sorted(gains, reverse=True)
-    assert sum(int(row[verdict]) for row in scores for verdict in words.SYMBOLS) == 30 * 19
+    assert sum(int(row[verdict]) for row in scores for verdict in wording.SYMBOLS) == 30 * 19
     for name in [*losses, *classes]:
         assert name in page.text
     assert page.tags.count("td") > 30 * 19
@@ -326,11 +326,11 @@ def test_twenty_losses_are_told_apart(tmp_path):
     )
     results = Results.read(experiment, output)
     for group in (losses[1:8], losses[8:15], losses[15:]):
-        colours = {drawing.colour(results, loss) for loss in [losses[0], *group]}
+        colours = {plotting.colour(results, loss) for loss in [losses[0], *group]}
         assert len(colours) == len(group) + 1
-    kinds = {"curves": lines.curves, "cases": figures.distributions, "pairs": figures.pairs}
-    with drawing.style():
-        drawn = [drawing.per_class(results, tmp_path / "figures", *kind) for kind in kinds.items()]
+    kinds = {"curves": curves.curves, "cases": figures.distributions, "pairs": figures.pairs}
+    with plotting.style():
+        drawn = [plotting.per_class(results, tmp_path / "figures", *kind) for kind in kinds.items()]
     assert [len(pictures) for pictures in drawn] == [2 * 3, 2, 2]
     height = {}
     for kind in kinds:
@@ -418,7 +418,7 @@ def test_examples_are_the_worst_median_and_best_by_difference(tmp_path):
     edit(output / "cases.parquet", set_dice)
     found = examples.chosen(Results.read(experiment, output), "hippocampus", "unet")
     assert found == {
-        f"worst ({words.MINUS}0.200)": "case_002",
+        f"worst ({wording.MINUS}0.200)": "case_002",
         "median (0.000)": "case_004",
         "best (+0.300)": "case_006",
     }
@@ -467,12 +467,12 @@ def row(verdict="undecided", loss="a", name="x", **values):
     ],
 )
 def test_sentences(values, said):
-    assert words.sentence(pd.DataFrame([row(**values)]), 0.05) == said
+    assert wording.sentence(pd.DataFrame([row(**values)]), 0.05) == said
 
 
 def test_sentences_about_many_losses_count():
     rows = [row("better", f"b{i}") for i in range(5)] + [row("worse", "w")]
-    assert words.sentence(pd.DataFrame(rows), 0.01) == "5 losses are better; w is worse."
+    assert wording.sentence(pd.DataFrame(rows), 0.01) == "5 losses are better; w is worse."
 
 
 @pytest.mark.parametrize(
@@ -502,7 +502,7 @@ def test_answers(tmp_path, verdicts, said):
     keys = {"dataset": "hippocampus", "model": "unet", "metric": "dice", "paired": True}
     pd.DataFrame(rows).assign(**keys).to_csv(output / "comparisons.csv", index=False)
     results = Results.read(experiment, output)
-    assert words.answer(results, "hippocampus", "unet", "dice").startswith(said)
+    assert wording.answer(results, "hippocampus", "unet", "dice").startswith(said)
 
 
 @pytest.mark.usefixtures("without_figures")
@@ -546,26 +546,26 @@ def test_the_margin_of_each_metric_is_told(tmp_path):
         in page.text
     )
     assert "equivalent: shown to be smaller than ±2.5." in page.text
-    assert f"b is equivalent ({words.MINUS}1.000 to +1.000, within ±2.5)" in page.text
+    assert f"b is equivalent ({wording.MINUS}1.000 to +1.000, within ±2.5)" in page.text
 
 
 @pytest.mark.parametrize(
     ("value", "width", "sign", "said"),
     [
         (0.0123, 0.1, True, "+0.012"),
-        (-0.0123, 0.1, False, f"{words.MINUS}0.012"),
+        (-0.0123, 0.1, False, f"{wording.MINUS}0.012"),
         (-0.0001, 0.1, True, "0.000"),
         (0.00012, 0.001, True, "+0.0001"),
-        (np.nan, np.nan, True, words.NOTHING),
+        (np.nan, np.nan, True, wording.NOTHING),
     ],
 )
 def test_numbers(value, width, sign, said):
-    assert words.number(value, width, sign) == said
+    assert wording.number(value, width, sign) == said
 
 
 def test_long_names_are_wrapped_without_loss():
     name = "generalized_wasserstein_dice_focal_loss"
-    lines = drawing.wrapped(name).split("\n")
+    lines = plotting.wrapped(name).split("\n")
     assert "".join(lines) == name
     assert all(len(a) + len(b) > 16 for a, b in pairwise(lines))
 
@@ -605,7 +605,7 @@ def test_what_each_loss_computes_and_its_gradients(tmp_path):
         "What each loss computes",
         "how samples are pooled",
         "per sample",
-        f"{words.MINUS}0.123",
+        f"{wording.MINUS}0.123",
         "b is twice a <really>.",
         "At the start",
         "After 20 steps of training with dice",

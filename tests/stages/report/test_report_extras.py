@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lossbench.stages.report import doubts, drawing, lines, report, tables
+from lossbench.stages.report import curves, plotting, report, sensitivity, tables
 from lossbench.stages.report.results import Results
 from tests.helpers.fake_results import compare_files
 
@@ -97,7 +97,7 @@ def test_the_usual_test_stands_beside_the_verdicts(tmp_path):
         output / "comparisons.csv",
         lambda t: t.assign(verdict=verdicts, verdict_cases=usual, p_holm=0.25, p_cases_holm=3e-7),
     )
-    found = doubts.usual_test(Results.read(experiment, output))
+    found = sensitivity.usual_test(Results.read(experiment, output))
     assert (found["of"], found["usual"], found["ours"]) == (6, 3, 2)
     rows = found["table"]
     assert rows["usual test"].tolist() == ["worse", "better", "undecided"]
@@ -108,14 +108,14 @@ def test_the_usual_test_stands_beside_the_verdicts(tmp_path):
 
 def test_doubts_are_on_the_page(everything):
     results, page = everything
-    found = doubts.usual_test(results)
+    found = sensitivity.usual_test(results)
     assert found["usual"] != found["ours"]
     said = f"calls {found['usual']} of 6 differences, lossbench {found['ours']}"
     assert page.text.count(said) == 2  # the first screen, and the section
     assert "leaves training noise out" in page.text
     assert "the other sign by monai_count_empty, nnunet" in page.text
     assert "sign depends on empty classes" in page.text
-    assert doubts.missing_pairs(results)["missing pairs"].tolist() == ["3"]
+    assert sensitivity.missing_pairs(results)["missing pairs"].tolist() == ["3"]
     assert "These comparisons lack pairs" in page.text
 
 
@@ -177,7 +177,7 @@ def test_a_loss_that_cannot_be_taken_apart_has_no_shares(tmp_path):
     for path in experiment.parent.rglob("history.csv"):
         edit(path, lambda t: t.assign(**{c: np.nan for c in t if c.startswith("ledger/l")}))
     results = Results.read(experiment, output)
-    (figure,) = lines.shares(results, "hippocampus", "unet", "anterior")
+    (figure,) = curves.shares(results, "hippocampus", "unet", "anterior")
     assert [axes.get_title() for axes in figure.axes] == ["of the value"]
 
 
@@ -213,12 +213,12 @@ def test_dice_against_the_size_of_a_class(tmp_path, monkeypatch):
              lambda t, n=voxels: t.assign(voxels_background=900, voxels_anterior=n,
                                           voxels_posterior=100 - n))  # fmt: skip
     results = Results.read(experiment, output)
-    share = [lines._share_of_voxels(results, name)["anterior"] for name in names]
+    share = [curves._share_of_voxels(results, name)["anterior"] for name in names]
     assert share == pytest.approx([0.001, 0.01, 0.1])
     drawn = []
-    monkeypatch.setattr(lines, "save", lambda figure, path: drawn.append(figure) or "data:,")
-    with drawing.style():
-        pictures = lines.fractions(results, tmp_path)
+    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append(figure) or "data:,")
+    with plotting.style():
+        pictures = curves.fractions(results, tmp_path)
     assert [picture.name for picture in pictures] == ["anterior", "posterior"]
     axes = drawn[0].axes[0]
     assert axes.get_xscale() == "log"
@@ -231,7 +231,7 @@ def test_dice_against_the_size_of_a_class(tmp_path, monkeypatch):
 
 def test_two_datasets_make_no_line(tmp_path):
     experiment, output = make(tmp_path, datasets=("one", "two"), folds=(0,), seeds=(0,), n_cases=4)
-    assert lines.fractions(Results.read(experiment, output), tmp_path) == []
+    assert curves.fractions(Results.read(experiment, output), tmp_path) == []
 
 
 def test_results_of_others_have_a_page(tmp_path):
@@ -265,7 +265,7 @@ def test_results_of_others_have_a_page(tmp_path):
 def test_tables_sort_by_value(tmp_path, clicks, order):
     values = ["9 (8 to 10)", "\N{EN DASH}", "1,200", "\N{MINUS SIGN}0.5", "0.06"]
     rows = "".join(f"<tr><th>x</th><td>{value}</td></tr>" for value in values)
-    script = Path(drawing.__file__).with_name("report.js").read_text()
+    script = Path(plotting.__file__).with_name("report.js").read_text()
     click = "document.querySelectorAll('button')[1].click();" * clicks
     page = tmp_path / "page.html"
     page.write_text(

@@ -10,14 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lossbench.common.files import write_text
 from lossbench.stages.report import (
     checks,
-    doubts,
-    drawing,
+    curves,
     examples,
-    facts,
     figures,
-    lines,
+    plotting,
+    provenance,
+    sensitivity,
     tables,
-    words,
+    wording,
 )
 from lossbench.stages.report.results import Results
 
@@ -57,7 +57,11 @@ def _page(results: Results, frames: dict[str, pd.DataFrame], folder: Path) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn, cards, pairing = _drawn(results, folder), checks.cards(results), facts.pairing(results)
+    drawn, cards, pairing = (
+        _drawn(results, folder),
+        checks.cards(results),
+        provenance.pairing(results),
+    )
     sections = {  # each is on the page where its value is true
         "claims": "claims" in frames,
         "learning curves": drawn["curves"],
@@ -77,36 +81,36 @@ def _page(results: Results, frames: dict[str, pd.DataFrame], folder: Path) -> st
         results=results,
         frames={name: _lean(results, frame) for name, frame in frames.items()},
         has=sections,
-        left_out=facts.left_out(sections),
-        metric_name=words.metric_name,
+        left_out=provenance.left_out(sections),
+        metric_name=wording.metric_name,
         comparison=results.experiment.comparison,
-        symbols=words.SYMBOLS,
-        percent=words.percent,
+        symbols=wording.SYMBOLS,
+        percent=wording.percent,
         answers=[(d, m, _answers(results, d, m)) for d, m in results.groups],
-        metrics=[words.metric_name(x) for x in results.experiment.comparison.metrics],
-        listing=words.listing,
+        metrics=[wording.metric_name(x) for x in results.experiment.comparison.metrics],
+        listing=wording.listing,
         verdicts=[_verdicts(results, d, m) for d, m in results.groups],
-        usual=doubts.usual_test(results),
-        flips=doubts.flips(results),
-        missing_pairs=doubts.missing_pairs(results),
+        usual=sensitivity.usual_test(results),
+        flips=sensitivity.flips(results),
+        missing_pairs=sensitivity.missing_pairs(results),
         lean=lambda frame: _lean(results, frame),
         cards=cards,
         preflights=checks.preflights(results),
         pairing=pairing,
-        overrides=facts.overrides(results),
-        diverged=facts.diverged(results),
-        missing=facts.missing(results),
-        demonstrations=facts.demonstrations(results),
-        provenance=facts.provenance(results),
-        source=facts.source(results),
-        settings=facts.settings(results),
+        overrides=provenance.overrides(results),
+        diverged=provenance.diverged(results),
+        missing=provenance.missing(results),
+        demonstrations=provenance.demonstrations(results),
+        provenance=provenance.provenance(results),
+        source=provenance.source(results),
+        settings=provenance.settings(results),
     )
 
 
 def _answers(results: Results, dataset: str, model: str) -> list[tuple[str, str]]:
     """Each metric that is compared, and the answer by it; the first is that of the page."""
     return [
-        (words.metric_name(x), words.answer(results, dataset, model, x))
+        (wording.metric_name(x), wording.answer(results, dataset, model, x))
         for x in results.experiment.comparison.metrics
     ]
 
@@ -117,16 +121,16 @@ def _drawn(results: Results, folder: Path) -> dict[str, Any]:
         "differences": figures.differences,
         "cases": figures.distributions,
         "pairs": figures.pairs,
-        "curves": lines.curves,
-        "shares": lines.shares,
+        "curves": curves.curves,
+        "shares": curves.shares,
     }
-    with drawing.style():
+    with plotting.style():
         found: dict[str, Any] = {
-            kind: drawing.per_class(results, folder, kind, draw)
+            kind: plotting.per_class(results, folder, kind, draw)
             for kind, draw in of_classes.items()
         }
-        found["gradients"] = lines.gradients(results, folder)
-        found["fractions"] = lines.fractions(results, folder)
+        found["gradients"] = curves.gradients(results, folder)
+        found["fractions"] = curves.fractions(results, folder)
         found["examples"], found["no_examples"] = examples.examples(results, folder)
     return found
 
@@ -145,15 +149,17 @@ def _verdicts(results: Results, dataset: str, model: str) -> dict[str, Any]:
     table = results.of(results.comparisons, dataset, model, metric=results.metric)
     table = table[table["loss"].isin(results.compared)]
     classes = results.classes(dataset)
-    losses = results.compared if len(results.compared) <= FEW else words.by_gains(table)
+    losses = results.compared if len(results.compared) <= FEW else wording.by_gains(table)
     rows = [[found.get((name, loss)) for loss in losses] for name in classes]
     corner, heads, columns = "class", classes, losses
     if len(losses) > len(classes):
         rows = list(zip(*rows, strict=True))
         corner, heads, columns = "loss", losses, classes
-    said = {name: words.sentence(table[table["class"] == name], results.margin) for name in classes}
+    said = {
+        name: wording.sentence(table[table["class"] == name], results.margin) for name in classes
+    }
     return {
-        "title": drawing.heading(dataset, model),
+        "title": plotting.heading(dataset, model),
         "corner": corner,
         "few": len(columns) <= FEW and len(heads) <= SHORT,
         "columns": columns,

@@ -6,7 +6,7 @@ import pandas as pd
 
 from lossbench.common.check_tables import card_table, snapshot_heading, snapshot_table
 from lossbench.common.files import read_json
-from lossbench.stages.report import words
+from lossbench.stages.report import wording
 from lossbench.stages.report.results import Results
 
 
@@ -21,7 +21,8 @@ def cards(results: Results) -> list[tuple[str, pd.DataFrame]]:
         else:
             groups.append(([dataset], of_losses))
     return [
-        (words.listing(names), card_table(check, names[0]).map(_typographic)) for names, _ in groups
+        (wording.listing(names), card_table(check, names[0]).map(_typographic))
+        for names, _ in groups
     ]
 
 
@@ -52,5 +53,5 @@ def _read(results: Results) -> dict[str, Any]:
 def _typographic(cell: str) -> str:
     """A dash for no value, a minus for a negative number."""
     if cell == "-":
-        return words.NOTHING
-    return cell.replace("-", words.MINUS) if cell[:1] == "-" else cell
+        return wording.NOTHING
+    return cell.replace("-", wording.MINUS) if cell[:1] == "-" else cell

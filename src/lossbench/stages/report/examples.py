@@ -14,8 +14,8 @@ from matplotlib.patches import Patch
 from lossbench.common.files import read_json
 from lossbench.config import UserError
 from lossbench.datasets.prepared import IGNORE, Prepared
-from lossbench.stages.report import words
-from lossbench.stages.report.drawing import WIDTH, Picture, heading, save, stem, wrapped
+from lossbench.stages.report import wording
+from lossbench.stages.report.plotting import WIDTH, Picture, heading, save, stem, wrapped
 from lossbench.stages.report.results import Results
 
 COLUMNS = 3
@@ -62,7 +62,7 @@ def chosen(results: Results, dataset: str, model: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for label, place in places.items():
         if order.index[place] not in found.values():
-            gain = words.number(order.iloc[place], sign=True)
+            gain = wording.number(order.iloc[place], sign=True)
             found[f"{label} ({gain})"] = order.index[place]
     return found
 

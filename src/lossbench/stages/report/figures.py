@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lossbench.config import UserError
-from lossbench.stages.report import words
-from lossbench.stages.report.drawing import (
+from lossbench.stages.report import wording
+from lossbench.stages.report.plotting import (
     MANY_POINTS,
     VERDICTS,
     WIDTH,
@@ -47,7 +47,7 @@ def differences(results: Results, dataset: str, model: str, name: str) -> Iterat
         axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=shade, linewidth=2)
         face = "white" if row["verdict"] == "undecided" else shade
         axes.plot(row["difference"], y, marker, color=shade, markerfacecolor=face, markersize=7)
-        text = f"{words.SYMBOLS[row['verdict']]} {row['verdict']}"
+        text = f"{wording.SYMBOLS[row['verdict']]} {row['verdict']}"
         axes.annotate(
             text, (1, y), xycoords=("axes fraction", "data"), color=shade, fontsize=8, va="center",
             xytext=(5, 0), textcoords="offset points", annotation_clip=False,
@@ -156,7 +156,7 @@ def _gains(both: pd.DataFrame, loss: str, results: Results) -> str:
 
 
 def _metric(results: Results) -> str:
-    return words.metric_name(results.metric)
+    return wording.metric_name(results.metric)
 
 
 def _better(results: Results) -> str:

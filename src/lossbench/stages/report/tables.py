@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from lossbench.common.files import write_text
-from lossbench.stages.report import words
+from lossbench.stages.report import wording
 from lossbench.stages.report.results import Results
-from lossbench.stages.report.words import NOTHING
+from lossbench.stages.report.wording import NOTHING
 
 GROUP = ["dataset", "model"]
 METRIC_KEYS = ("metric", "cases", "without the class")
@@ -48,17 +48,17 @@ def levels(results: Results, dataset: str, model: str) -> dict[str, str]:
     table = results.of(
         results.summary, dataset, model, loss=results.reference, metric=results.metric
     )
-    return {row["class"]: words.number(row["mean"]) for _, row in table.iterrows()}
+    return {row["class"]: wording.number(row["mean"]) for _, row in table.iterrows()}
 
 
 def _cell(row: pd.Series, results: Results) -> dict:
     usual, verdict = row["verdict_cases"], row["verdict"]
     return {
         "verdict": verdict,
-        "symbol": words.SYMBOLS[verdict],
+        "symbol": wording.SYMBOLS[verdict],
         "value": row["difference"],
-        "difference": words.difference(row),
-        "interval": words.interval(row["ci_low"], row["ci_high"], sign=True),
+        "difference": wording.difference(row),
+        "interval": wording.interval(row["ci_low"], row["ci_high"], sign=True),
         "needed": _needed(row) if verdict == "undecided" else [],
         "paired": bool(row["paired"]) or not results.trained_here,
         "n": f"{row['n_cases']:,.0f} cases, {row['n_blocks']:,.0f} blocks",
@@ -68,7 +68,7 @@ def _cell(row: pd.Series, results: Results) -> dict:
 
 
 def _needed(row: pd.Series) -> list[str]:
-    found = words.needed(row).items()
+    found = wording.needed(row).items()
     return [f"{more} (has {row[f'n_{unit}']:,.0f})" for unit, more in found]
 
 
@@ -99,12 +99,12 @@ def scores(results: Results) -> pd.DataFrame:
     rows = []
     for dataset, model in results.groups:
         table = results.of(results.comparisons, dataset, model, metric=results.metric)
-        for loss in words.by_gains(table[table["loss"].isin(results.compared)]):
+        for loss in wording.by_gains(table[table["loss"].isin(results.compared)]):
             mine = table[table["loss"] == loss]
             row = {"dataset": dataset, "model": model, "loss": loss}
-            row |= {v: str((mine["verdict"] == v).sum()) for v in words.SYMBOLS}
+            row |= {v: str((mine["verdict"] == v).sum()) for v in wording.SYMBOLS}
             mine = mine.dropna(subset="difference").sort_values("difference")
-            said = [f"{words.difference(x)} ({x['class']})" for _, x in mine.iterrows()]
+            said = [f"{wording.difference(x)} ({x['class']})" for _, x in mine.iterrows()]
             said = said or [NOTHING]
             rows.append(row | {"smallest difference": said[0], "largest": said[-1]})
     return pd.DataFrame(rows)
@@ -133,14 +133,16 @@ def _range(table: pd.DataFrame, column: str) -> list[str]:
 
 def _mean(row: pd.Series) -> str:
     width = row["ci_high"] - row["ci_low"]
-    return f"{words.number(row['mean'], width)} ({words.interval(row['ci_low'], row['ci_high'])})"
+    return (
+        f"{wording.number(row['mean'], width)} ({wording.interval(row['ci_low'], row['ci_high'])})"
+    )
 
 
 def comparisons(results: Results) -> pd.DataFrame:
     """Every comparison, all metrics."""
     table = results.comparisons
     frame = table[[*GROUP, "class", "metric", "loss", "reference", "verdict"]].copy()
-    frame["difference"] = [words.difference(row) for _, row in table.iterrows()]
+    frame["difference"] = [wording.difference(row) for _, row in table.iterrows()]
     frame["interval"] = intervals(table, "ci")
     frame["p, Holm"] = table["p_holm"].map(p_value)
     frame["better on a random case"] = table["improvement"].map(share)
@@ -156,7 +158,7 @@ def comparisons(results: Results) -> pd.DataFrame:
 def intervals(table: pd.DataFrame, name: str) -> list[str]:
     """The columns {name}_low and {name}_high as signed intervals."""
     pairs = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
-    return [words.interval(low, high, sign=True) for low, high in pairs]
+    return [wording.interval(low, high, sign=True) for low, high in pairs]
 
 
 def claims(results: Results) -> pd.DataFrame | None:
@@ -187,7 +189,7 @@ def pooled(results: Results) -> pd.DataFrame | None:
     table = results.extra("pooled")
     if table is None:
         return None
-    said = [words.number(value) for value in table["dice"]]
+    said = [wording.number(value) for value in table["dice"]]
     return _wide(results, table.assign(said=said), "class", "loss")
 
 
@@ -221,15 +223,15 @@ def conventions(results: Results) -> pd.DataFrame | None:
     rows = []
     for keys, part in table.groupby([*GROUP, "class"], sort=False):
         winners = part[part["winner"]].groupby("convention", sort=False)
-        names = winners["loss"].agg(lambda found: words.listing(list(found)))
+        names = winners["loss"].agg(lambda found: wording.listing(list(found)))
         if names.nunique() <= 1:
             continue
         own = part[part["loss"] == results.reference].set_index("convention")["mean"]
         for convention, first in winners:
             row = dict(zip([*GROUP, "class"], keys, strict=True))
             row |= {"convention": convention, "cases": count(first["n_cases"].iloc[0])}
-            row |= {"winner": names[convention], "its mean": words.number(first["mean"].iloc[0])}
-            row[f"mean of {results.reference}"] = words.number(own.get(convention, np.nan))
+            row |= {"winner": names[convention], "its mean": wording.number(first["mean"].iloc[0])}
+            row[f"mean of {results.reference}"] = wording.number(own.get(convention, np.nan))
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -270,7 +272,7 @@ def cost(results: Results) -> pd.DataFrame | None:
         for loss in (x for x in results.losses if x in medians.index):
             seconds, rate, memory = medians.loc[loss]
             base = medians["train_seconds"].get(results.reference, np.nan)
-            times = f"{words.TIMES}{seconds / base:.2f}" if base > 0 else NOTHING
+            times = f"{wording.TIMES}{seconds / base:.2f}" if base > 0 else NOTHING
             row = {"dataset": dataset, "model": model, "loss": loss, "runs": str(runs.size()[loss])}
             row["train seconds"] = count(seconds, 1)
             row["time against reference"] = times
@@ -301,7 +303,7 @@ def share(value: float) -> str:
 
 def signed(value: float) -> str:
     """A difference with its sign."""
-    return words.number(value, sign=True)
+    return wording.number(value, sign=True)
 
 
 def count(value: float, digits: int = 0) -> str:
@@ -321,6 +323,6 @@ def write(frames: dict[str, pd.DataFrame], folder: Path) -> None:
 
 def _latex(text: str) -> str:
     """Without the characters that plain LaTeX has no glyph for."""
-    for symbol in (*words.SYMBOLS.values(), *CLAIMS.values()):
+    for symbol in (*wording.SYMBOLS.values(), *CLAIMS.values()):
         text = text.removeprefix(f"{symbol} ")
-    return text.replace(words.MINUS, "-").replace(NOTHING, "-").replace(words.TIMES, "x")
+    return text.replace(wording.MINUS, "-").replace(NOTHING, "-").replace(wording.TIMES, "x")

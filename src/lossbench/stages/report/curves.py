@@ -10,8 +10,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lossbench.config import Experiment
 from lossbench.datasets.prepared import Prepared
-from lossbench.stages.report import words
-from lossbench.stages.report.drawing import (
+from lossbench.stages.report import wording
+from lossbench.stages.report.plotting import (
     Picture,
     colour,
     dashes,
@@ -95,7 +95,7 @@ def fractions(results: Results, folder: Path) -> list[Picture]:
                 for part, group in enumerate(line_groups(results), 1):
                     figure = _against_size(results, model, name, sizes, group)
                     path = folder / stem("fractions", datasets[0], model, number, name, part)
-                    text = f"{model}, {words.listing(datasets)}"
+                    text = f"{model}, {wording.listing(datasets)}"
                     pictures.append(Picture(text, name, save(figure, path)))
     return pictures
 
@@ -140,7 +140,7 @@ def _against_size(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: _one_to(share)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("share of the class in the voxels (mean over cases)")
-    axes.set_ylabel(words.metric_name(results.metric))
+    axes.set_ylabel(wording.metric_name(results.metric))
     titled(figure, name)
     _legend(figure)
     return figure

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench.stages.report import words
+from lossbench.stages.report import wording
 from lossbench.stages.report.results import Results
 from lossbench.stages.report.tables import GROUP, count, intervals, p_value
 
@@ -29,7 +29,7 @@ def usual_test(results: Results) -> dict[str, Any] | None:
     frame = apart[_COMPARISON].copy()
     frame["verdict"] = apart["verdict"]
     frame["usual test"] = apart["verdict_cases"]
-    frame["difference"] = [words.difference(row) for _, row in apart.iterrows()]
+    frame["difference"] = [wording.difference(row) for _, row in apart.iterrows()]
     frame["interval"] = intervals(apart, "ci")
     frame["p, Holm"] = apart["p_holm"].map(p_value)
     frame["p of the usual test, Holm"] = apart["p_cases_holm"].map(p_value)
