@@ -27,8 +27,8 @@ from lossbench.common.files import read_json, write_json, write_text
 from lossbench.config import Experiment, validate
 from lossbench.datasets.prepared import Prepared
 from lossbench.stages.prepare import prepare
+from lossbench.stages.train.loop import take_step
 from lossbench.stages.train.run import Run
-from lossbench.stages.train.stop import Stop
 
 VERSION, TURNS = "2.8.1", 5
 ROOT = Path(__file__).parents[1]
@@ -159,16 +159,14 @@ def ours_ready(folder: Path, data: Prepared, network: dict, **changes: Any) -> R
     spec = settings().run(loss="dice_ce", **keys)
     spec["training"] |= {"ledger": None, **changes}
     spec["model"] |= network
-    run = Run(spec, folder / "run", data)
-    run.start({})
-    return run
+    return Run(spec, folder / "run", data, {})
 
 
 def seconds(run: Run, steps: int) -> float:
     begin = time.perf_counter()
-    run.advance(run.step + steps, Stop())
+    for _ in range(steps):
+        take_step(run)
     wait_for(run.device)
-    run.batches.forget()
     return time.perf_counter() - begin
 
 

@@ -30,8 +30,8 @@ from lossbench.datasets.batches import Batches
 from lossbench.datasets.prepared import Prepared
 from lossbench.metrics import _surfaces
 from lossbench.stages.prepare import prepare
+from lossbench.stages.train.loop import take_step
 from lossbench.stages.train.run import Run
-from lossbench.stages.train.stop import Stop
 from tests.helpers.configs import default
 
 STEPS, TURNS = 6, 25  # steps in a turn: an epoch of the drawn images
@@ -86,24 +86,21 @@ def started(data: Prepared, losses: Sequence[str], **changes: Any) -> list[Run]:
     """Runs of a block, ready for their first step; nothing is written."""
     experiment, streams, folder = settings(**changes), {}, Path("nowhere")
     keys = next(experiment.blocks())
-    runs = [Run(experiment.run(loss=x, **keys), folder / x, data) for x in losses]
-    for run in runs:
-        run.start(streams)
-    return runs
+    return [Run(experiment.run(loss=x, **keys), folder / x, data, streams) for x in losses]
 
 
 def stepping(runs: list[Run], steps: int = STEPS, validated: bool = False) -> Callable[[], None]:
     """Steps of every run, on the same batches, and a validation where it is asked for."""
 
     def take() -> None:
-        end = runs[0].step + steps
+        for _ in range(steps):
+            for run in runs:
+                take_step(run)
         for run in runs:
-            run.advance(end, Stop())
             if validated:
                 run.history = [{"train/loss": 0.0}]  # for the line that it logs
                 run._validate()
         wait_for(runs[0].device)
-        runs[0].batches.forget()
 
     return take
 
@@ -159,12 +156,6 @@ def steps(data: Prepared) -> Iterator[dict[str, Any]]:
         [monai_peer(data) for _ in LOSSES],
         stepping(started(data, LOSSES), validated=True),
     )
-    if pick_device().type == "cuda":
-        graphs = {"cuda_graph": True, "dice_of_sums": True}
-        yield compared(
-            "three losses as CUDA graphs, in turn over side by side",
-            *(stepping(started(data, LOSSES, **graphs, side_by_side=x)) for x in (False, True)),
-        )
 
 
 def engine(data: Prepared, network: str) -> Iterator[dict[str, Any]]:
@@ -188,7 +179,6 @@ def data_cost(data: Prepared) -> Iterator[dict[str, Any]]:
     def ours() -> None:
         for step in (next(count) for _ in range(STEPS)):
             stream(step)
-            stream.forget()
 
     cases = monai_loop.items(*arrays(data, data.training(0, 0.0)))
     theirs = monai_loop.batches(cases, augmented=True)

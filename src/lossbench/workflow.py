@@ -33,7 +33,7 @@ def overview(experiment: Experiment, results: Path) -> str:
         f"{counted(len(blocks), 'block')}: {', '.join(matrix.loss)} on folds "
         f"{_listed(matrix.fold)}, seeds {_listed(matrix.seed)}; compared with "
         f"{experiment.comparison.reference}",
-        f"  {_training(experiment.training)}",
+        f"  {_training(experiment.training, experiment.execution.validate_every)}",
     ]
     for (dataset, model), group in groupby(
         blocks, key=lambda keys: (keys["dataset"], keys["model"])
@@ -54,12 +54,12 @@ def overview(experiment: Experiment, results: Path) -> str:
     return "\n".join(lines)
 
 
-def _training(how: Training) -> str:
+def _training(how: Training, validate_every: int) -> str:
     """What a study may have taken from the default experiment without a thought."""
     size = " x ".join(map(str, how.patch_size)) if how.patch_size else "the largest size"
     return (
         f"{how.steps} steps of {counted(how.batch_size, 'image')} of {size}, {how.optimizer} from "
-        f"learning rate {how.learning_rate:g}, validated every {how.validate_every} steps"
+        f"learning rate {how.learning_rate:g}, validated every {validate_every} steps"
     )
 
 

@@ -43,8 +43,9 @@ STUDY = {
         "dataset": ["shapes"], "model": ["tiny"], "loss": ["dice", "slow"], "fold": [0, 1], "seed": [3],
     },
     "training": {
-        "steps": 300, "batch_size": 2, "patch_size": [16, 16], "log_every": 20, "validate_every": 20,
+        "steps": 300, "batch_size": 2, "patch_size": [16, 16],
     },
+    "execution": {"log_every": 20, "validate_every": 20},
     "comparison": {"reference": "dice"},
     "datasets": {
         "shapes": {

@@ -1,4 +1,4 @@
-"""A place on a device of one's own, with pretended devices and real processes."""
+"""A slot on a GPU of one's own, with pretended devices and real processes."""
 
 import subprocess
 import sys
@@ -8,9 +8,9 @@ import pytest
 HOLD = """
 import logging, sys, time
 from pathlib import Path
-from lossbench.common.slots import claim
+from lossbench.common.device import acquire_gpu
 logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
-index, file = claim(sys.argv[2].split(","), int(sys.argv[3]), Path(sys.argv[1]))
+index, lock = acquire_gpu(sys.argv[2].split(","), int(sys.argv[3]), Path(sys.argv[1]))
 print(index, flush=True)
 time.sleep(60)
 """

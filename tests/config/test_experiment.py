@@ -35,8 +35,8 @@ def test_default_experiment_is_valid():
         ("losses", {"My Loss": {"_target_": "a.B"}}, "'My Loss' is no name: a-z, 0-9 and _ only"),
         ("losses", {"mine": {"weight": 1}}, "losses.mine._target_: is missing"),
         ("losses", {"dice": {"_target_": "a.B", "training": {"lr": 1}}}, "losses.dice.training.lr: unknown key"),
-        ("training", {"ledger": {"reference": "dise"}}, "training.ledger.reference: no loss 'dise' in losses; did you mean"),
-        ("training", {"ledger": {"referense": "dice"}}, "training.ledger.referense: unknown key; did you mean 'reference'?"),
+        ("execution", {"ledger": {"reference": "dise"}}, "execution.ledger.reference: no loss 'dise' in losses; did you mean"),
+        ("execution", {"ledger": {"referense": "dice"}}, "execution.ledger.referense: unknown key; did you mean 'reference'?"),
         ("comparison", {"reference": "dice_no_background", "scale_control": 2}, "comparison.scale_control: input should be a valid boolean"),
         (None, {"claims": [{"claim": "x"}]}, "claims.0: wants exactly one of comparison, ledger and card"),
         (None, {"claims": [{"claim": "x", "card": {"loss": "focal", "property": "form", "expect": "Dice"}}]}, "claims.0.card.loss: 'focal' is not in matrix.loss"),
@@ -109,13 +109,13 @@ def test_an_entry_overrides_the_training_settings_for_itself_alone():
 LEDGER = {"reference": "cross_entropy", "every": 50}
 
 
-def test_a_run_with_a_ledger_holds_the_loss_that_it_is_compared_with():
+def test_a_block_with_a_ledger_holds_the_loss_that_it_is_compared_with():
     raw = default()
-    raw["training"]["ledger"] = LEDGER
+    raw["execution"]["ledger"] = LEDGER
     experiment = validate(raw)
     for one in (experiment, Experiment.model_validate_json(experiment.experiment_json())):
-        run = one.run(**next(experiment.blocks()), loss="dice")
-        assert run["training"]["ledger"]["reference"] == {
+        block = json.loads(one.block_json(**next(experiment.blocks())))
+        assert block["execution"]["ledger"]["reference"] == {
             "name": "cross_entropy", **experiment.losses["cross_entropy"].spec()
         }  # fmt: skip
 
@@ -123,9 +123,9 @@ def test_a_run_with_a_ledger_holds_the_loss_that_it_is_compared_with():
 def test_ledger_claims_want_a_ledger():
     raw = default() | {"claims": [{"claim": "x", "ledger": {
         "loss": "dice", "share": "l1", "at": "end", "expect": "equal"}}]}  # fmt: skip
-    raw["training"]["ledger"] = None
-    assert "claims.0.ledger: training.ledger is null, so that there is no ledger" in problems(raw)
-    raw["training"]["ledger"] = LEDGER
+    raw["execution"]["ledger"] = None
+    assert "claims.0.ledger: execution.ledger is null, so that there is no ledger" in problems(raw)
+    raw["execution"]["ledger"] = LEDGER
     validate(raw)
 
 

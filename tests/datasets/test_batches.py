@@ -8,7 +8,7 @@ import torch
 
 from lossbench.config import Augmentation, Training, UserError
 from lossbench.datasets.augment import augment
-from lossbench.datasets.batches import Batches, checksum, patch_size, stream_key
+from lossbench.datasets.batches import Batches, batch_settings, checksum, patch_size
 
 CPU = torch.device("cpu")
 
@@ -24,7 +24,7 @@ def test_a_step_gives_the_same_batch_whatever_came_before(phantom):
     torch.manual_seed(99)  # the global generator has no part in it
     assert torch.equal(one(4).images, other(4).images)
     assert torch.equal(one(4).labels, other(4).labels)
-    assert one(4).mark == other(4).mark
+    assert one(4).checksum == other(4).checksum
 
 
 def test_batches_that_are_read_ahead_are_the_same(phantom):
@@ -32,14 +32,13 @@ def test_batches_that_are_read_ahead_are_the_same(phantom):
     plain, ahead = (Batches(phantom, 0, 0, settings(), CPU) for _ in range(2))
     ahead.reader = ThreadPoolExecutor(1)
     for step in (0, 1, 2, 9, 10, 3, 3):
-        ahead.forget()
-        assert ahead(step).mark == plain(step).mark
-        assert list(ahead.coming) == [step + 1]
+        assert ahead(step).checksum == plain(step).checksum
+        assert list(ahead.prefetched) == [step + 1]
 
 
 def test_fold_seed_and_step_change_the_batch(phantom):
     marks = {
-        Batches(phantom, fold, seed, settings(), CPU)(step).mark.item()
+        Batches(phantom, fold, seed, settings(), CPU)(step).checksum.item()
         for fold in (0, 1)
         for seed in (0, 1)
         for step in (0, 1)
@@ -98,9 +97,9 @@ def test_patch_size_is_by_default_the_largest_case_up_to_a_multiple_of_32(phanto
 
 
 def test_runs_share_batches_unless_a_setting_of_the_batch_differs():
-    assert stream_key(settings()) == stream_key(settings(learning_rate=0.5))
-    assert stream_key(settings()) != stream_key(settings(min_foreground=0.1))
-    assert stream_key(settings()) != stream_key(settings(augmentation=None))
+    assert batch_settings(settings()) == batch_settings(settings(learning_rate=0.5))
+    assert batch_settings(settings()) != batch_settings(settings(min_foreground=0.1))
+    assert batch_settings(settings()) != batch_settings(settings(augmentation=None))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])

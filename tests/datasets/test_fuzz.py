@@ -52,7 +52,7 @@ def paths(content: dict, above: tuple = ()) -> list[tuple]:
 
 PATHS = paths({k: v for k, v in default().items() if k in ("matrix", "training", "comparison")})
 PATHS += [("experiment",), ("claims",), ("data_root",), ("losses", "dice"), ("datasets", "mni152")]
-PATHS += [("losses", "dice", "training"), ("models",), ("losses",), ("training", "ledger")]
+PATHS += [("losses", "dice", "training"), ("models",), ("losses",), ("execution", "ledger")]
 
 
 @bounded

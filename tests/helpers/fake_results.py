@@ -66,7 +66,8 @@ def write_experiment(
                 "fold": list(folds),
                 "seed": list(seeds),
             },
-            "training": {"steps": STEPS, "log_every": LOG_EVERY, "validate_every": VALIDATE_EVERY},
+            "training": {"steps": STEPS},
+            "execution": {"log_every": LOG_EVERY, "validate_every": VALIDATE_EVERY},
             "comparison": {"reference": losses[0]},
             "datasets": {
                 d: {"_target_": "lossbench.datasets.Phantom", "folds": max(folds) + 2}

@@ -31,9 +31,9 @@ STUDY = {
         "fold": [0], "seed": [0, 1],
     },
     "training": {
-        "steps": 200, "batch_size": 4, "patch_size": [32, 32], "log_every": 20,
-        "validate_every": 100,
+        "steps": 200, "batch_size": 4, "patch_size": [32, 32],
     },
+    "execution": {"log_every": 20, "validate_every": 100},
     "comparison": {"reference": "dice"},
     "datasets": {
         "drawn": {"_target_": "lossbench.datasets.Phantom", "cases": 12, "size": [32, 32], "folds": 2}

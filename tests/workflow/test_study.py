@@ -25,8 +25,9 @@ STUDY = {
         "seed": [3],
     },
     "training": {
-        "steps": 12, "batch_size": 2, "patch_size": [32, 32], "log_every": 4, "validate_every": 6,
+        "steps": 12, "batch_size": 2, "patch_size": [32, 32],
     },
+    "execution": {"log_every": 4, "validate_every": 6},
     "comparison": {"reference": "dice"},
     "datasets": {
         "cells": {

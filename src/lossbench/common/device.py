@@ -1,38 +1,151 @@
-"""The device that a job computes on."""
+"""The device that a job computes on: which one, its memory, and time spent on it."""
 
 import functools
+import itertools
+import logging
 import os
 import resource
 import sys
-from typing import IO
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
-from lossbench.common.slots import claim
+from lossbench.config import UserError, counted
+
+log = logging.getLogger(__name__)
+GPU_FILE = Path("/dev/nvidia0")  # where NVIDIA's driver has found a GPU
+WAIT_SECONDS = 1.0  # between two attempts to get a GPU
 
 
 @functools.cache
 def pick_device() -> torch.device:
     """A free one of the visible GPUs, held until the process ends; without a GPU, the CPU.
 
-    Snakemake assigns no device on one machine. $LOSSBENCH_JOBS_PER_GPU says how many jobs may
-    share a GPU; one unless it is set.
+    Snakemake assigns no device on one machine, so a job takes one by a file lock.
+    $LOSSBENCH_JOBS_PER_GPU says how many jobs may share a GPU; one unless it is set. An empty
+    $CUDA_VISIBLE_DEVICES asks for the CPU.
+
+    Raises
+    ------
+    UserError
+        Where a GPU was asked for or is there, and torch cannot use it, with torch's reason.
     """
     if not torch.cuda.is_available():
+        if gpu := _expected_gpu():
+            raise UserError(f"{gpu}, but torch cannot use a GPU: {_reason()}")
         return torch.device("cpu")
     # By UUID, since a scheduler may show every job another GPU under the same number.
     names = [
         str(torch.cuda.get_device_properties(n).uuid) for n in range(torch.cuda.device_count())
     ]
     jobs = int(os.environ.get("LOSSBENCH_JOBS_PER_GPU", "1"))
-    index, file = claim(names, jobs)
-    _held.append(file)
+    index, lock = acquire_gpu(names, jobs)
+    _held.append(lock)
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     return device
 
 
-_held: list[IO] = []  # open as long as the process lives
+_held: list[FileLock] = []  # released when the process ends
+
+
+def _expected_gpu() -> str:
+    """Why a GPU is expected here, as the beginning of a sentence; empty where none is."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        asked = visible.strip() not in ("", "-1", "NoDevFiles")
+        return f"CUDA_VISIBLE_DEVICES is {visible}" if asked else ""
+    if jobs := os.environ.get("SLURM_JOB_GPUS"):
+        return f"Slurm gave this job GPU {jobs}"
+    return f"this machine has {GPU_FILE}" if GPU_FILE.exists() else ""
+
+
+def _reason() -> str:
+    """Why torch sees no GPU, in its own words."""
+    try:
+        torch.cuda.init()
+    except Exception as error:
+        return (
+            f"{str(error).strip().splitlines()[0]}. Install a build of torch for this driver, or "
+            "set CUDA_VISIBLE_DEVICES= (empty) to train on the CPU"
+        )
+    return "it sees no device"
+
+
+def acquire_gpu(
+    names: Sequence[str], jobs: int, folder: Path | None = None
+) -> tuple[int, FileLock]:
+    """Wait for a slot on one of several GPUs.
+
+    Parameters
+    ----------
+    names
+        The GPUs, by names that are theirs on this machine.
+    jobs
+        Slots on each.
+    folder
+        Where the lock files are; None: one folder of the user's, for all workflows of the machine.
+
+    Returns
+    -------
+    tuple
+        Index of the GPU, and the lock that holds the slot. It is free again when the lock is
+        released, also where the process is killed.
+    """
+    folder = folder or Path(tempfile.gettempdir()) / f"lossbench-gpus-{os.getuid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    waited = False
+    while True:
+        # The first slot of every GPU before the second of any.
+        for slot, (index, name) in itertools.product(range(jobs), enumerate(names)):
+            lock = FileLock(folder / f"{name}.{slot}.lock")
+            with suppress(Timeout):
+                lock.acquire(blocking=False)
+                return index, lock
+        if not waited:
+            waited = True
+            each = counted(jobs, "job")
+            log.info("waiting for a free GPU of %d, with %s on each", len(names), each)
+        time.sleep(WAIT_SECONDS)
+
+
+class Stopwatch:
+    """Sums the time of pieces of work on a device, without waiting for it until `lap`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.total, self.begin = 0.0, 0.0
+        self.events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def __enter__(self) -> None:
+        """Start a piece."""
+        if self.device.type == "cuda":
+            pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+            self.events.append(pair)
+            pair[0].record()
+        else:
+            self.begin = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        """End it."""
+        if self.device.type == "cuda":
+            self.events[-1][1].record()
+        else:
+            self.total += time.perf_counter() - self.begin
+
+    def lap(self) -> float:
+        """Seconds since the last lap; waits for a GPU."""
+        if self.events:
+            self.events[-1][1].synchronize()
+            self.total += sum(begin.elapsed_time(end) for begin, end in self.events) / 1000
+            self.events.clear()
+        total, self.total = self.total, 0.0
+        return total
 
 
 def device_name(device: torch.device) -> str:

@@ -19,6 +19,7 @@ from lossbench.config.sections import Augmentation as Augmentation
 from lossbench.config.sections import Comparison as Comparison
 from lossbench.config.sections import Component as Component
 from lossbench.config.sections import Dataset as Dataset
+from lossbench.config.sections import Execution as Execution
 from lossbench.config.sections import Loss as Loss
 from lossbench.config.sections import Matrix as Matrix
 from lossbench.config.sections import Training as Training

@@ -23,6 +23,7 @@ from lossbench.config.sections import (
     Comparison,
     Component,
     Dataset,
+    Execution,
     Ledger,
     Loss,
     Matrix,
@@ -104,14 +105,17 @@ class Experiment(Study):
         None, description="Folder of local copies of datasets; null: $LOSSBENCH_DATA, else data/."
     )
     training: Training = Field(Training(), description="How every run is trained.")
+    execution: Execution = Field(
+        Execution(), description="How trainings are executed; changing it trains nothing again."
+    )
     datasets: dict[Name, Dataset] = Field(description="Catalogue of datasets.")
     models: dict[Name, Component] = Field(description="Catalogue of models.")
     losses: dict[Name, Loss] = Field(description="Catalogue of losses.")
     claims: list[Claim] = Field([], description="Statements for this experiment to test.")
 
     def training_of(self, loss: str) -> Training:
-        """The training settings, with what the entry of a loss overrides."""
-        return Training(**{**self.training.model_dump(), **self.losses[loss].training})
+        """The training settings, with what the entry of a loss overrides, key by key."""
+        return Training(**_merged(self.training.model_dump(), self.losses[loss].training))
 
     def shares_batches(self, loss: str) -> bool:
         """Whether a loss is to see the batches of its block, or has some of its own."""
@@ -120,16 +124,13 @@ class Experiment(Study):
 
     def run(self, dataset: str, model: str, loss: str, fold: int, seed: int) -> dict[str, Any]:
         """Everything that one training depends on, but the data and the code."""
-        training = self.training_of(loss).model_dump()
-        if training["ledger"]:
-            training["ledger"]["reference"] = self._named(training["ledger"]["reference"])
         return {
             "dataset": dataset,
             "model": {"name": model, **self.models[model].spec()},
             "loss": self._named(loss),
             "fold": int(fold),
             "seed": int(seed),
-            "training": training,
+            "training": self.training_of(loss).model_dump(),
         }
 
     def _named(self, loss: str) -> dict[str, Any]:
@@ -158,7 +159,11 @@ class Experiment(Study):
         runs = {loss: self.run(loss=loss, **keys) for loss in self.matrix.loss}
         metrics = {name: metric.spec() for name, metric in self.metrics.items()}
         own = {"metrics": metrics} if metrics else {}  # so that a metric trains nothing again
-        return canonical({"experiment": self.experiment, **keys, "runs": runs, **own})
+        execution = self.execution.model_dump()
+        if ledger := execution["ledger"]:
+            ledger["reference"] = self._named(ledger["reference"])
+        block = {"experiment": self.experiment, **keys, "runs": runs, "execution": execution}
+        return canonical(block | own)
 
     def dataset_json(self, dataset: str) -> str:
         """Canonical JSON of a catalogue entry: its class and lossbench's own keys."""
@@ -178,10 +183,9 @@ class Experiment(Study):
         )
 
     def _losses_used(self) -> list[str]:
-        """Those that are trained, and those that ledgers compare them with."""
-        ledgers = [self.training_of(name).ledger for name in self.matrix.loss]
-        references = [ledger.reference for ledger in ledgers if ledger]
-        return list(dict.fromkeys([*self.matrix.loss, *references]))
+        """Those that are trained, and the one that the ledger compares them with."""
+        ledger = self.execution.ledger
+        return list(dict.fromkeys([*self.matrix.loss, *([ledger.reference] if ledger else [])]))
 
 
 def validate(raw: Mapping[str, Any], files: Mapping[str, str | Path] | None = None) -> Experiment:
@@ -276,26 +280,22 @@ def _cross_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
         for name, entry in getattr(e, section).items():
             if "name" in entry.spec():
                 yield (section, name, "name"), "an entry's name is its key; take this one away"
-    yield from _ledger_checks(e.training.ledger, e, ("training",))
+    ledger = e.execution.ledger
+    if ledger and ledger.reference not in e.losses:
+        hint = did_you_mean(ledger.reference, list(e.losses))
+        path = ("execution", "ledger", "reference")
+        yield path, f"no loss {ledger.reference!r} in losses; {hint}"
     for name in e.matrix.loss:
         yield from _loss_checks(name, e)
     yield from _metric_checks(e)
     yield from _claim_checks(e)
 
 
-def _ledger_checks(
-    ledger: Ledger | None, e: Experiment, section: tuple[str, ...]
-) -> Iterator[tuple[tuple, str]]:
-    if ledger and ledger.reference not in e.losses:
-        hint = did_you_mean(ledger.reference, list(e.losses))
-        yield (*section, "ledger", "reference"), f"no loss {ledger.reference!r} in losses; {hint}"
-
-
 def _loss_checks(name: str, e: Experiment) -> Iterator[tuple[tuple, str]]:
     if name in e.losses and e.losses[name].training:
         section = ("losses", name, "training")
         try:
-            yield from _ledger_checks(e.training_of(name).ledger, e, section)
+            e.training_of(name)
         except ValidationError as error:
             for problem in error.errors():
                 keys = _keys_beside(("training", *problem["loc"]))
@@ -326,8 +326,8 @@ def _claim_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
             if loss not in trained:
                 text = f"{loss!r} is not in matrix.loss; {did_you_mean(loss, trained)}"
                 yield ("claims", n, *key), text
-        if claim.ledger and e.training.ledger is None:
-            yield ("claims", n, "ledger"), "training.ledger is null, so that there is no ledger"
+        if claim.ledger and e.execution.ledger is None:
+            yield ("claims", n, "ledger"), "execution.ledger is null, so that there is no ledger"
 
 
 def _explain(problem: Mapping[str, Any], where: Where) -> str:
@@ -342,8 +342,18 @@ def _keys_beside(path: Sequence[str | int]) -> list[str]:
         ("matrix",): Matrix,
         ("training",): Training,
         ("training", "augmentation"): Augmentation,
-        ("training", "ledger"): Ledger,
+        ("execution",): Execution,
+        ("execution", "ledger"): Ledger,
         ("comparison",): Comparison,
     }
     section = sections.get(tuple(path[:-1]))
     return list(section.model_fields) if section else []
+
+
+def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with overrides, key by key also in the sections within it."""
+    merged = dict(base)
+    for key, value in overrides.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged

@@ -147,37 +147,10 @@ class Training(Strict):
     clip_norm: float | None = Field(
         None, gt=0, description="Largest gradient norm; null: no clipping."
     )
-    amp: bool = Field(
-        True, description="bfloat16 autocast of the network, on devices that have it."
-    )
-    fused: bool = Field(
-        True, description="A kernel for all weights in the optimiser: the same up to rounding."
-    )
-    channels_last: bool = Field(
-        True,
-        description="Layout of the weights of convolutions, in 3D on a CPU alone: the same up to "
-        "rounding.",
-    )
-    compile: bool = Field(
-        False,
-        description="torch.compile of the network, the same up to rounding: takes minutes at the "
-        "start of a block, and needs a C++ compiler.",
-    )
-    cuda_graph: bool = Field(
-        False,
-        description="On a GPU, a step of a run as one CUDA graph, the same up to rounding; not for "
-        "a loss that reads from the GPU, as MONAI's Dice with weights (see dice_of_sums) and all "
-        "of distances do, or copies constants to it, as SMP's Dice with weights does.",
-    )
-    side_by_side: bool = Field(
-        False,
-        description="On a GPU, the steps of a run on a stream of their own, beside the other "
-        "losses of the block that have it, for networks that do not fill the GPU.",
-    )
-    dice_of_sums: bool = Field(
-        False,
-        description="MONAI's DiceLoss, and that within its DiceCELoss and the like, as a function "
-        "of sums per class: the same up to rounding, and nothing is read from a GPU.",
+    precision: Literal["bf16", "float32"] = Field(
+        "bf16",
+        description="Of the network, by autocast; float32 where the device has no bfloat16, as a "
+        "CPU. Losses run in float32.",
     )
     min_foreground: float = Field(
         0.0,
@@ -185,12 +158,23 @@ class Training(Strict):
         le=1,
         description="Training cases with a smaller share of foreground are left out.",
     )
+    augmentation: Augmentation | None = Field(Augmentation(), description="null: no augmentation.")
+
+
+class Execution(Strict):
+    """How trainings are executed and followed. None of it changes what is trained."""
+
     log_every: int = Field(10, ge=1, description="Steps between rows of history.csv.")
     validate_every: int = Field(
         100, ge=1, description="Steps between validations; a checkpoint is kept at each."
     )
-    augmentation: Augmentation | None = Field(Augmentation(), description="null: no augmentation.")
     ledger: Ledger | None = Field(None, description="Gradient ledger; null: none.")
+    speed: Literal["auto", "exact"] = Field(
+        "auto",
+        description="auto: the fastest that gives the same up to rounding, on a GPU a CUDA graph "
+        "where the loss allows it. exact: deterministic operations, eagerly, and says whether a "
+        "step taken twice gives the same bits.",
+    )
 
 
 class Comparison(Strict):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lossbench.common.device import Stopwatch
 from lossbench.common.provenance import seed_of
 from lossbench.config import BATCH_SETTINGS
 from lossbench.datasets.augment import augment
@@ -20,16 +21,16 @@ FNV_PRIME = 0x100000001B3  # rolls checksums into one
 
 
 class Batch(NamedTuple):
-    """images float32 (B, C, *P), labels uint8 (B, *P), mark: int64 scalar, a checksum of both."""
+    """images float32 (B, C, *P), labels uint8 (B, *P), checksum of both: int64 scalar."""
 
     images: Tensor
     labels: Tensor
-    mark: Tensor
+    checksum: Tensor
 
     def first(self, number: int) -> "Batch":
-        """The first images of it, copied, so that the others need not be kept."""
+        """The first images, copied, so that the others need not stay in memory."""
         parts = (part[:number].clone() for part in (self.images, self.labels))
-        return Batch(*parts, mark=self.mark)
+        return Batch(*parts, checksum=self.checksum)
 
 
 def patch_size(data: Prepared, training: Mapping[str, Any]) -> tuple[int, ...]:
@@ -44,8 +45,8 @@ def round_up(size: Sequence[int]) -> tuple[int, ...]:
     return tuple(math.ceil(n / MULTIPLE) * MULTIPLE for n in size)
 
 
-def stream_key(training: Mapping[str, Any]) -> str:
-    """Equal for runs that share their batches."""
+def batch_settings(training: Mapping[str, Any]) -> str:
+    """The settings that make a batch, as text: equal for runs that share their batches."""
     return repr([training[name] for name in BATCH_SETTINGS])
 
 
@@ -80,23 +81,28 @@ class Batches:
         self.device, self.channels = device, data.info["channels"]
         self.images, self.labels = (torch.from_numpy(a) for a in (data.images, data.labels))
         self.shapes, self.offsets = data.cases["shape"].tolist(), data.cases["offset"].tolist()
-        self.recent: dict[int, Batch] = {}
+        self.users = 0  # runs that take their batches from here, and share the time
+        self.stopwatch, self._seconds = Stopwatch(device), 0.0
+        self.current: tuple[int, Batch] | None = None  # the one batch that is kept
         self.reader: ThreadPoolExecutor | None = None
-        self.coming: dict[int, Future] = {}
+        self.prefetched: dict[int, Future] = {}
         if _fits(data, device):
             self.images, self.labels = self.images.to(device), self.labels.to(device)
         else:
             self.reader = ThreadPoolExecutor(1)
 
     def __call__(self, step: int) -> Batch:
-        """The batch of a step; kept until `forget`, for the other losses of the block."""
-        if step not in self.recent:
-            self.recent[step] = self._make(step)
-        return self.recent[step]
+        """The batch of a step; kept until another step is asked for."""
+        if self.current is None or self.current[0] != step:
+            self.current = None  # so that two batches are never in memory at once
+            with self.stopwatch:
+                self.current = (step, self._make(step))
+        return self.current[1]
 
-    def forget(self) -> None:
-        """Drop the batches that were kept."""
-        self.recent.clear()
+    def seconds(self) -> float:
+        """Seconds that batches have taken so far; waits for the device."""
+        self._seconds += self.stopwatch.lap()
+        return self._seconds
 
     def _make(self, step: int) -> Batch:
         images, labels, generator = self._read(step)
@@ -108,12 +114,12 @@ class Batches:
     def _read(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
         """The patches of a step, and the generator of what is still to be drawn."""
         if self.reader is None:
-            return self._cut(step)
-        wanted = self.coming.pop(step, None) or self.reader.submit(self._cut, step)
-        self.coming = {step + 1: self.reader.submit(self._cut, step + 1)}
-        return wanted.result()
+            return self._crop(step)
+        future = self.prefetched.pop(step, None) or self.reader.submit(self._crop, step)
+        self.prefetched = {step + 1: self.reader.submit(self._crop, step + 1)}
+        return future.result()
 
-    def _cut(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
+    def _crop(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
         generator = torch.Generator().manual_seed(seed_of("batch", *self.key, step))
         patches = [self._patch(row, generator) for row in self._rows(step)]
         images, labels = (torch.stack(parts) for parts in zip(*patches, strict=True))

@@ -73,13 +73,11 @@ def run_loss(run: Mapping[str, Any], data: Prepared) -> nn.Module:
     Returns
     -------
     nn.Module
-        As `build_loss`, of sums where that is set; an `Ignoring` where the dataset has an ignore
-        label.
+        As `build_loss`, with MONAI's Dice as a function of sums; an `Ignoring` where the dataset
+        has an ignore label.
     """
     rows = data.training(run["fold"], run["training"]["min_foreground"])
-    loss = build_loss(run["loss"], data.voxels()[rows].sum(axis=0), data.classes)
-    if run["training"]["dice_of_sums"]:
-        loss = of_sums(loss)
+    loss = of_sums(build_loss(run["loss"], data.voxels()[rows].sum(axis=0), data.classes))
     if data.info["ignore"]:
         return Ignoring(loss, len(data.classes), data.info["spatial_dims"])
     return loss

@@ -79,11 +79,15 @@ def short(monkeypatch, found):
 
 def experiment_of(data, losses=None, models=None, folds=(0,), claims=(), control=False, **training):
     losses, models = losses or {"dice": DICE}, models or {"small": SMALL}
+    execution = {
+        k: training.pop(k) for k in ("validate_every", "log_every", "ledger") if k in training
+    }
     return validate(
         {
             "experiment": "test",
             "matrix": {"dataset": [data.info["name"]], "model": list(models), "loss": list(losses), "fold": list(folds)},
             "training": {"patch_size": [32] * data.info["spatial_dims"], "batch_size": 2, **training},
+            "execution": execution,
             "comparison": {"reference": next(iter(losses)), "scale_control": control},
             "datasets": {data.info["name"]: {"_target_": "x.Y"}},
             "models": models,

@@ -14,11 +14,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossbench.common.files import read_json
-from lossbench.models import build_model
+from lossbench.datasets.batches import Batches
+from lossbench.models import build_model, to_device
 from lossbench.stages.check.cost import block_cost
 from lossbench.stages.check.preflight import preflight
 from lossbench.stages.evaluate import evaluate
-from lossbench.stages.train.engine import place
+from lossbench.stages.train.loop import optimise, take_step
 from lossbench.stages.train.run import Run
 from tests.losses.test_losses import CATALOGUE, TWO_CLASSES_ALONE
 from tests.stages.check.test_check import SMALL, experiment_of
@@ -29,15 +30,14 @@ META = torch.device("meta")
 READING = {"asymmetric_unified_focal", "boundary", "hausdorff", "log_hausdorff", "smp_lovasz"}
 # Constants made on the CPU. Of these and of those above, no CUDA graph can be made.
 COPYING = {"nacl", "smp_dice_inverse_frequency", "wasserstein_dice"}
-ENGINE = {"fused": False, "dice_of_sums": True}  # fused kernels do not know the device
 
 
 @pytest.fixture
 def meta(monkeypatch):
     """Train on the device, without autocast and generators of numbers, which do not know it."""
     generator = torch.Generator
-    for stage in ("train.run", "check.preflight", "evaluate"):
-        monkeypatch.setattr(f"lossbench.{stage}.pick_device", lambda: META)
+    for stage in ("train", "check.preflight", "evaluate"):
+        monkeypatch.setattr(f"lossbench.stages.{stage}.pick_device", lambda: META)
     monkeypatch.setattr(torch, "Generator", lambda device="cpu": generator())
     monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())
 
@@ -78,17 +78,19 @@ class Copies(TorchDispatchMode):
 def test_a_step_stays_on_the_device_and_reads_nothing(kind, name, meta, request, tmp_path):
     """Batch, augmentation, network, loss, gradients and optimiser; and nothing is copied to it."""
     data = request.getfixturevalue(kind)
-    path = block(tmp_path, data, {name: CATALOGUE[name]}, **ENGINE)
-    training = Run(read_json(path)["runs"][name], tmp_path / "run", data)
-    training.start({})
+    content = read_json(block(tmp_path, data, {name: CATALOGUE[name]}))
+    spec = content["runs"][name]
+    batches = Batches(data, spec["fold"], spec["seed"], spec["training"], META)
+    batches.users = 1
+    training = Run(spec, content["execution"], tmp_path / "run", data, batches)
     if name in READING:
         with pytest.raises(RuntimeError, match="cannot be called on meta tensors"):
-            training._update(0)
+            take_step(training)
         return
-    training._update(0)
+    take_step(training)
     images, labels, _ = training.batches(1)
     with Copies() as copies:
-        training._take(images, labels)
+        optimise(training, images, labels)
     assert bool(copies.count) == (name in COPYING)
     assert training.sums.device == training.batch_digest.device == META
 
@@ -101,9 +103,7 @@ def test_a_step_stays_on_the_device_and_reads_nothing(kind, name, meta, request,
 def test_a_network_stays_on_the_device_and_reads_nothing(kind, name, request):
     data = request.getfixturevalue(kind)
     size = [64] * data.info["spatial_dims"]
-    model = place(
-        build_model({"name": name, **MODELS[name]}, data, 0), META, {"channels_last": True}
-    )
+    model = to_device(build_model({"name": name, **MODELS[name]}, data, 0, 0), META)
     logits = model(torch.empty(2, 1, *size, device=META))
     assert logits.shape == (2, len(data.classes), *size)
     logits.sum().backward()
@@ -140,7 +140,7 @@ def followed(steps: int) -> dict:
     """Settings by which a ledger, a validation and four rows come, however many the steps."""
     ledger = {"reference": REFERENCE, "every": steps // 2}
     every = {"log_every": steps // 4, "validate_every": steps // 2}
-    return {"steps": steps, "ledger": ledger, **every, **ENGINE}
+    return {"steps": steps, "ledger": ledger, **every}
 
 
 @pytest.mark.parametrize("kind", ["images", "volumes"])
@@ -176,7 +176,7 @@ def test_more_steps_are_not_more_reads(images, meta, tmp_path):
 @pytest.mark.parametrize("kind", ["images", "volumes"])
 def test_the_check_stays_on_the_device(kind, meta, request):
     data = request.getfixturevalue(kind)
-    settings = experiment_of(data, LOSSES, {"small": SMALL}, steps=20, batch_size=4, **ENGINE)
+    settings = experiment_of(data, LOSSES, {"small": SMALL}, steps=20, batch_size=4)
     with Pretended() as pretended:
         assert block_cost(settings, data, "small", 1.0)["losses"].keys() == LOSSES.keys()
         assert preflight(settings, [data])

@@ -2,29 +2,33 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from safetensors.torch import load_file
 from torch import nn
 
+import lossbench.stages.train.loop
 import lossbench.stages.train.run
-from lossbench.common.files import read_json, try_lock, write_json, write_text
-from lossbench.common.provenance import run_digest
+from lossbench.common.files import read_json, write_json, write_text
+from lossbench.common.provenance import run_digest, state_digest
 from lossbench.config import UserError, canonical, validate
 from lossbench.datasets.prepared import Prepared
-from lossbench.models import load_run
+from lossbench.models import build_model, load_run, to_device
 from lossbench.stages.train import train
-from lossbench.stages.train.engine import rehearse
-from lossbench.stages.train.run import learning_rate
-from lossbench.stages.train.store import FILES, finished
+from lossbench.stages.train.engine import choose_update, warm_up
+from lossbench.stages.train.loop import learning_rate
+from lossbench.stages.train.store import FILES, is_finished
 from tests.helpers.configs import CONFIG
 
 NETS = "monai.networks.nets"
@@ -67,14 +71,20 @@ class Interrupted(BaseException):
     """Stands for a job that is killed."""
 
 
+EXECUTION = {"log_every", "validate_every", "ledger", "speed"}
+
+
 def block(root: Path, data, losses: dict, seed: int = 0, model: dict = UNET, **training) -> Path:
     """Write a block.json as the workflow does."""
     settings = {"steps": 20, "batch_size": 3, "patch_size": [16] * data.info["spatial_dims"]}
+    execution = {"log_every": 5, "validate_every": 10}
+    execution |= {key: training.pop(key) for key in EXECUTION & training.keys()}
     experiment = validate(
         {
             "experiment": "test",
             "matrix": {"dataset": ["d"], "model": ["m"], "loss": list(losses), "seed": [seed]},
-            "training": settings | {"log_every": 5, "validate_every": 10} | training,
+            "training": settings | training,
+            "execution": execution,
             "comparison": {"reference": next(iter(losses))},
             "datasets": {"d": {"_target_": "x.Y"}},
             "models": {"m": model},
@@ -97,6 +107,17 @@ def weights(folder: Path) -> dict:
 
 def equal(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def locked(path: Path) -> FileLock:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    lock.acquire()
+    return lock
+
+
+def finished(folder: Path) -> bool:
+    return is_finished(folder, {"precision": "bf16"})
 
 
 LOSSES = {"dice": DICE, "dice_no_background": {**DICE, "include_background": False}}
@@ -159,14 +180,14 @@ def test_another_seed_gives_other_weights_and_batches(trained, tmp_path, phantom
 
 
 def killed_at(monkeypatch, step: int):
-    real = lossbench.stages.train.run.Run._update
+    real = lossbench.stages.train.loop.take_step
 
-    def update(self, at):
-        if at == step:
+    def interrupted(run):
+        if run.step == step:
             raise Interrupted
-        return real(self, at)
+        real(run)
 
-    monkeypatch.setattr(lossbench.stages.train.run.Run, "_update", update)
+    monkeypatch.setattr(lossbench.stages.train.loop, "take_step", interrupted)
 
 
 @pytest.mark.parametrize("step", [3, 13])
@@ -208,11 +229,11 @@ def test_the_store_is_looked_up_before_anything_is_trained(trained, tmp_path, ph
     """A second run does nothing; an added loss trains alone; so does one with another keyword."""
     shutil.copytree(trained.parent / "runs", tmp_path / "runs", copy_function=os.link)
     names = []
-    real = lossbench.stages.train._train
+    real = lossbench.stages.train.train_runs
     monkeypatch.setattr(
         lossbench.stages.train,
-        "_train",
-        lambda runs, stop: (names.append([r.name for r in runs]), real(runs, stop)),
+        "train_runs",
+        lambda runs, stop: names.append([r.name for r in runs]) or real(runs, stop),
     )
     run(block(tmp_path, phantom, LOSSES), phantom)
     assert names == []
@@ -231,20 +252,20 @@ def test_a_run_that_another_process_trains_is_waited_for(
     caplog.set_level("INFO")
     digest = read_json(trained / "dice" / "status.json")["digest"]
     shared, names = tmp_path / "runs" / digest, []
-    other = try_lock(shared / "lock")
+    other = locked(shared / "lock")
 
     def sleep(seconds):
         """Meanwhile the other process comes to its end."""
         for file in FILES:
             os.link(trained.parent / "runs" / digest / file, shared / file)
-        other.close()
+        other.release()
 
-    real = lossbench.stages.train._train
+    real = lossbench.stages.train.train_runs
     monkeypatch.setattr(lossbench.stages.train.time, "sleep", sleep)
     monkeypatch.setattr(
         lossbench.stages.train,
-        "_train",
-        lambda runs, stop: (names.append([r.name for r in runs]), real(runs, stop)),
+        "train_runs",
+        lambda runs, stop: names.append([r.name for r in runs]) or real(runs, stop),
     )
     folder = run(block(tmp_path, phantom, LOSSES), phantom)
     assert names == [["dice_no_background"]]
@@ -255,8 +276,8 @@ def test_a_run_that_another_process_trains_is_waited_for(
 def test_a_run_that_another_process_left_is_taken_over(trained, tmp_path, phantom, monkeypatch):
     """It was killed: its lock is free, and its checkpoint is there."""
     digest = read_json(trained / "dice" / "status.json")["digest"]
-    other = try_lock(tmp_path / "runs" / digest / "lock")
-    monkeypatch.setattr(lossbench.stages.train.time, "sleep", lambda seconds: other.close())
+    other = locked(tmp_path / "runs" / digest / "lock")
+    monkeypatch.setattr(lossbench.stages.train.time, "sleep", lambda seconds: other.release())
     folder = run(block(tmp_path, phantom, LOSSES), phantom)
     assert equal(weights(folder / "dice"), weights(trained / "dice"))
 
@@ -266,7 +287,7 @@ def test_the_digest_is_of_specification_data_and_code(trained, monkeypatch):
     digest = run_digest(spec, "data")
     assert digest == run_digest(json.loads(canonical(spec)), "data")
     assert digest != run_digest(spec, "other data")
-    monkeypatch.setattr("lossbench.common.provenance.CODE_VERSION", 2)
+    monkeypatch.setattr("lossbench.common.provenance.CODE_VERSION", 999)
     assert digest != run_digest(spec, "data")
 
 
@@ -407,20 +428,11 @@ def test_the_ledger_follows_the_training_of_its_own_loss(with_ledger):
 def test_a_killed_run_has_the_ledger_of_an_uninterrupted_one(
     with_ledger, tmp_path, phantom, monkeypatch
 ):
-    update, path = (
-        lossbench.stages.train.run.Run._update,
-        block(tmp_path, phantom, LOSSES, ledger=LEDGER),
-    )
-
-    def interrupted(self, step):
-        if step == 13:
-            raise Interrupted
-        return update(self, step)
-
-    monkeypatch.setattr(lossbench.stages.train.run.Run, "_update", interrupted)
-    with pytest.raises(Interrupted):
-        run(path, phantom)
-    monkeypatch.undo()
+    path = block(tmp_path, phantom, LOSSES, ledger=LEDGER)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 13)
+        with pytest.raises(Interrupted):
+            run(path, phantom)
     again = run(path, phantom)
     for loss in LOSSES:
         pd.testing.assert_frame_equal(ledger(again / loss), ledger(with_ledger / loss))
@@ -507,29 +519,28 @@ def test_progress_is_left_while_a_run_trains_and_gone_after(tmp_path, phantom, m
     assert not list((folder.parent / "runs").rglob("progress.csv"))
 
 
-@pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize(("name", "step"), [("SIGTERM", 7), ("SIGINT", 10)])
 def test_a_job_that_is_told_to_end_goes_on_from_that_very_step(
-    name, step, beside, with_ledger, tmp_path, phantom, monkeypatch
+    name, step, with_ledger, tmp_path, phantom, monkeypatch
 ):
     """Weights, digests, and the history with its means, which began before the signal."""
-    path = block(tmp_path, phantom, LOSSES, ledger=LEDGER, side_by_side=beside)
-    update, steps = lossbench.stages.train.run.Run._update, []
+    path = block(tmp_path, phantom, LOSSES, ledger=LEDGER)
+    real, steps = lossbench.stages.train.loop.take_step, []
 
-    def signalled(self, number):
-        update(self, number)
-        steps.append((self.name, number))
+    def signalled(run):
+        real(run)
+        steps.append((run.name, run.step))
         if len(steps) == step:
             os.kill(os.getpid(), getattr(signal, name))
 
-    monkeypatch.setattr(lossbench.stages.train.run.Run, "_update", signalled)
+    monkeypatch.setattr(lossbench.stages.train.loop, "take_step", signalled)
     with pytest.raises(SystemExit) as left:
         run(path, phantom)
     assert left.value.code == 1
     assert len(steps) == step
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     steps.clear()
-    monkeypatch.setattr(lossbench.stages.train.run.Run, "_update", update)
+    monkeypatch.setattr(lossbench.stages.train.loop, "take_step", real)
     again = run(path, phantom)
     for loss in LOSSES:
         assert equal(weights(again / loss), weights(with_ledger / loss))
@@ -550,7 +561,7 @@ def test_checkpoints_come_by_time_as_well(tmp_path, phantom, monkeypatch):
     run(block(tmp_path / "a", phantom, {"dice": DICE}), phantom)
     assert steps == [10, 20]
     steps.clear()
-    monkeypatch.setattr(lossbench.stages.train.run, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(lossbench.stages.train.loop, "CHECKPOINT_SECONDS", 0.0)
     run(block(tmp_path / "b", phantom, {"dice": DICE}), phantom)
     assert steps == [5, 10, 15, 20]
 
@@ -563,11 +574,10 @@ class Failing(nn.Module):
         return logits.mean() if self.calls < 8 else {}["nothing"]
 
 
-@pytest.mark.parametrize("beside", [False, True])
-def test_a_loss_that_fails_takes_no_other_with_it(beside, tmp_path, phantom, caplog):
+def test_a_loss_that_fails_takes_no_other_with_it(tmp_path, phantom, caplog):
     losses = {"failing": {"_target_": f"{__name__}.Failing"}, **LOSSES}
     with pytest.raises(UserError) as error:
-        run(block(tmp_path, phantom, losses, side_by_side=beside), phantom)
+        run(block(tmp_path, phantom, losses), phantom)
     line = Path(__file__).read_text().splitlines().index(
         '        return logits.mean() if self.calls < 8 else {}["nothing"]'
     ) + 1  # fmt: skip
@@ -577,7 +587,7 @@ def test_a_loss_that_fails_takes_no_other_with_it(beside, tmp_path, phantom, cap
     stored = [f for f in (tmp_path / "runs").iterdir() if finished(f)]
     assert sorted(read_json(f / "run.json")["loss"]["name"] for f in stored) == sorted(LOSSES)
     caplog.set_level("INFO", "lossbench")
-    run(block(tmp_path, phantom, LOSSES, side_by_side=beside), phantom)
+    run(block(tmp_path, phantom, LOSSES), phantom)
     assert caplog.text.count("taken from the store") == 2
 
 
@@ -632,142 +642,215 @@ def test_prepared_data_that_was_altered_is_named(tmp_path, phantom):
         run(block(tmp_path, data, LOSSES), data)
 
 
-ENGINE = {"fused": False, "channels_last": False, "compile": False, "cuda_graph": False}
-
-
 def curve(folder: Path, loss: str = "dice") -> np.ndarray:
     """Loss and gradient norm along the training."""
     return pd.read_csv(folder / loss / "history.csv")[["train/loss", "train/gradient_norm"]].values
 
 
+SEGRESNET = {
+    "_target_": f"{NETS}.SegResNet", "spatial_dims": "$spatial_dims", "init_filters": 8,
+    "in_channels": "$in_channels", "out_channels": "$num_classes",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("part", ["fused", "channels_last"])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_faster_step_gives_the_same_figures(part, dims, optimizer, tmp_path, phantom, phantom_3d):
+def test_channels_last_gives_the_same_figures(dims, tmp_path, phantom, phantom_3d, monkeypatch):
     data = phantom if dims == 2 else phantom_3d
-    plain, fast = (
-        run(block(tmp_path / name, data, {"dice": DICE}, optimizer=optimizer, **settings), data)
-        for name, settings in {"plain": ENGINE, "fast": ENGINE | {part: True}}.items()
-    )
-    np.testing.assert_allclose(curve(fast), curve(plain), rtol=1e-3)
+    fast = run(block(tmp_path / "fast", data, {"dice": DICE}, model=SEGRESNET), data)
+    monkeypatch.setattr("lossbench.stages.train.run.to_device", lambda model, device: model)
+    plain = run(block(tmp_path / "plain", data, {"dice": DICE}, model=SEGRESNET), data)
+    np.testing.assert_allclose(curve(fast), curve(plain), rtol=3e-3)
 
 
-def test_a_network_is_compiled_once_for_a_block_and_gives_the_same_figures(
-    tmp_path, phantom, trained
-):
-    """Dropout included."""
-    torch._dynamo.reset()
-    counted = torch._dynamo.utils.counters["stats"]
-    counted.clear()
-    made = run(block(tmp_path, phantom, LOSSES, compile=True), phantom)
-    assert counted["unique_graphs"] == 1
-    for loss in LOSSES:
-        np.testing.assert_allclose(curve(made, loss), curve(trained, loss), rtol=1e-3)
+@pytest.mark.parametrize(("norm", "changed"), [("batch", True), ("instance", False)])
+def test_channels_last_is_for_networks_whose_normalisation_knows_it(norm, changed):
+    from monai.networks.nets import UNet
 
-
-def test_a_network_that_cannot_be_compiled_says_what_to_set(tmp_path, phantom, monkeypatch):
-    def broken(graph, inputs):
-        raise RuntimeError("no C++ compiler")
-
-    monkeypatch.setattr(
-        "lossbench.stages.train.run.compiled",
-        lambda: torch.compile(lambda m, x: m(x), backend=broken),
-    )
-    with pytest.raises(UserError, match=r"losses.dice: training.compile: .*; set it to false"):
-        run(block(tmp_path, phantom, {"dice": DICE}, compile=True), phantom)
+    model = to_device(UNet(2, 1, 2, [4, 8], [2], norm=norm), torch.device("cpu"))
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.in_channels > 1]
+    layouts = {w.is_contiguous(memory_format=torch.channels_last) for w in weights}
+    assert layouts == {changed}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_step_that_is_rehearsed_gives_the_same_bits(optimizer, tmp_path, phantom, monkeypatch):
+def test_a_warm_up_changes_no_bit(optimizer, tmp_path, phantom, monkeypatch):
     """As for a CUDA graph: before the first step, and before the first one after a kill."""
     plain = run(block(tmp_path / "plain", phantom, LOSSES, optimizer=optimizer), phantom)
-    times = []
+    shapes = []
 
-    def rehearsed(step, model, optimizer, images, labels):
-        times.append(images.shape)
-        rehearse(lambda: step(images, labels), model, optimizer)
-        return step
+    def warmed_up(update, run, images, labels):
+        shapes.append(images.shape)
+        warm_up(lambda: update(images, labels), run)
+        return update
 
-    monkeypatch.setattr("lossbench.stages.train.run.is_captured", lambda device, training: True)
-    monkeypatch.setattr("lossbench.stages.train.run.captured", rehearsed)
-    path = block(tmp_path / "rehearsed", phantom, LOSSES, optimizer=optimizer)
+    monkeypatch.setattr("lossbench.stages.train.loop.choose_update", warmed_up)
+    path = block(tmp_path / "warm", phantom, LOSSES, optimizer=optimizer)
     with monkeypatch.context() as patch:
         killed_at(patch, 13)
         with pytest.raises(Interrupted):
             run(path, phantom)
     again = run(path, phantom)
-    assert len(times) == 2 * len(LOSSES)
+    assert len(shapes) == 2 * len(LOSSES)
     for loss in LOSSES:
         assert equal(weights(again / loss), weights(plain / loss))
 
 
-def test_a_step_that_cannot_be_a_graph_says_what_to_set(tmp_path, phantom, monkeypatch):
-    def refused(*given):
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\n...")
+def test_a_step_that_cannot_be_a_graph_is_taken_eagerly(monkeypatch, caplog):
+    caplog.set_level("INFO", "lossbench")
 
-    monkeypatch.setattr("lossbench.stages.train.run.is_captured", lambda device, training: True)
-    monkeypatch.setattr("lossbench.stages.train.run.captured", refused)
-    with pytest.raises(UserError, match=r"training.cuda_graph: .*under losses.dice.training"):
-        run(block(tmp_path, phantom, {"dice": DICE}, cuda_graph=True), phantom)
+    def refused(*given):
+        raise RuntimeError("the step copies from the CPU to the GPU")
+
+    monkeypatch.setattr("lossbench.stages.train.engine.capture_cuda_graph", refused)
+    on_gpu = SimpleNamespace(
+        name="dice", execution={"speed": "auto"}, device=torch.device("cuda"),
+        engine={"graph": False},
+    )  # fmt: skip
+    update = object()
+    assert choose_update(update, on_gpu, None, None) is update
+    assert on_gpu.engine == {"graph": False}
+    assert "dice: takes its steps without a CUDA graph (the step copies" in caplog.text
+
+
+class Counting(nn.Module):
+    """A loss that changes from call to call."""
+
+    calls = 0
+
+    def forward(self, logits, target):
+        Counting.calls += 1
+        return ((logits - target) ** 2).mean() * (1 + Counting.calls)
+
+
+def test_exact_says_whether_a_step_taken_twice_gives_the_same_bits(tmp_path, phantom, trained):
+    losses = {"dice": DICE, "counting": {"_target_": f"{__name__}.Counting"}}
+    folder = run(block(tmp_path, phantom, losses, speed="exact", optimizer="sgd"), phantom)
+    engines = {loss: read_json(folder / loss / "status.json")["engine"] for loss in losses}
+    plain = {"precision": "float32", "graph": False, "compiled": False}
+    assert engines == {
+        "dice": plain | {"deterministic": True},
+        "counting": plain | {"deterministic": False},
+    }
+    folder = run(block(tmp_path / "again", phantom, {"dice": DICE}, speed="exact"), phantom)
+    assert equal(weights(folder / "dice"), weights(trained / "dice"))
+    torch.use_deterministic_algorithms(False)
+
+
+def test_changed_execution_trains_nothing_again(trained, tmp_path, phantom, caplog):
+    shutil.copytree(trained.parent / "runs", tmp_path / "runs", copy_function=os.link)
+    caplog.set_level("INFO", "lossbench")
+    run(block(tmp_path, phantom, LOSSES, log_every=7, validate_every=3, ledger=LEDGER), phantom)
+    assert caplog.text.count("taken from the store") == len(LOSSES)
+
+
+def test_a_run_of_another_precision_is_another_run(trained, tmp_path, phantom, caplog):
+    shutil.copytree(trained.parent / "runs", tmp_path / "runs")
+    digest = read_json(trained / "dice" / "status.json")["digest"]
+    status = read_json(tmp_path / "runs" / digest / "status.json")
+    status["engine"]["precision"] = "bf16"
+    write_json(tmp_path / "runs" / digest / "status.json", status)
+    folder = run(block(tmp_path, phantom, LOSSES), phantom)
+    assert "trained in bf16, and here it is float32; it is trained again" in caplog.text
+    assert read_json(folder / "dice" / "status.json")["engine"]["precision"] == "float32"
+
+
+def test_folds_share_no_initial_weights(phantom):
+    spec = {"name": "m", **UNET}
+    digests = {
+        state_digest(build_model(spec, phantom, fold, seed).state_dict())
+        for fold in (0, 1)
+        for seed in (0, 1)
+    }
+    assert len(digests) == 4
+    again = build_model(spec, phantom, 0, 0).state_dict()
+    assert state_digest(again) in digests
+    other = build_model(spec | {"name": "n"}, phantom, 0, 0).state_dict()
+    assert state_digest(other) not in digests
+
+
+class Annealed(nn.Module):
+    """A loss with a parameter that is to be trained, and a state that counts its steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.uncertainty = nn.Parameter(torch.zeros(()))
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, logits, target):
+        self.steps += 1
+        error = ((logits.softmax(1) - target) ** 2).mean() * (1 + self.steps / 10)
+        return error * (-self.uncertainty).exp() + self.uncertainty
+
+
+def test_a_loss_with_parameters_and_a_state_is_trained_and_resumed(tmp_path, phantom, monkeypatch):
+    losses = {"annealed": {"_target_": f"{__name__}.Annealed"}, "dice": DICE}
+    whole = run(block(tmp_path / "whole", phantom, losses), phantom)
+    found, real = [], lossbench.stages.train.run.Run.finish
+    monkeypatch.setattr(
+        lossbench.stages.train.run.Run,
+        "finish",
+        lambda self: found.append(self.loss.state_dict()) or real(self),
+    )
+    path = block(tmp_path / "killed", phantom, losses)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 13)
+        with pytest.raises(Interrupted):
+            run(path, phantom)
+    again = run(path, phantom)
+    assert found[0]["steps"] == 20
+    assert found[0]["uncertainty"] != 0
+    for loss in losses:
+        assert equal(weights(again / loss), weights(whole / loss))
+
+
+def test_an_entry_overrides_single_keys_of_a_nested_section(phantom, tmp_path):
+    entry = {**DICE, "training": {"augmentation": {"flip": False}}}
+    settings = {"augmentation": {"noise": 0.5, "gamma": 0}}
+    specs = read_json(block(tmp_path, phantom, {"dice": DICE, "other": entry}, **settings))["runs"]
+    dice, other = (specs[name]["training"]["augmentation"] for name in ("dice", "other"))
+    assert other == dice | {"flip": False}
+    assert (other["noise"], other["gamma"]) == (0.5, 0)
+
+
+class Drawing(nn.Module):
+    """A loss that draws from numpy and from random."""
+
+    def forward(self, logits, target):
+        weight = 0.5 + random.random() + np.random.random()  # noqa: NPY002
+        return weight * ((logits - target) ** 2).mean()
+
+
+def test_a_loss_that_draws_from_numpy_and_random_draws_the_same_in_every_run(tmp_path, phantom):
+    drawing = {"_target_": f"{__name__}.Drawing"}
+    folder = run(block(tmp_path, phantom, {"one": drawing, "two": drawing}), phantom)
+    assert equal(weights(folder / "one"), weights(folder / "two"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_cuda_graph_gives_the_same_figures(optimizer, tmp_path, phantom):
+    settings = {"optimizer": optimizer, "precision": "float32"}
     plain, graph = (
-        run(block(tmp_path / name, phantom, LOSSES, optimizer=optimizer, **settings), phantom)
-        for name, settings in {"plain": ENGINE, "graph": ENGINE | {"cuda_graph": True}}.items()
+        run(block(tmp_path / speed, phantom, LOSSES, speed=speed, **settings), phantom)
+        for speed in ("exact", "auto")
     )
     for loss in LOSSES:
+        assert read_json(graph / loss / "status.json")["engine"]["graph"]
         np.testing.assert_allclose(curve(graph, loss), curve(plain, loss), rtol=1e-3)
 
 
-def test_runs_side_by_side_give_the_same_bits_and_share_the_time(
-    tmp_path, phantom, trained, monkeypatch
-):
-    """All are at work before the first is waited for; a loss that is not so takes its turn."""
-    order, update = [], lossbench.stages.train.run.Run._update
-    settle = lossbench.stages.train.run.Run.settle
+def test_losses_take_each_step_in_turn_and_one_batch_is_alive(tmp_path, phantom, monkeypatch):
+    """Also where rows of the history are far apart."""
+    order, alive, real = [], [], lossbench.stages.train.loop.take_step
 
-    def noted_update(self, step):
-        order.append((self.name, "step"))
-        update(self, step)
+    def noted(run):
+        order.append((run.step, run.name))
+        real(run)
+        alive.append(run.batches.current[0])
 
-    def noted_settle(self, end, seconds):
-        order.append((self.name, "settle"))
-        settle(self, end, seconds)
-
-    monkeypatch.setattr(lossbench.stages.train.run.Run, "_update", noted_update)
-    monkeypatch.setattr(lossbench.stages.train.run.Run, "settle", noted_settle)
-    losses = LOSSES | {"again": {**DICE, "training": {"side_by_side": False}}}
-    made = run(block(tmp_path, phantom, losses, side_by_side=True), phantom)
-    interval = [(name, "step") for name in ("dice", "dice_no_background") for _ in range(5)]
-    interval += [("dice", "settle"), ("dice_no_background", "settle")]
-    assert order == 4 * ([("again", "step")] * 5 + [("again", "settle")] + interval)
-    for loss in losses:
-        assert equal(weights(made / loss), weights(trained / loss))
-    seconds = [read_json(made / loss / "status.json")["train_seconds"] for loss in losses]
-    assert seconds[0] == seconds[1] > 0
-    assert seconds[2] not in (0, seconds[0])
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("graph", [False, True])
-def test_cuda_streams_give_the_same_figures(graph, tmp_path, phantom):
-    """Dropout included: a graph draws from a state of its own."""
-    settings = {"cuda_graph": graph, "dice_of_sums": True}
-    turn, beside = (
-        run(block(tmp_path / str(on), phantom, LOSSES, side_by_side=on, **settings), phantom)
-        for on in (False, True)
-    )
+    monkeypatch.setattr(lossbench.stages.train.loop, "take_step", noted)
+    made = run(block(tmp_path, phantom, LOSSES, log_every=1000, validate_every=1000), phantom)
+    assert order == [(step, name) for step in range(20) for name in LOSSES]
+    assert alive == [step for step, _ in order]
     for loss in LOSSES:
-        np.testing.assert_allclose(curve(beside, loss), curve(turn, loss), rtol=1e-3)
-
-
-def test_dice_of_sums_gives_the_same_figures(tmp_path, phantom):
-    weighted = {**DICE, "weight": "$inverse_frequency"}
-    plain, sums = (
-        run(block(tmp_path / str(on), phantom, {"dice": weighted}, dice_of_sums=on), phantom)
-        for on in (False, True)
-    )
-    np.testing.assert_allclose(curve(sums), curve(plain), rtol=1e-3)
+        assert read_json(made / loss / "status.json")["train_seconds"] > 0

@@ -15,7 +15,7 @@ from lossbench.config import Experiment
 from lossbench.datasets.batches import patch_size
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.metrics import measure
-from lossbench.models import predict
+from lossbench.models import precision_used, predict
 from lossbench.stages.check.preflight import GradientProbe
 
 STEPS = 5  # timed, of each loss, after a first one that is not
@@ -54,7 +54,7 @@ def block_cost(settings: Experiment, data: Prepared, model: str, seconds: float)
     block = batch * max(training["steps"] for training in probe.trainings.values())
     for loss, step in steps.items():
         training = probe.trainings[loss]
-        validations = math.ceil(training["steps"] / training["validate_every"])
+        validations = math.ceil(training["steps"] / settings.execution.validate_every)
         parts = {
             "train_seconds": step * training["steps"],
             "validate_seconds": predicting * cases * validations,
@@ -88,7 +88,6 @@ def _batch_seconds(probe: GradientProbe) -> float:
     times = []
     for step in range(1, STEPS + 1):
         times.append(_timed(probe.device, partial(probe.batches, step)))
-        probe.batches.forget()
     return statistics.median(times)
 
 
@@ -100,7 +99,7 @@ def _step_seconds(
     The network runs in half precision where it will in the training.
     """
     training = probe.trainings[loss]
-    amp = training["amp"] and probe.device.type == "cuda"
+    amp = precision_used(training, probe.device) == "bf16"
     step = partial(probe.update, loss)
     times: list[float] = []
     with torch.autocast(probe.device.type, torch.bfloat16, enabled=amp):
@@ -137,9 +136,8 @@ def _voxels(training: Mapping[str, Any], data: Prepared) -> int:
 
 def _memory_bytes(probe: GradientProbe) -> int:
     """Of a block, from what this process has had, with one loss at a time."""
-    peak, training = peak_memory(probe.device), probe.spec["training"]
-    # A graph keeps the memory of its step, and steps at the same time need theirs at once.
-    whole = probe.device.type == "cuda" and (training["cuda_graph"] or training["side_by_side"])
+    peak = peak_memory(probe.device)
+    whole = probe.device.type == "cuda"  # a CUDA graph keeps the memory of its step
     return peak + (len(probe.trainings) - 1) * (peak if whole else _state_bytes(probe))
 
 

@@ -20,8 +20,7 @@ from lossbench.datasets.batches import Batches
 from lossbench.datasets.prepared import Prepared
 from lossbench.losses import batch_loss, match_scale, one_hot, run_loss
 from lossbench.losses.gradients import class_terms, cosines, flat_gradient, shares
-from lossbench.models import build_model
-from lossbench.stages.train.engine import make_optimizer, place, seed_generators
+from lossbench.models import build_model, make_optimizer, seed_everything, to_device
 
 STEPS = 20  # plain training with the reference between the two snapshots
 SECONDS = 30.0  # for these steps, all datasets and models together
@@ -73,13 +72,15 @@ class GradientProbe:
         training = self.spec["training"]
         self.device = pick_device()
         self.losses = {name: run_loss(run, data).to(self.device) for name, run in runs.items()}
-        self.model = place(build_model(self.spec["model"], data, seed), self.device, training)
+        self.model = to_device(
+            build_model(self.spec["model"], data, fold, seed), self.device
+        ).train()
         self.batches = Batches(data, fold, seed, training, self.device)
         self.probe = self.batches(0)
         self.step = 0
         for name, loss in self.losses.items():
             match_scale(name, loss, partial(self._value, loss), self.model.parameters())
-        self.optimizer = make_optimizer(self.model, training)
+        self.optimizer = make_optimizer([*self.model.parameters()], training)
 
     def _value(self, loss: nn.Module) -> Tensor:
         return batch_loss(loss, self._logits(0), self.probe.labels)
@@ -115,7 +116,6 @@ class GradientProbe:
     def update(self, loss: str) -> None:
         """Take a step with a loss."""
         self.step += 1  # batch 0 is the probe
-        self.batches.forget()
         logits, labels = self._logits(self.step), self.batches(self.step).labels
         self.optimizer.zero_grad()
         batch_loss(self.losses[loss], logits, labels).backward()
@@ -123,7 +123,7 @@ class GradientProbe:
 
     def _logits(self, step: int) -> Tensor:
         batch = self.batches(step) if step else self.probe
-        seed_generators(seed_of("step", self.spec["seed"], step), self.device)
+        seed_everything(seed_of("step", self.spec["seed"], step), self.device)
         return self.model(batch.images).float()
 
 

@@ -39,8 +39,8 @@ def gradients(results: Results, folder: Path) -> list[Picture]:
     """The ledger: norm, scale and cosine of each loss's gradient along the training."""
     pictures = []
     reference = results.reference
-    if isinstance(results.experiment, Experiment) and results.experiment.training.ledger:
-        reference = results.experiment.training.ledger.reference
+    if isinstance(results.experiment, Experiment) and results.experiment.execution.ledger:
+        reference = results.experiment.execution.ledger.reference
     looks = {
         "norm": "gradient norm",
         "scale": f"norm over that of {reference}",

@@ -88,7 +88,7 @@ def left_out(sections: Mapping[str, Any]) -> str:
     """The sections that are empty, each with the file that they are made from."""
     sources = {
         "learning curves": "history.csv of the runs",
-        "gradient ledger": "training.ledger",
+        "gradient ledger": "execution.ledger",
         "what each loss computes": "check.json",
         "cost": "times in runs.csv",
         "claims": "claims.csv",

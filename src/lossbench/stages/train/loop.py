@@ -1,0 +1,153 @@
+"""The training loop: all losses of a block, taken through each step in turn."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from lossbench.common.instantiate import location_of
+from lossbench.config import UserError
+from lossbench.datasets.batches import FNV_PRIME
+from lossbench.losses import batch_loss
+from lossbench.models import set_learning_rate
+from lossbench.stages.train.engine import choose_update
+from lossbench.stages.train.run import Run
+from lossbench.stages.train.stop import StopSignal
+
+log = logging.getLogger(__name__)
+CHECKPOINT_SECONDS = 60.0  # what a job that is killed without a signal loses at most, about
+PROGRESS_SECONDS = 30.0  # between two lines of the log while nothing else is said
+
+
+def train_runs(runs: Sequence[Run], stop: StopSignal) -> dict[str, str]:
+    """Train runs to their last step; a run that fails ends alone.
+
+    Parameters
+    ----------
+    runs
+        Of one block, new or resumed; runs of equal batch settings share one stream of batches.
+    stop
+        Where it was signalled, every run leaves a checkpoint and SystemExit is raised.
+
+    Returns
+    -------
+    dict
+        What went wrong, by the name of the run; empty where all is well.
+    """
+    failures: dict[str, str] = {}
+    first, last = min(run.step for run in runs), max(run.steps for run in runs)
+    remaining = sum(run.steps - run.step for run in runs)
+    begin = shown = time.monotonic()
+    bar = tqdm(total=remaining, unit="step", disable=None, leave=False)  # on a terminal
+    with bar, logging_redirect_tqdm():
+        for step in range(first, last):
+            for run in runs:
+                # A resumed run waits until the others have come to its step.
+                if run.step != step or run.status != "training" or run.name in failures:
+                    continue
+                with isolate_failures(run.name, failures, run):
+                    take_step(run)
+                bar.update()
+                if stop.signal:
+                    checkpoint_and_exit([r for r in runs if r.name not in failures], stop)
+            if time.monotonic() - shown > PROGRESS_SECONDS:
+                shown = time.monotonic()
+                left = (shown - begin) / (step + 1 - first) * (last - step - 1)
+                log.info("step %d of %d, about %s left", step + 1, last, _duration(left))
+    for run in runs:
+        if run.name not in failures:
+            with isolate_failures(run.name, failures, run):
+                run.finish()
+    return failures
+
+
+def take_step(run: Run) -> None:
+    """Take one step of a run; nothing is read from the device but at the rows of the history."""
+    step, training = run.step, run.training
+    batch = run.batches(step)  # the same one for every loss of the block, made once
+    with run.stopwatch:
+        set_learning_rate(run.optimizer, learning_rate(training, step))
+        # What a network, a loss or a library draws in a step is the same for every loss.
+        run.seed_step(step)
+        if run.update is None:  # the first step of this process
+            update = partial(optimise, run)
+            run.update = choose_update(update, run, batch.images, batch.labels)
+            run.seed_step(step)
+        loss, norm = run.update(batch.images, batch.labels)
+        run.sums += torch.stack([loss, norm])
+        run.batch_digest.mul_(FNV_PRIME).add_(batch.checksum)
+    run.step += 1
+
+    if run.is_due("log_every") or run.is_due("validate_every") or run.is_due("ledger_every"):
+        row = run.log(learning_rate(training, step))
+        if run.status == "diverged":
+            return
+        if run.is_due("ledger_every"):
+            row |= run.gradient_snapshot()
+        if run.is_due("validate_every"):
+            row |= run.validate()
+        run.write_progress()
+        if run.is_due("validate_every") or run.seconds_since_checkpoint() > CHECKPOINT_SECONDS:
+            run.checkpoint()
+
+
+def optimise(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Forward, loss, backward, optimiser: the loss and the gradient norm, scalars on the device."""
+    run.optimizer.zero_grad(set_to_none=True)
+    logits = run.predict(images)
+    loss = batch_loss(run.loss, logits, labels)
+    loss.backward()
+    if limit := run.training["clip_norm"]:
+        norm = clip_grad_norm_(run.parameters, limit)
+    else:  # a limit of infinity would multiply all gradients by 1
+        norm = get_total_norm(p.grad for p in run.parameters if p.grad is not None)
+    run.optimizer.step()
+    return loss.detach(), norm
+
+
+def learning_rate(training: dict, step: int) -> float:
+    """Polynomial decay: a function of the step alone."""
+    return training["learning_rate"] * (1 - step / training["steps"]) ** training["decay_power"]
+
+
+@contextmanager
+def isolate_failures(name: str, failures: dict[str, str], run: Run | None = None) -> Iterator[None]:
+    """End the run of this loss alone where something fails; what it was goes to `failures`."""
+    try:
+        yield
+    except Exception as error:
+        failures[name] = failure_message(name, error, run)
+        log.warning("%s: ends here; the other losses of the block go on", name)
+
+
+def failure_message(name: str, error: Exception, run: Run | None) -> str:
+    """One line on what failed; the traceback of what is not the user's goes to the log."""
+    text = run.memory_message(error) if run else ""
+    if text or isinstance(error, UserError):
+        return f"losses.{name}: {text or str(error).removeprefix(f'losses.{name}: ')}"
+    what = f"{type(error).__name__}: {error} ({location_of(error)})"
+    text = f"losses.{name}: failed at step {run.step if run else 0}: {what}"
+    log.error("%s", text, exc_info=error)
+    return text
+
+
+def checkpoint_and_exit(runs: Sequence[Run], stop: StopSignal) -> None:
+    """Leave a checkpoint of every run, such that the next process resumes at this very step."""
+    for run in runs:
+        if run.status == "training":  # what has diverged resumes from its last checkpoint
+            run.checkpoint()
+    log.warning("stopped by %s; run the workflow again, and it resumes from here", stop.signal)
+    raise SystemExit(1)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
