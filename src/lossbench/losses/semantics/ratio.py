@@ -97,5 +97,6 @@ def _fit(
     matrix = np.stack([scores * extra, scores * (missing + s) - s], axis=1)
     (a, b), *_ = np.linalg.lstsq(matrix, inside * (1 - scores), rcond=None)
     fitted = (inside + b * s) / (inside + a * extra + b * (missing + s))
-    # Of the term, not of the score: a term that is nearly 0 is no evidence for a formula.
-    return float(a), float(b), float(np.abs((fitted - scores) / (1 - scores)).max())
+    # Of the score and of the term 1 - score: one that is nearly 0 is no evidence for a formula.
+    smaller = np.minimum(np.abs(scores), np.abs(1 - scores))
+    return float(a), float(b), float(np.abs((fitted - scores) / smaller).max())
