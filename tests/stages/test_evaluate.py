@@ -112,8 +112,8 @@ def test_an_altered_table_is_noticed(evaluated, tmp_path):
 def test_initial_weights_are_a_function_of_model_and_seed(evaluated, phantom):
     spec = read_json(evaluated.parent / "dice" / "run.json")["model"]
     torch.manual_seed(5)
-    one = build_model(spec, phantom, 0).state_dict()
+    one = build_model(spec, phantom, 0, 0).state_dict()
     torch.manual_seed(6)
-    other, another = (build_model(spec, phantom, seed).state_dict() for seed in (0, 1))
+    other, another = (build_model(spec, phantom, 0, seed).state_dict() for seed in (0, 1))
     assert all(torch.equal(one[k], other[k]) for k in one)
     assert not all(torch.equal(one[k], another[k]) for k in one)

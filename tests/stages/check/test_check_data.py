@@ -238,7 +238,7 @@ def test_the_time_of_a_block_adds_up(costs):
 
 def test_memory_holds_the_state_of_every_loss(phantom, costs):
     """Of the second one, in float32: weights and their copy, gradients, AdamW's two moments."""
-    model = build_model({"name": "small", **SMALL}, phantom, 0)
+    model = build_model({"name": "small", **SMALL}, phantom, 0, 0)
     weights = sum(parameter.numel() for parameter in model.parameters())
     assert costs["memory_bytes"] == 1_000_000_000 + 5 * 4 * weights
 

@@ -157,7 +157,7 @@ def _check_model(run: dict[str, Any], data: Prepared) -> None:
             f"training.patch_size: {list(patch)} has {len(patch)} numbers, "
             f"and {data.info['name']} has {data.info['spatial_dims']} dimensions"
         )
-    model = build_model(run["model"], data, run["seed"])
+    model = build_model(run["model"], data, run["fold"], run["seed"])
     wanted = (2, len(data.classes), *patch)
     try:
         with torch.no_grad():
