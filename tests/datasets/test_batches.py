@@ -4,10 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossbench.config import Augmentation, Training, UserError
-from lossbench.datasets.augment import augment
+from lossbench.datasets.augment import augment, counter_noise
 from lossbench.datasets.batches import Batches, batch_settings, checksum, patch_size
 
 CPU = torch.device("cpu")
@@ -167,3 +169,51 @@ def turning_the_first_fully():
     draws = (torch.rand(6, generator=torch.Generator().manual_seed(seed)) for seed in seeds)
     seed = next(seed for seed, draw in zip(seeds, draws, strict=True) if draw[0] > 0.9975)
     return torch.Generator().manual_seed(seed)
+
+
+def test_noise_is_a_function_of_seed_row_and_element():
+    rows = torch.tensor([0, 3])
+    noise = counter_noise(7, rows, 4001)
+    assert torch.equal(noise, counter_noise(7, rows, 4001))
+    assert torch.equal(noise[1:], counter_noise(7, torch.tensor([3]), 4001))
+    for other in (counter_noise(8, rows, 4001), counter_noise(7, rows + 1, 4001)):
+        assert not torch.isclose(noise, other).all()
+        assert abs(torch.corrcoef(torch.stack([noise.flatten(), other.flatten()]))[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**62 - 1])
+def test_noise_is_standard_normal_and_independent(seed):
+    """By Kolmogorov and Smirnov, and by correlations of neighbours, of rows and of the two halves."""
+    noise = counter_noise(seed, torch.arange(4), 50_000)
+    assert scipy.stats.kstest(noise.flatten().numpy(), "norm").pvalue > 1e-4
+    left, right = noise.chunk(2, dim=1)
+    pairs = [(noise[:, 1:], noise[:, :-1]), (noise[0], noise[1]), (left, right)]
+    for a, b in [*pairs, *((a**2, b**2) for a, b in pairs)]:
+        assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.025
+
+
+@pytest.mark.parametrize("size", [(16, 20), (8, 10, 12)])
+def test_a_batch_is_changed_with_one_copy_to_the_device(size, monkeypatch):
+    """Counted on torch's device "meta", which refuses tensors of the CPU as a GPU does."""
+    copies = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            kwargs, name = kwargs or {}, func.overloadpacket.__name__
+            target = torch.device(kwargs.get("device") or "cpu")
+            if name == "_to_copy" and (args[0].device.type, target.type) == ("cpu", "meta"):
+                copies.append(kwargs["non_blocking"])
+            return func(*args, **kwargs)
+
+    images, labels = torch.empty(4, 1, *size, device="meta"), torch.empty(4, *size, device="meta")
+    every = {**settings()["augmentation"], "probability": 1.0}
+    with Copies():
+        augment(images, labels, every, torch.Generator().manual_seed(0))
+    assert copies == [True]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_noise_on_a_gpu_is_that_of_the_cpu():
+    rows = torch.tensor([0, 3])
+    gpu = counter_noise(7, rows.cuda(), 4001).cpu()
+    torch.testing.assert_close(gpu, counter_noise(7, rows, 4001), rtol=1e-5, atol=1e-5)

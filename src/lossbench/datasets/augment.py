@@ -4,7 +4,7 @@ Each change is drawn per image. Labels follow the spatial changes with nearest n
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,80 +33,126 @@ def augment(
     tuple of Tensor
         Images and labels of the same shapes and types.
     """
-    draw = _Draw(len(images), settings["probability"], generator, images.device)
-    if settings["flip"]:
-        images, labels = _flip(images, labels, generator)
-    if settings["rotate"] or settings["scale"]:
-        images, labels = _resample(images, labels, settings, draw)
+    draws = _draw(len(images), images.shape[2:], settings, generator)
+    draws = _to_device(draws, images.device)
+    for axis in range(1, labels.ndim):
+        if settings["flip"]:
+            chosen = draws[f"flip{axis}"].bool()
+            images = torch.where(_per_image(chosen, images), images.flip(axis + 1), images)
+            labels = torch.where(_per_image(chosen, labels), labels.flip(axis), labels)
+    if "theta" in draws:
+        images, labels = _resample(images, labels, draws["theta"], draws["resampled"].long())
     if settings["contrast"]:
         mean = images.mean(dim=tuple(range(2, images.ndim)), keepdim=True)
-        images = (images - mean) * _per_image(1 + draw(settings["contrast"]), images) + mean
+        images = (images - mean) * _per_image(1 + draws["contrast"], images) + mean
     if settings["brightness"]:
-        images = images + _per_image(draw(settings["brightness"]), images)
+        images = images + _per_image(draws["brightness"], images)
     if settings["gamma"]:
-        images = _gamma(images, _per_image(1 + draw(settings["gamma"]), images))
-    if settings["noise"]:
+        images = _gamma(images, _per_image(1 + draws["gamma"], images))
+    if "noise" in draws:
+        rows = draws["noisy"].long()
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        there = torch.Generator(images.device).manual_seed(seed)
-        noise = torch.randn(images.shape, generator=there, device=images.device)
-        images = images + noise * _per_image(draw(settings["noise"]).abs(), images)
+        noise = counter_noise(seed, rows, images[0].numel()).view(-1, *images.shape[1:])
+        noisy = images[rows] + noise * _per_image(draws["noise"], images)
+        images = images.index_copy(0, rows, noisy)
     return images, labels
 
 
-class _Draw:
-    """Draws a strength per image: uniform in [-largest, largest], or 0 where not chosen."""
+def counter_noise(seed: int, rows: Tensor, elements: int) -> Tensor:
+    """Standard normal numbers that are a function of seed, row and element, on every device.
 
-    def __init__(
-        self, count: int, probability: float, generator: torch.Generator, device: torch.device
-    ) -> None:
-        self.count, self.probability = count, probability
-        self.generator, self.device = generator, device
+    The generator of a GPU gives other numbers on another model of GPU, and than that of a CPU.
 
-    def chosen(self) -> Tensor:
-        """Images that a change is for, bool (B,), on the CPU."""
-        return torch.rand(self.count, generator=self.generator) < self.probability
+    Parameters
+    ----------
+    seed
+        Below 2**62.
+    rows
+        int64 (R,), numbers of the images in their batch.
+    elements
+        How many numbers a row has.
 
-    def uniform(self, largest: float) -> Tensor:
-        """Strengths (B,), on the CPU."""
-        return (2 * torch.rand(self.count, generator=self.generator) - 1) * largest
-
-    def __call__(self, largest: float) -> Tensor:
-        return (self.uniform(largest) * self.chosen()).to(self.device, non_blocking=True)
-
-
-def _flip(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    for axis in range(1, labels.ndim):
-        chosen = torch.rand(len(images), generator=generator) < 0.5
-        chosen = chosen.to(images.device, non_blocking=True)
-        images = torch.where(_per_image(chosen, images), images.flip(axis + 1), images)
-        labels = torch.where(_per_image(chosen, labels), labels.flip(axis), labels)
-    return images, labels
+    Returns
+    -------
+    Tensor
+        float32 (R, elements) on the device of `rows`: equal up to the rounding of log and cos.
+        None is beyond 5.8, since a uniform number has 24 bits.
+    """
+    half = (elements + 1) // 2  # one hash gives two numbers
+    counters = rows[:, None] * half + torch.arange(half, device=rows.device)
+    bits = _hash(counters.add_(seed))
+    u = ((bits >> 40) & 0xFFFFFF).add_(1).float().mul_(2.0**-24)  # (0, 1]
+    angle = ((bits >> 8) & 0xFFFFFF).float().mul_(math.tau * 2.0**-24)
+    radius = u.log_().mul_(-2).sqrt_()  # the transform of Box and Muller
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :elements]
 
 
-def _resample(
-    images: Tensor, labels: Tensor, settings: Mapping[str, Any], draw: _Draw
-) -> tuple[Tensor, Tensor]:
-    """Rotate and scale about the centre; what comes from outside is mirrored, label included."""
-    dims = images.ndim - 2
-    angles = [draw.uniform(math.radians(settings["rotate"])) for _ in range(1 if dims == 2 else 3)]
-    factors = 1 + draw.uniform(settings["scale"])
-    chosen = draw.chosen().nonzero().flatten()
-    if not len(chosen):
-        return images, labels
-    matrix = _rotation(angles)[chosen] / factors[chosen].view(-1, 1, 1)
-    # Grid coordinates run from -1 to 1 on every axis, x first: rotate in pixels, not in these.
-    size = torch.tensor(images.shape[2:][::-1], dtype=torch.float32)
-    matrix = matrix * size.view(1, 1, -1) / size.view(1, -1, 1)
-    theta = torch.cat([matrix, torch.zeros(len(chosen), dims, 1)], dim=2).to(images.device)
-    chosen = chosen.to(images.device)
-    grid = affine_grid(theta, [len(chosen), 1, *images.shape[2:]], align_corners=False)
+def _hash(x: Tensor) -> Tensor:
+    """Mix the bits of int64 in place, by the finaliser of splitmix64 (Steele et al., 2014)."""
+    x.mul_(-0x61C8864680B583EB)
+    x ^= (x >> 30) & (2**34 - 1)  # a shift of signed numbers repeats the sign: cut it off
+    x.mul_(-0x40A7B892E31B1A47)
+    x ^= (x >> 27) & (2**37 - 1)
+    x.mul_(-0x6B2FB644ECCEEE15)
+    x ^= (x >> 31) & (2**33 - 1)
+    return x
+
+
+def _draw(
+    count: int, size: Sequence[int], settings: Mapping[str, Any], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """All that is drawn for a batch, on the CPU: strengths per image, 0 where not chosen."""
+
+    def chosen() -> Tensor:
+        return torch.rand(count, generator=generator) < settings["probability"]
+
+    def uniform(largest: float) -> Tensor:
+        return (2 * torch.rand(count, generator=generator) - 1) * largest
+
+    draws: dict[str, Tensor] = {}
+    if settings["flip"]:
+        for axis in range(1, len(size) + 1):
+            draws[f"flip{axis}"] = torch.rand(count, generator=generator) < 0.5
+    if settings["rotate"] or settings["scale"]:
+        axes = 1 if len(size) == 2 else 3
+        angles = [uniform(math.radians(settings["rotate"])) for _ in range(axes)]
+        factors, rows = 1 + uniform(settings["scale"]), chosen().nonzero().flatten()
+        if len(rows):
+            matrix = _rotation(angles)[rows] / factors[rows].view(-1, 1, 1)
+            # Grid coordinates run from -1 to 1 on every axis, x first: rotate in pixels instead.
+            xyz = torch.tensor(size[::-1], dtype=torch.float32)
+            matrix = matrix * xyz.view(1, 1, -1) / xyz.view(1, -1, 1)
+            draws["theta"] = torch.cat([matrix, torch.zeros(len(rows), len(size), 1)], dim=2)
+            draws["resampled"] = rows
+    for change in ("contrast", "brightness", "gamma"):
+        if settings[change]:
+            draws[change] = uniform(settings[change]) * chosen()
+    if settings["noise"]:
+        strengths, rows = uniform(settings["noise"]).abs(), chosen().nonzero().flatten()
+        if len(rows):
+            draws["noise"], draws["noisy"] = strengths[rows], rows
+    return draws
+
+
+def _to_device(draws: Mapping[str, Tensor], device: torch.device) -> Mapping[str, Tensor]:
+    """The draws as float32 on the device, in one copy from pinned memory: no waiting."""
+    if device.type == "cpu" or not draws:
+        return draws
+    packed = torch.cat([tensor.flatten().float() for tensor in draws.values()])
+    if device.type == "cuda":
+        packed = packed.pin_memory()
+    parts = packed.to(device, non_blocking=True).split([t.numel() for t in draws.values()])
+    return {name: part.view(draws[name].shape) for name, part in zip(draws, parts, strict=True)}
+
+
+def _resample(images: Tensor, labels: Tensor, theta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate and scale some images; what comes from outside is mirrored, label included."""
+    grid = affine_grid(theta, [len(rows), 1, *images.shape[2:]], align_corners=False)
     options = {"padding_mode": "reflection", "align_corners": False}
-    warped = grid_sample(images[chosen], grid, mode="bilinear", **options)
-    warped_labels = grid_sample(
-        labels[chosen].unsqueeze(1).float(), grid, mode="nearest", **options
-    )
-    images = images.index_copy(0, chosen, warped)
-    labels = labels.index_copy(0, chosen, warped_labels.squeeze(1).to(labels.dtype))
+    warped = grid_sample(images[rows], grid, mode="bilinear", **options)
+    warped_labels = grid_sample(labels[rows].unsqueeze(1).float(), grid, mode="nearest", **options)
+    images = images.index_copy(0, rows, warped)
+    labels = labels.index_copy(0, rows, warped_labels.squeeze(1).to(labels.dtype))
     return images, labels
 
 
