@@ -1,2 +1,0 @@
-#!/bin/sh
-exec kubectl delete job --wait=false "$@"
