@@ -4,15 +4,16 @@ import functools
 import hashlib
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lossbench import __version__
 from lossbench.config import canonical
 
 # Part of every run's digest: raise it when a change of the code changes what a training gives.
 CODE_VERSION = 2
-PACKAGES = ("lossbench", "torch", "monai", "segmentation-models-pytorch", "numpy")
+PACKAGES = ("torch", "monai", "segmentation-models-pytorch", "numpy")
 
 
 def sha256(*parts: str | bytes) -> str:
@@ -66,5 +67,14 @@ def commit() -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that compute."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    """Versions of Python and of the packages that compute; empty where one is not known.
+
+    Ours is read from the code itself: it may run from a source tree that is not installed.
+    """
+    found = {"python": platform.python_version(), "lossbench": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
