@@ -140,8 +140,8 @@ class Decision(NamedTuple):
     verdict
         better, worse, equivalent or undecided.
     p_holm, p_equivalent_holm
-        P of no difference and of one beyond the margin, each by Holm over all comparisons; NaN
-        where nothing can be said.
+        P of no difference and of one beyond the margin, corrected by Holm's step-down over both
+        of all comparisons; NaN where nothing can be said.
     low, high
         The interval that the verdict is read from: it excludes 0 for better and worse, lies within
         the margin for equivalent, and does neither for undecided.
@@ -169,39 +169,53 @@ def decide(
     margins, higher_is_better
         Of each comparison.
     alpha
-        Probability of some false better or worse, and that of some false equivalent.
+        Probability of any false verdict: better, worse or equivalent.
 
     Notes
     -----
-    Better and worse are by Holm's step-down over the p of no difference, equivalent by Holm's over
-    the p of the two one-sided tests; where both hold, equivalent is said. Holm tests a comparison
-    at alpha / n while n are open. Its interval has that level: 1 - alpha / n for better and worse,
-    1 - 2 alpha / n for equivalent, as two one-sided tests have it; and for undecided 1 - alpha / n
-    of the step at which the procedures stopped.
+    Each comparison has two hypotheses, no difference and a difference beyond the margin, of which
+    at most one is true. Holm's step-down goes over all of them together and multiplies p by the
+    number of comparisons with an open hypothesis, not by that of hypotheses (Shaffer 1986): with n
+    comparisons the smallest p is tested at alpha / n, and a comparison costs nothing any more once
+    both of its hypotheses are rejected. Where both are, equivalent is said. The interval has the
+    level at which the comparison was tested: 1 - alpha / n for better and worse, 1 - 2 alpha / n
+    for equivalent, as two one-sided tests have it; and for undecided 1 - alpha / n of the step at
+    which the procedure stopped.
     """
-    p = np.array([d.p() for d in differences], dtype=float)
-    p_equivalent = np.array(
-        [d.p_equivalent(margin) for d, margin in zip(differences, margins, strict=True)], float
-    )
-    p_holm, p_equivalent_holm = holm(p), holm(p_equivalent)
-    n_tests = int(np.isfinite(p).sum())
-    # How many comparisons are open when each is tested: n, n - 1, ... in the order of p.
-    n_open, n_open_equivalent = (
-        n_tests - values.argsort().argsort() for values in (p, p_equivalent)
-    )
-    n_undecided = max(1, *(int((values >= alpha).sum()) for values in (p_holm, p_equivalent_holm)))
+    p = np.array(
+        [(d.p(), d.p_equivalent(margin)) for d, margin in zip(differences, margins, strict=True)],
+        dtype=float,
+    ).reshape(-1, 2)
+    corrected, n_open = _step_down(p)
+    stopped = n_open[corrected >= alpha].max(initial=1)
     decisions = []
     for i, d in enumerate(differences):
-        if p_equivalent_holm[i] < alpha:
-            verdict, level = "equivalent", 2 * alpha / n_open_equivalent[i]
-        elif p_holm[i] < alpha:
+        differs, equivalent = corrected[i] < alpha
+        if equivalent:
+            verdict, level = "equivalent", 2 * alpha / n_open[i, 1]
+        elif differs:
             verdict = "better" if (d.mean > 0) == higher_is_better[i] else "worse"
-            level = alpha / n_open[i]
+            level = alpha / n_open[i, 0]
         else:
-            verdict, level = "undecided", alpha / n_undecided
+            verdict, level = "undecided", alpha / stopped
         low, high = d.interval(1 - level)
-        decisions.append(Decision(verdict, p_holm[i], p_equivalent_holm[i], low, high))
+        decisions.append(Decision(verdict, *map(float, corrected[i]), low, high))
     return decisions
+
+
+def _step_down(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corrected p of two hypotheses (n, 2) a comparison, and how many are open at each test."""
+    corrected, n_open = np.full(p.shape, np.nan), np.ones(p.shape, dtype=int)
+    n_hypotheses = (~np.isnan(p)).sum(axis=1)  # open ones of each comparison
+    largest = 0.0
+    for i, kind in zip(*np.unravel_index(p.argsort(axis=None), p.shape), strict=True):
+        if np.isnan(p[i, kind]):
+            break  # the last ones
+        n_open[i, kind] = (n_hypotheses > 0).sum()
+        largest = max(largest, p[i, kind] * n_open[i, kind])
+        corrected[i, kind] = min(largest, 1.0)
+        n_hypotheses[i] -= 1
+    return corrected, n_open
 
 
 def improvement(folds: Sequence[np.ndarray]) -> float:
