@@ -1,3 +1,3 @@
-"""Which loss should I train my segmentation model with?"""
+"""Answer which loss to train a segmentation model with, by paired trainings."""
 
 __version__ = "0.2.0"
