@@ -63,7 +63,7 @@ def mean_interval(
 
 
 def ranks(values: Sequence[np.ndarray], confidence: float = 0.95, seed: int = 0) -> Ranks:
-    """Ranks of losses by their mean, and how stable they are over seeds and cases.
+    """Ranks of losses by their mean, and how stable they are over blocks and cases.
 
     Parameters
     ----------
@@ -71,38 +71,57 @@ def ranks(values: Sequence[np.ndarray], confidence: float = 0.95, seed: int = 0)
         An array (losses, seeds, cases) of a metric for each fold, NaN where missing. Higher is
         better: give the negative of a metric of which less is better.
     confidence, seed
-        Of the interval of the rank, and of the resampling: seeds and cases, within folds, the
-        same for all losses.
+        Of the interval of the rank, and of the resampling.
 
     Returns
     -------
     Ranks
+
+    Notes
+    -----
+    Whole blocks of all folds are drawn with replacement, and the cases within folds, the same for
+    all losses. The mean of B drawn blocks varies by (B - 1) / B of what it should, and B blocks say
+    how much they vary no better than Student's distribution with B - 1 degrees of freedom: the
+    resampled means are moved away from the mean by both factors. Where the seeds alone were drawn,
+    within folds, one seed a fold had no training noise at all.
     """
     n = len(values[0])
+    blocks = [
+        (f, s)
+        for f, v in enumerate(values)
+        for s in np.flatnonzero(np.isfinite(v).any(axis=(0, 2)))
+    ]
+    n_blocks = len(blocks)
+    drawn = np.vstack([np.ones(n_blocks), _draws(n_blocks, (seed, 2))]) if blocks else None
     # The first row is of the values themselves, the others of resamples.
     sums, counts = np.zeros((RESAMPLES + 1, n)), np.zeros((RESAMPLES + 1, n))
-    for i, v in enumerate(values):
+    for b, (f, s) in enumerate(blocks):
+        v = values[f][:, s]
         measured = np.isfinite(v)
         # Less what the losses share on a pair: one that is missing for a loss must not move it.
         shared = np.where(measured, v, 0).sum(axis=0) / np.maximum(measured.sum(axis=0), 1)
         centred = np.where(measured, v - shared, 0.0)
-        seeds = np.vstack([np.ones(v.shape[1]), _draws(v.shape[1], (seed, i, 2))])
-        cases = np.vstack([np.ones(v.shape[2]), _draws(v.shape[2], (seed, i, 3))])
-        for s in range(v.shape[1]):
-            sums += seeds[:, [s]] * (cases @ centred[:, s].T)
-            counts += seeds[:, [s]] * (cases @ measured[:, s].T.astype(float))
+        cases = np.vstack([np.ones(v.shape[1]), _draws(v.shape[1], (seed, f, 3))])
+        sums += drawn[:, [b]] * (cases @ centred.T)
+        counts += drawn[:, [b]] * (cases @ measured.T.astype(float))
     empty = counts[0] == 0
     means = np.where(counts > 0, sums / np.maximum(counts, 1), -np.inf)
-    ranked = stats.rankdata(-np.round(means, 12), method="min", axis=1)
-    rank = np.where(empty, np.nan, ranked[0])
-    blocks = sum(int(np.isfinite(v).any(axis=(0, 2)).sum()) for v in values)
-    if blocks < 2:
+    rank = np.where(empty, np.nan, _rank(means[:1])[0])
+    if n_blocks < 2:
         return Ranks(rank, *[np.full(n, np.nan)] * 3)
     p = (1 - confidence) / 2
-    low, high = np.quantile(ranked[1:], [p, 1 - p], axis=0, method="inverted_cdf")
-    first = ranked[1:] == 1
+    widening = np.sqrt(n_blocks / (n_blocks - 1)) * stats.t.isf(p, n_blocks - 1) / stats.norm.isf(p)
+    centre = np.where(empty, 0, means[0])
+    ranked = _rank(centre + widening * (means[1:] - centre))
+    low, high = np.quantile(ranked, [p, 1 - p], axis=0, method="inverted_cdf")
+    first = ranked == 1
     p_first = (first / first.sum(axis=1, keepdims=True)).mean(axis=0)
     return Ranks(rank, *(np.where(empty, np.nan, x) for x in (low, high, p_first)))
+
+
+def _rank(means: np.ndarray) -> np.ndarray:
+    """Ranks within each row, 1 for the largest; equal up to rounding share the better one."""
+    return stats.rankdata(-np.round(means, 12), method="min", axis=1)
 
 
 @lru_cache(maxsize=64)
