@@ -1,13 +1,179 @@
-"""What a workflow is about to do, in words: for a dry run, so that no torch and no pandas here."""
+"""What the Snakefile needs to know: config, environment, paths, what is stale, the dry-run plan.
 
+Snakemake imports this at every start, each job's included: no torch and no pandas here.
+"""
+
+import json
+import re
+import sys
+import tomllib
 from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
+from os import pathsep
 from pathlib import Path
 from typing import Any
 
-from lossbench.common.files import read_json
-from lossbench.common.provenance import run_digest
-from lossbench.config import Experiment, Training, counted
+import yaml
+
+from lossbench.common.files import block_folder, read_json
+from lossbench.common.instantiate import USER_PATH
+from lossbench.common.provenance import run_digest, sha256
+from lossbench.config import Experiment, Training, UserError, counted, merged, validate
+
+# Config files that come with lossbench; a study's own files are merged over them, in this order.
+CONFIG_FILES = ("datasets", "models", "losses", "config")
+
+
+def original(file: Any) -> str:
+    """Where a file comes from: Snakemake reads a cached copy of those that belong to a workflow."""
+    return str(getattr(file, "flags", {}).get("sourcecache_entry", file))
+
+
+def user_files(
+    configfiles: Sequence[Any], defaults: Sequence[Any], overwriting: Collection[Any] = ()
+) -> list[str]:
+    """Config files of the user, later ones over earlier ones.
+
+    Parameters
+    ----------
+    configfiles
+        All config files, as Snakemake lists them.
+    defaults
+        Those that come with lossbench, which the list holds as well.
+    overwriting
+        Those of the command line, which override the others wherever they are listed.
+    """
+    ours = [original(file) for file in defaults]
+    files = [file for file in configfiles if original(file) not in ours]
+    return [str(file) for file in sorted(files, key=overwriting.__contains__)]
+
+
+def configure(
+    config: Mapping[str, Any], defaults: Sequence[Any], files: Sequence[str]
+) -> Experiment:
+    """Merge what is set over the defaults and validate it.
+
+    Parameters
+    ----------
+    config
+        The config that Snakemake has merged. A `module:` that is given one has read no defaults.
+    defaults
+        Config files that come with lossbench.
+    files
+        Config files of the user, for messages: they name the file that a key comes from.
+
+    Raises
+    ------
+    ConfigError
+        With every problem: file, key, value and what to do.
+    """
+    everything: dict[str, Any] = {}
+    for default in defaults:
+        everything = merged(everything, yaml.safe_load(Path(default).read_text()))
+    sources = {original(file): str(file) for file in defaults} | {file: file for file in files}
+    return validate(merged(everything, config), sources)
+
+
+def job_environment(
+    environment: Mapping[str, str], root: Path, files: Sequence[str], data_root: str | None
+) -> dict[str, str]:
+    """Environment variables to set for the jobs.
+
+    Parameters
+    ----------
+    environment
+        The present variables.
+    root
+        The folder of the Snakefile; the package is in its src/.
+    files
+        Config files of the user: classes of theirs are next to these, or in the working directory.
+    data_root
+        Folder of local copies of datasets. It is a variable and no parameter of `prepare`, so that
+        moving the data makes nothing again.
+    """
+
+    def in_front(variable: str, folder: Path) -> str:
+        folders = [str(folder), *environment.get(variable, "").split(pathsep)]
+        return pathsep.join(dict.fromkeys(filter(None, folders)))
+
+    user_folders = [*(Path(file).resolve().parent for file in files), Path.cwd()]
+    return {
+        # A job runs the Python that runs Snakemake, also where its environment is not activated.
+        "PATH": in_front("PATH", Path(sys.executable).parent),
+        "PYTHONPATH": in_front("PYTHONPATH", root / "src"),
+        # Not in PYTHONPATH: there a ':' ends a path, and random.py hides that of Python.
+        USER_PATH: json.dumps(list(dict.fromkeys(map(str, user_folders)))),
+        **({"LOSSBENCH_DATA": data_root} if data_root else {}),
+    }
+
+
+def require_packages(root: Path) -> None:
+    """Refuse to start where packages are missing: `track`, for one, needs its own only at the end.
+
+    Parameters
+    ----------
+    root
+        The folder of the Snakefile, with pyproject.toml.
+
+    Raises
+    ------
+    UserError
+        With the names of all that are missing.
+    """
+    if not (root / "pyproject.toml").is_file():  # the workflow is not run from a source tree
+        return
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    missing = []
+    for requirement in project["dependencies"]:
+        name = re.split(r"[^\w.-]", requirement)[0]
+        try:
+            # Snakemake is running, and its plugins are for those who use them.
+            name.startswith("snakemake") or version(name)
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        raise UserError(
+            f"{sys.executable} lacks {', '.join(missing)}; install everything with: "
+            f"{sys.executable} -m pip install -r {root / 'requirements.lock'}"
+        )
+
+
+def block_files(experiment: Experiment, file: str) -> list[str]:
+    """Paths of a file in every block of an experiment."""
+    root = Path("results") / experiment.experiment
+    return [str(block_folder(root, **keys) / file) for keys in experiment.blocks()]
+
+
+def dataset_files(experiment: Experiment, file: str) -> list[str]:
+    """Paths of a file of every dataset of an experiment."""
+    return [f"results/datasets/{name}/{file}" for name in experiment.matrix.dataset]
+
+
+# Against stale results. Snakemake runs a job again where an input is newer than an output or where
+# a parameter has changed. Clocks lie (a copied folder, a killed workflow), parameters do not: each
+# rule has the digest of its settings as a parameter. A new check.json alone is no reason to train,
+# so that `train` ignores its time where `trained` finds the digests of all runs to be as expected.
+def settings_digest(settings: str) -> str:
+    """Digest of the settings of a job, 16 hex digits: its parameter."""
+    return sha256(settings)[:16]
+
+
+def trained(
+    experiment: Experiment, results: Path, dataset: str, model: str, fold: int, seed: int
+) -> bool:
+    """Whether the runs of a block are those of its settings and data, regardless of mtimes."""
+    block = block_folder(results / experiment.experiment, dataset, model, fold, seed)
+    try:
+        data_digest = read_json(results / "datasets" / dataset / "classes.json")["digest"]
+        return all(
+            read_json(block / loss / "status.json")["digest"]
+            == run_digest(experiment.run(dataset, model, loss, fold, seed), data_digest)
+            for loss in experiment.matrix.loss
+        )
+    except (UserError, KeyError, TypeError):  # missing or damaged
+        return False
 
 
 def overview(experiment: Experiment, results: Path) -> str:
@@ -18,7 +184,7 @@ def overview(experiment: Experiment, results: Path) -> str:
     experiment
         As `validate` gives it.
     results
-        The folder results/, which need not be there. That a stored run is whole is for `train` to
+        The folder results/, which need not exist. That a stored run is whole is for `train` to
         check: a run counts as stored where its status is.
 
     Returns
@@ -31,7 +197,7 @@ def overview(experiment: Experiment, results: Path) -> str:
     lines = [
         f"{experiment.experiment}: {counted(len(blocks) * len(matrix.loss), 'run')} in "
         f"{counted(len(blocks), 'block')}: {', '.join(matrix.loss)} on folds "
-        f"{_listed(matrix.fold)}, seeds {_listed(matrix.seed)}; compared with "
+        f"{_ranges(matrix.fold)}, seeds {_ranges(matrix.seed)}; compared with "
         f"{experiment.comparison.reference}",
         f"  {_training(experiment.training, experiment.execution.validate_every)}",
     ]
@@ -50,16 +216,25 @@ def overview(experiment: Experiment, results: Path) -> str:
             for keys in group
             for loss in matrix.loss
         )
-        lines += _of_pair(f"  {dataset}, {model}", states, matrix.loss)
+        stored = sum(states[loss, "stored"] for loss in matrix.loss)
+        lines.append(
+            f"  {dataset}, {model}: {stored} of {states.total()} runs are taken from the store"
+        )
+        for loss in matrix.loss:
+            begun, new = states[loss, "begun"], states[loss, "new"]
+            if begun + new:
+                resumed = f", {begun} from a checkpoint" if begun else ""
+                lines.append(f"    {loss}: {begun + new} to train{resumed}")
     return "\n".join(lines)
 
 
-def _training(how: Training, validate_every: int) -> str:
+def _training(training: Training, validate_every: int) -> str:
     """What a study may have taken from the default experiment without a thought."""
-    size = " x ".join(map(str, how.patch_size)) if how.patch_size else "the largest size"
+    size = " x ".join(map(str, training.patch_size)) if training.patch_size else "the largest size"
     return (
-        f"{how.steps} steps of {counted(how.batch_size, 'image')} of {size}, {how.optimizer} from "
-        f"learning rate {how.learning_rate:g}, validated every {validate_every} steps"
+        f"{training.steps} steps of {counted(training.batch_size, 'image')} of {size}, "
+        f"{training.optimizer} from learning rate {training.learning_rate:g}, "
+        f"validated every {validate_every} steps"
     )
 
 
@@ -70,23 +245,12 @@ def _state(run: dict[str, Any], data_digest: str, store: Path) -> str:
     return "begun" if (folder / "checkpoint.pt").is_file() else "new"
 
 
-def _of_pair(where: str, states: Counter, losses: list[str]) -> list[str]:
-    stored = sum(number for (_, state), number in states.items() if state == "stored")
-    lines = [f"{where}: {stored} of {states.total()} runs are taken from the store"]
-    for loss in losses:
-        begun, new = states[loss, "begun"], states[loss, "new"]
-        if begun + new:
-            goes_on = f", {begun} from a checkpoint" if begun else ""
-            lines.append(f"    {loss}: {begun + new} to train{goes_on}")
-    return lines
-
-
-def _listed(numbers: list[int]) -> str:
-    """Such as 0-4, 7."""
-    runs: list[list[int]] = []
+def _ranges(numbers: list[int]) -> str:
+    """Whole numbers in words: 0-4, 7."""
+    ranges: list[list[int]] = []
     for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1].append(number)
         else:
-            runs.append([number])
-    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+            ranges.append([number])
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in ranges)

@@ -4,7 +4,7 @@
 rule check:
     input:
         experiment="results/{experiment}/experiment.json",
-        classes=datasets("classes.json"),
+        classes=dataset_files(EXPERIMENT, "classes.json"),
     output:
         "results/{experiment}/check.json",
     log:
@@ -16,7 +16,7 @@ rule check:
         mem_mb=8000,
         runtime=30,
     params:
-        settings=settings(EXPERIMENT.experiment_json()),
+        settings=settings_digest(EXPERIMENT.experiment_json()),
     shell:
-        "python -m lossbench --log {log:q} check"
+        "python -P -m lossbench --log {log:q} check"
         " --experiment {input.experiment:q} --output {output:q}"

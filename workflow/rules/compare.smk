@@ -4,7 +4,7 @@
 rule compare:
     input:
         experiment="results/{experiment}/experiment.json",
-        cases=blocks("cases.parquet"),
+        cases=block_files(EXPERIMENT, "cases.parquet"),
         # Cards, for claims about what a loss computes.
         check="results/{experiment}/check.json",
     output:
@@ -24,7 +24,7 @@ rule compare:
         mem_mb=4000,
         runtime=60,
     params:
-        settings=settings(EXPERIMENT.experiment_json()),
+        settings=settings_digest(EXPERIMENT.experiment_json()),
     shell:
-        "python -m lossbench --log {log:q} compare"
+        "python -P -m lossbench --log {log:q} compare"
         " --experiment {input.experiment:q} --output results/{wildcards.experiment:q}/report"

@@ -41,8 +41,6 @@ rule configure_block:
     conda:
         "../envs/lossbench.yaml"
     params:
-        json=lambda wildcards: EXPERIMENT.block_json(
-            wildcards.dataset, wildcards.model, wildcards.fold, wildcards.seed
-        ),
+        json=lambda wildcards: EXPERIMENT.block_json(**keys(wildcards)),
     shell:
         "printf '%s\\n' {params.json:q} > {output:q} 2> {log:q}"

@@ -7,7 +7,7 @@ rule evaluate:
         classes="results/datasets/{dataset}/classes.json",
         model=expand(
             "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/model.safetensors",
-            loss=LOSSES,
+            loss=EXPERIMENT.matrix.loss,
         ),
     output:
         "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/cases.parquet",
@@ -23,8 +23,10 @@ rule evaluate:
         mem_mb=16000,
         runtime=240,
     params:
-        settings=block_settings,
+        settings=lambda wildcards: settings_digest(
+            EXPERIMENT.block_json(**keys(wildcards))
+        ),
     shell:
-        "python -m lossbench --log {log:q} evaluate"
+        "python -P -m lossbench --log {log:q} evaluate"
         " --block {input.block:q} --data results/datasets/{wildcards.dataset:q}"
         " --output {output:q} --threads {threads}"

@@ -20,8 +20,10 @@ rule prepare:
         mem_mb=8000,
         runtime=120,
     params:
-        settings=lambda wildcards: settings(EXPERIMENT.dataset_json(wildcards.dataset)),
+        settings=lambda wildcards: settings_digest(
+            EXPERIMENT.dataset_json(wildcards.dataset)
+        ),
     shell:
-        "python -m lossbench --log {log:q} prepare"
+        "python -P -m lossbench --log {log:q} prepare"
         " --dataset {input.dataset:q}"
         " --output results/datasets/{wildcards.dataset:q}"

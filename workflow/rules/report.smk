@@ -21,7 +21,7 @@ rule report:
         mem_mb=8000,
         runtime=60,
     params:
-        settings=settings(EXPERIMENT.experiment_json()),
+        settings=settings_digest(EXPERIMENT.experiment_json()),
     shell:
-        "python -m lossbench --log {log:q} report"
+        "python -P -m lossbench --log {log:q} report"
         " --experiment {input.experiment:q} --output results/{wildcards.experiment:q}/report"

@@ -17,5 +17,5 @@ rule track:
     conda:
         "../envs/lossbench.yaml"
     shell:
-        "python -m lossbench --log {log:q} track"
+        "python -P -m lossbench --log {log:q} track"
         " --experiment {input.experiment:q} --output {output:q}"

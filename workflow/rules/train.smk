@@ -9,19 +9,19 @@ rule train:
     output:
         run=expand(
             "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/run.json",
-            loss=LOSSES,
+            loss=EXPERIMENT.matrix.loss,
         ),
         model=expand(
             "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/model.safetensors",
-            loss=LOSSES,
+            loss=EXPERIMENT.matrix.loss,
         ),
         history=expand(
             "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/history.csv",
-            loss=LOSSES,
+            loss=EXPERIMENT.matrix.loss,
         ),
         status=expand(
             "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/status.json",
-            loss=LOSSES,
+            loss=EXPERIMENT.matrix.loss,
         ),
     log:
         "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/train.log",
@@ -35,8 +35,10 @@ rule train:
         mem_mb=16000,
         runtime=1200,  # with that of evaluate 24 hours, which many partitions end at
     params:
-        settings=block_settings,
+        settings=lambda wildcards: settings_digest(
+            EXPERIMENT.block_json(**keys(wildcards))
+        ),
     shell:
-        "python -m lossbench --log {log:q} train"
+        "python -P -m lossbench --log {log:q} train"
         " --block {input.block:q} --data results/datasets/{wildcards.dataset:q}"
         " --store results/runs --threads {threads}"

@@ -2,6 +2,9 @@
 
 import importlib
 import inspect
+import json
+import os
+import sys
 import sysconfig
 import traceback
 from collections.abc import Mapping
@@ -14,6 +17,8 @@ from lossbench.config import UserError, did_you_mean
 INSTALLED = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 OURS = str(Path(__file__).parents[1])
 NOT_THE_USERS = (*INSTALLED, OURS, "<")
+# The environment variable with the folders of the user's own modules, as a JSON list.
+USER_PATH = "LOSSBENCH_PATH"
 MODULE_CALLS = ("_wrapped_call_impl", "_call_impl")  # of torch, around each forward
 # What is expected, where people know it by another name than its own.
 KINDS = {
@@ -71,6 +76,9 @@ def instantiate(
 def locate(target: str, where: str) -> Any:
     """Import what a dotted path names.
 
+    Modules next to the user's config are found behind all others, so that a random.py there hides
+    nothing.
+
     Raises
     ------
     UserError
@@ -81,6 +89,8 @@ def locate(target: str, where: str) -> Any:
         raise UserError(
             f"{where}: _target_ {target!r} is not a dotted path such as monai.losses.DiceLoss"
         )
+    user_folders = json.loads(os.environ.get(USER_PATH, "[]"))
+    sys.path.extend(folder for folder in user_folders if folder not in sys.path)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -96,6 +106,12 @@ def locate(target: str, where: str) -> Any:
             f"{type(error).__name__}: {error} ({location_of(error)})"
         ) from error
     if not hasattr(module, name):
+        for folder in user_folders:
+            file = Path(folder, *module_name.split(".")).with_suffix(".py")
+            if file.is_file() and str(file) != getattr(module, "__file__", None):
+                raise UserError(
+                    f"{where}: {file} has the name of another module, {module_name}; rename it"
+                )
         names = [n for n in dir(module) if not n.startswith("_")]
         raise UserError(f"{where}: {module_name} has no {name!r}; {did_you_mean(name, names)}")
     return getattr(module, name)

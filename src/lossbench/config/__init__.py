@@ -11,6 +11,7 @@ from lossbench.config.experiment import Study as Study
 from lossbench.config.experiment import canonical as canonical
 from lossbench.config.experiment import load as load
 from lossbench.config.experiment import load_study as load_study
+from lossbench.config.experiment import merged as merged
 from lossbench.config.experiment import unnamed as unnamed
 from lossbench.config.experiment import validate as validate
 from lossbench.config.metrics import METRICS as METRICS

@@ -115,7 +115,7 @@ class Experiment(Study):
 
     def training_of(self, loss: str) -> Training:
         """The training settings, with what the entry of a loss overrides, key by key."""
-        return Training(**_merged(self.training.model_dump(), self.losses[loss].training))
+        return Training(**merged(self.training.model_dump(), self.losses[loss].training))
 
     def shares_batches(self, loss: str) -> bool:
         """Whether a loss is to see the batches of its block, or has some of its own."""
@@ -350,10 +350,10 @@ def _keys_beside(path: Sequence[str | int]) -> list[str]:
     return list(section.model_fields) if section else []
 
 
-def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """A section with overrides, key by key also in the sections within it."""
-    merged = dict(base)
+    result = dict(base)
     for key, value in overrides.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result

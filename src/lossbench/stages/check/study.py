@@ -41,14 +41,15 @@ def study(configfile: Path) -> str:
     """
     folder = Path("results") / _experiment_name(configfile)
     command = [
-        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
+        *(sys.executable, "-P", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
         *("--configfile", str(configfile), "--cores", "1", "--keep-going"),
+        "--rerun-incomplete",
         *("--quiet", *QUIET, "--no-hooks"),
         *("--", str(folder / "check.json")),
     ]
     if subprocess.run(command).returncode:
         raise UserError(f"{configfile}: the check did not pass; the messages above say why")
-    sys.path.insert(0, str(configfile.resolve().parent))  # the user's own modules
+    sys.path.append(str(configfile.resolve().parent))  # the user's own modules
     settings, found = load(folder / "experiment.json"), read_json(folder / "check.json")
     datasets = {n: Prepared(Path("results/datasets") / n) for n in settings.matrix.dataset}
     pictures = {
