@@ -92,6 +92,27 @@ def write_experiment(
     return path
 
 
+def write_street_study(root: Path) -> Path:
+    """Write a study of eleven classes: one loss lost the sky, no loss learned the poles."""
+    names = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car")
+    path = write_experiment(root, classes=(*names, "pedestrian", "cyclist"))
+    for file in path.parent.glob("*/*/fold*/seed*/cases.parquet"):
+        table = pd.read_parquet(file)
+        rng = np.random.default_rng(seed_of(str(file.relative_to(path.parent))))
+        dice = 0.9 - 0.04 * pd.factorize(table["class"])[0] + rng.normal(0, 0.02, len(table))
+        lost = (table["class"] == "sky") & (table["loss"] == "dice_no_background")
+        dice = np.where(lost | (table["class"] == "pole"), 0.004, dice)
+        size = table["tp"] + table["fn"]
+        tp = (size * dice).astype(int)  # Dice is tp / size where fp = fn
+        table = table.assign(tp=tp, fp=size - tp, fn=size - tp)
+        table["dice"] = (tp / size).where(size > 0)
+        table["iou"] = (tp / (2 * size - tp)).where(size > 0)
+        table["precision"] = table["recall"] = table["dice"]
+        table.to_parquet(file, index=False, write_page_checksum=True)
+    write_report(path)
+    return path
+
+
 def compare_files(cases: Sequence[str], reference: str, output: Path, **options) -> Path:
     """Compare results of other programs; the path of their experiment.json."""
     compare(None, output, cases, reference, **options)

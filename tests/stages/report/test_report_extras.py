@@ -1,4 +1,4 @@
-"""What only some experiments have: claims, doubts, the ledger, scale controls, results of others."""
+"""What only some experiments have: claims, sensitivity, the ledger, scale controls, external results."""
 
 import json
 import shutil
@@ -17,9 +17,9 @@ from .test_report import CLASSES, LOSSES, Page, edit, make, verdict_rows
 
 
 def write_extras(experiment):
-    """What only some experiments have, and a doubt of every kind."""
+    """What only some experiments have, and a warning of every kind."""
     output = experiment.parent / "report"
-    edit(output / "comparisons.csv", doubtful)
+    edit(output / "comparisons.csv", with_other_conclusions)
     edit(output / "conventions.csv", another_winner)
     edit(output / "collapses.csv", collapsed)
     claims = [
@@ -37,7 +37,7 @@ def write_extras(experiment):
         write_ledger(path, np.random.default_rng(seed))
 
 
-def doubtful(comparisons):
+def with_other_conclusions(comparisons):
     """The usual test concludes otherwise; a pair is missing; a sign flips."""
     n = len(comparisons)
     return comparisons.assign(
@@ -98,7 +98,7 @@ def test_the_usual_test_stands_beside_the_verdicts(tmp_path):
         lambda t: t.assign(verdict=verdicts, verdict_cases=usual, p_holm=0.25, p_cases_holm=3e-7),
     )
     found = sensitivity.usual_test(Results.read(experiment, output))
-    assert (found["of"], found["usual"], found["ours"]) == (6, 3, 2)
+    assert (found["total"], found["usual"], found["ours"]) == (6, 3, 2)
     rows = found["table"]
     assert rows["usual test"].tolist() == ["worse", "better", "undecided"]
     assert rows["verdict"].tolist() == ["undecided", "equivalent", "worse"]
@@ -106,14 +106,14 @@ def test_the_usual_test_stands_beside_the_verdicts(tmp_path):
     assert rows["p of the usual test, Holm"].tolist() == ["<0.0001"] * 3
 
 
-def test_doubts_are_on_the_page(everything):
+def test_other_conclusions_are_on_the_page(everything):
     results, page = everything
     found = sensitivity.usual_test(results)
     assert found["usual"] != found["ours"]
     said = f"calls {found['usual']} of 6 differences, lossbench {found['ours']}"
     assert page.text.count(said) == 2  # the first screen, and the section
     assert "leaves training noise out" in page.text
-    assert "the other sign by monai_count_empty, nnunet" in page.text
+    assert "the sign changes with monai_count_empty, nnunet" in page.text
     assert "sign depends on empty classes" in page.text
     assert sensitivity.missing_pairs(results)["missing pairs"].tolist() == ["3"]
     assert "These comparisons lack pairs" in page.text
@@ -121,11 +121,11 @@ def test_doubts_are_on_the_page(everything):
 
 def test_winners_that_change_with_the_convention(everything):
     results, page = everything
-    rows = tables.conventions(results)
+    rows = sensitivity.winners_by_convention(results)
     assert set(rows["class"]) == {"posterior"}
     winners = rows.set_index("convention")["winner"]
     assert winners["nnunet"] == LOSSES[0] != winners["monai_ignore_empty"]
-    assert "Some winners change" in page.text
+    assert "counted: posterior. Details." in page.text
 
 
 def test_claims_stand_near_the_top(everything):
@@ -139,9 +139,9 @@ def test_collapses_scale_ranks_and_pooled_figures(everything):
     results, page = everything
     assert "2 of 4 runs" in page.text
     assert "fold 0 seed 1, fold 1 seed 1" in page.text
-    assert "never found a class" in page.text
+    assert "Some runs never found a class: dice on posterior, 2 of 4 runs." in page.text
     assert set(tables.scale(results)["by scale alone"]) == {"+0.017"}
-    assert "Dataset-level Dice: another quantity" in page.text
+    assert "Dice of the pooled counts" in page.text
     ranks = tables.ranks(results)
     assert ranks["loss"].tolist() == LOSSES
     assert ranks.columns.tolist()[-3:] == [*CLASSES[1:], CLASSES[0]]
@@ -149,7 +149,7 @@ def test_collapses_scale_ranks_and_pooled_figures(everything):
     best = first.loc[("anterior", LOSSES[2])]
     assert ranks["anterior"].iloc[2].startswith(f"{best['rank']:.3g} (")
     written = {path.stem for path in (results.output / "tables").glob("*.md")}
-    assert {"claims", "ranks", "pooled", "conventions", "collapses", "scale"} <= written
+    assert written == {"verdict", "claims", "comparisons", "means", "cost"}
 
 
 def test_a_class_has_one_row_of_means_where_losses_have_other_numbers_of_cases(tmp_path):
@@ -186,11 +186,11 @@ def test_without_ledger_claims_and_scale_the_page_says_so(tmp_path):
     (output / "ranks.csv").unlink()
     report(experiment, output)
     text = Page(output / "report.html").text
-    assert "Claims under test" not in text
-    assert "What scale alone explains" not in text
-    assert "Not in this report, because their inputs are missing: claims (from claims.csv);" in text
-    assert "ranks (from ranks.csv)" in text
-    assert "cost (" not in text
+    assert "Statements of others" not in text
+    assert "by scale alone" not in text
+    assert "because their inputs are missing: Claims under test (from claims.csv);" in text
+    assert "How stable the ranks are (from ranks.csv)" in text
+    assert "Cost per loss (" not in text
 
 
 def test_scale_controls_are_no_candidates(tmp_path):
@@ -201,7 +201,7 @@ def test_scale_controls_are_no_candidates(tmp_path):
     edit(output / "comparisons.csv", lambda t: t.assign(verdict="better"))
     results = Results.read(experiment, output)
     assert results.compared == ["a"]
-    assert tables.scores(results)["loss"].tolist() == ["a"]
+    assert tables.verdict_counts(results)["loss"].tolist() == ["a"]
     assert "a_matched" in tables.comparisons(results)["loss"].tolist()
 
 
@@ -218,7 +218,7 @@ def test_dice_against_the_size_of_a_class(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append(figure) or "data:,")
     with plotting.style():
-        pictures = curves.fractions(results, tmp_path)
+        pictures = curves.sizes(results)
     assert [picture.name for picture in pictures] == ["anterior", "posterior"]
     axes = drawn[0].axes[0]
     assert axes.get_xscale() == "log"
@@ -231,7 +231,7 @@ def test_dice_against_the_size_of_a_class(tmp_path, monkeypatch):
 
 def test_two_datasets_make_no_line(tmp_path):
     experiment, output = make(tmp_path, datasets=("one", "two"), folds=(0,), seeds=(0,), n_cases=4)
-    assert curves.fractions(Results.read(experiment, output), tmp_path) == []
+    assert curves.sizes(Results.read(experiment, output)) == []
 
 
 def test_results_of_others_have_a_page(tmp_path):
@@ -248,9 +248,9 @@ def test_results_of_others_have_a_page(tmp_path):
     assert "not paired" not in page.text
     assert "(background)" not in page.text
     assert "theirs.csv" in page.text
-    for section in ("Learning curves", "What each loss computes", "Cost per loss", "No examples"):
-        assert section not in page.text
-    assert "learning curves (from history.csv of the runs)" in page.text
+    for section in ("curves", "cards", "cost", "examples"):
+        assert f'id="{section}"' not in page.source
+    assert "Learning curves (from history.csv of the runs)" in page.text
     assert len(verdict_rows((tmp_path / "out/tables/verdict.md").read_text())) == 2
 
 

@@ -2,26 +2,16 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lossbench.common.files import write_text
-from lossbench.stages.report import (
-    checks,
-    curves,
-    examples,
-    figures,
-    plotting,
-    provenance,
-    sensitivity,
-    tables,
-    wording,
-)
+from lossbench.stages.report import first_screen, plotting, provenance, tables, wording
 from lossbench.stages.report.results import Results
+from lossbench.stages.report.sections import SECTIONS
 
-FEW, SHORT = 4, 8  # columns and rows of a verdict table whose cells say everything
+PAPER = ("claims", "comparisons", "means", "cost")  # the tables that a paper prints, and verdict
 
 
 def report(experiment: Path, output: Path) -> None:
@@ -41,15 +31,14 @@ def report(experiment: Path, output: Path) -> None:
         Where one of these tables is missing or damaged.
     """
     results = Results.read(Path(experiment), Path(output))
-    for folder in ("figures", "tables"):  # those of classes or losses that are gone
-        shutil.rmtree(Path(output) / folder, ignore_errors=True)
-    frames = tables.all_tables(results)
-    tables.write(frames, Path(output) / "tables")
-    page = _page(results, frames, Path(output) / "figures")
-    write_text(Path(output) / "report.html", page)
+    for folder in ("figures", "tables"):  # remove those of classes or losses that are gone
+        shutil.rmtree(results.output / folder, ignore_errors=True)
+    with plotting.style():
+        data = {section.anchor: section.data(results) for section in SECTIONS}
+    frames = {"verdict": first_screen.verdict_frame(results)}
+    frames |= {name: data[name] for name in PAPER if _is_shown(data[name])}
+    tables.write(frames, results.output / "tables")
 
-
-def _page(results: Results, frames: dict[str, pd.DataFrame], folder: Path) -> str:
     environment = Environment(
         loader=PackageLoader("lossbench.stages.report", ""),
         autoescape=True,
@@ -57,122 +46,51 @@ def _page(results: Results, frames: dict[str, pd.DataFrame], folder: Path) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn, cards, pairing = (
-        _drawn(results, folder),
-        checks.cards(results),
-        provenance.pairing(results),
-    )
-    sections = {  # each is on the page where its value is true
-        "claims": "claims" in frames,
-        "learning curves": drawn["curves"],
-        "ranks": "ranks" in frames,
-        "empty classes": results.extra("conventions") is not None,
-        "collapses": results.extra("collapses") is not None,
-        "pooled figures": "pooled" in frames,
-        "what each loss computes": cards,
-        "gradient ledger": drawn["gradients"],
-        "scale": "scale" in frames,
-        "size of a class": drawn["fractions"],
-        "cost": "cost" in frames,
-        "pairing and provenance": pairing,
+    comparison = results.experiment.comparison
+    metric, *further = [results.title(name) for name in comparison.metrics]
+
+    def without_group(table: pd.DataFrame) -> pd.DataFrame:
+        """Dataset and model say nothing where the page is about one of each."""
+        single = len(results.groups) == 1 and set(tables.GROUP) <= set(table)
+        return table.drop(columns=tables.GROUP) if single else table
+
+    environment.filters |= {"without_group": without_group, "listing": wording.listing}
+    environment.globals |= {
+        "results": results,
+        "comparison": comparison,
+        "metric": metric,
+        "further": further,
+        "confidence": wording.percent(1 - comparison.alpha),
+        "symbols": wording.SYMBOLS,
     }
-    return environment.get_template("report.html.jinja").render(
-        drawn=drawn,
-        results=results,
-        frames={name: _lean(results, frame) for name, frame in frames.items()},
-        has=sections,
-        left_out=provenance.left_out(sections),
-        metric_name=wording.metric_name,
-        comparison=results.experiment.comparison,
-        symbols=wording.SYMBOLS,
-        percent=wording.percent,
-        answers=[(d, m, _answers(results, d, m)) for d, m in results.groups],
-        metrics=[wording.metric_name(x) for x in results.experiment.comparison.metrics],
-        listing=wording.listing,
-        verdicts=[_verdicts(results, d, m) for d, m in results.groups],
-        usual=sensitivity.usual_test(results),
-        flips=sensitivity.flips(results),
-        missing_pairs=sensitivity.missing_pairs(results),
-        lean=lambda frame: _lean(results, frame),
-        cards=cards,
-        preflights=checks.preflights(results),
-        pairing=pairing,
-        overrides=provenance.overrides(results),
-        diverged=provenance.diverged(results),
-        missing=provenance.missing(results),
-        demonstrations=provenance.demonstrations(results),
-        provenance=provenance.provenance(results),
-        source=provenance.source(results),
-        settings=provenance.settings(results),
-    )
-
-
-def _answers(results: Results, dataset: str, model: str) -> list[tuple[str, str]]:
-    """Each metric that is compared, and the answer by it; the first is that of the page."""
-    return [
-        (wording.metric_name(x), wording.answer(results, dataset, model, x))
-        for x in results.experiment.comparison.metrics
-    ]
-
-
-def _drawn(results: Results, folder: Path) -> dict[str, Any]:
-    """All figures, and why there are no examples for some datasets and models."""
-    of_classes = {
-        "differences": figures.differences,
-        "cases": figures.distributions,
-        "pairs": figures.pairs,
-        "curves": curves.curves,
-        "shares": curves.shares,
-    }
-    with plotting.style():
-        found: dict[str, Any] = {
-            kind: plotting.per_class(results, folder, kind, draw)
-            for kind, draw in of_classes.items()
+    groups = [
+        {
+            "name": plotting.heading(dataset, model),
+            "answers": [
+                (results.title(name), wording.answer(results, dataset, model, name))
+                for name in comparison.metrics
+            ],
+            "lost": wording.lost_classes(results, dataset, model),
+            "table": first_screen.verdict_table(results, dataset, model),
         }
-        found["gradients"] = curves.gradients(results, folder)
-        found["fractions"] = curves.fractions(results, folder)
-        found["examples"], found["no_examples"] = examples.examples(results, folder)
-    return found
+        for dataset, model in results.groups
+    ]
+    page = environment.get_template("report.html.jinja").render(
+        groups=groups,
+        sections=[section for section in SECTIONS if _is_shown(data[section.anchor])],
+        left_out=[
+            f"{section.title} (from {section.source})"
+            for section in SECTIONS
+            if section.source and not _is_shown(data[section.anchor])
+        ],
+        data=data,
+        warnings=first_screen.warnings(results, data),
+        demonstrations=provenance.demonstrations(results),
+        colours={name: colour for name, (colour, _) in plotting.VERDICTS.items()}
+        | {"lost": plotting.LOST},
+    )
+    write_text(results.output / "report.html", page)
 
 
-def _verdicts(results: Results, dataset: str, model: str) -> dict[str, Any]:
-    """The verdict table of the first screen, the longer of losses and classes downwards.
-
-    Returns
-    -------
-    dict
-        title, corner (what a row is), few (whether cells say everything), columns and heads
-        (names of columns and rows), rows (of cells, None where nothing was compared), sentences
-        (class to text), background (its name or None) and levels (the reference's mean by class).
-    """
-    found = tables.cells(results, dataset, model)
-    table = results.of(results.comparisons, dataset, model, metric=results.metric)
-    table = table[table["loss"].isin(results.compared)]
-    classes = results.classes(dataset)
-    losses = results.compared if len(results.compared) <= FEW else wording.by_gains(table)
-    rows = [[found.get((name, loss)) for loss in losses] for name in classes]
-    corner, heads, columns = "class", classes, losses
-    if len(losses) > len(classes):
-        rows = list(zip(*rows, strict=True))
-        corner, heads, columns = "loss", losses, classes
-    said = {
-        name: wording.sentence(table[table["class"] == name], results.margin) for name in classes
-    }
-    return {
-        "title": plotting.heading(dataset, model),
-        "corner": corner,
-        "few": len(columns) <= FEW and len(heads) <= SHORT,
-        "columns": columns,
-        "heads": heads,
-        "rows": rows,
-        "sentences": said,
-        "background": results.background(dataset),
-        "levels": tables.levels(results, dataset, model),
-    }
-
-
-def _lean(results: Results, table: pd.DataFrame) -> pd.DataFrame:
-    """A table without dataset and model where the page is about one of each."""
-    if len(results.groups) > 1 or "dataset" not in table:
-        return table
-    return table.drop(columns=tables.GROUP)
+def _is_shown(data: object) -> bool:
+    return data is not None and len(data) > 0

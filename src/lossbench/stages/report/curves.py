@@ -1,22 +1,22 @@
 """Figures of lines: learning curves, the gradient ledger, Dice against the size of a class."""
 
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from lossbench.config import Experiment
 from lossbench.datasets.prepared import Prepared
-from lossbench.stages.report import wording
+from lossbench.stages.report import checks, wording
 from lossbench.stages.report.plotting import (
     Picture,
     colour,
     dashes,
     heading,
     line_groups,
+    per_class,
     save,
     small,
     stem,
@@ -25,36 +25,52 @@ from lossbench.stages.report.plotting import (
 from lossbench.stages.report.results import CURVE, LEDGER, Results
 
 SHARES = {"value": "of the value", "l1": "of the gradient, L1", "l2": "of the gradient, L2"}
-FEWEST = 3  # datasets, for a line against the size of a class
+MIN_DATASETS = 3  # datasets, for a line against the size of a class
+
+
+def learning_curves(results: Results) -> dict[str, Any] | None:
+    """Pictures of the validation Dice, and how many runs have none; None for external results."""
+    if not results.trained_here:
+        return None
+    pictures, missing = per_class(results, "curves", curves), results.missing_histories()
+    return {"pictures": pictures, "missing": missing} if pictures or missing else None
 
 
 def curves(results: Results, dataset: str, model: str, name: str) -> Iterator[Figure]:
     """Validation Dice against the step."""
     rows = results.of(results.histories, dataset, model, name=CURVE + name)
     for group in line_groups(results):
-        yield from _figure(results, rows, group, "validation Dice")
+        yield from _against_step(results, rows, group, "validation Dice")
 
 
-def gradients(results: Results, folder: Path) -> list[Picture]:
-    """The ledger: norm, scale and cosine of each loss's gradient along the training."""
+def gradients(results: Results) -> dict[str, Any] | None:
+    """Pictures of the ledger along the training, and the tables of check before it."""
+    ledger, probes = _ledger(results), checks.preflights(results)
+    if not ledger and not probes:
+        return None
+    return {"ledger": ledger, "shares": per_class(results, "shares", shares), "probes": probes}
+
+
+def _ledger(results: Results) -> list[Picture]:
+    """Norm, scale and cosine of each loss's gradient along the training."""
     pictures = []
     reference = results.reference
-    if isinstance(results.experiment, Experiment) and results.experiment.execution.ledger:
+    if results.trained_here and results.experiment.execution.ledger:
         reference = results.experiment.execution.ledger.reference
-    looks = {
+    quantities = {
         "norm": "gradient norm",
         "scale": f"norm over that of {reference}",
         "cosine": f"cosine to {reference}",
     }
     for dataset, model in results.groups:
-        for look, label in looks.items():
-            rows = results.of(results.histories, dataset, model, name=LEDGER + look)
+        for quantity, label in quantities.items():
+            rows = results.of(results.histories, dataset, model, name=LEDGER + quantity)
             for part, group in enumerate(line_groups(results), 1):
-                for figure in _figure(results, rows, group, look):
+                for figure in _against_step(results, rows, group, quantity):
                     titled(figure, label)
-                    if look != "cosine" and (rows["value"] > 0).all():
+                    if quantity != "cosine" and (rows["value"] > 0).all():
                         _logarithmic(figure.axes[0])
-                    path = folder / stem("ledger", dataset, model, look, part)
+                    path = results.figures / f"{stem('ledger', dataset, model, quantity, part)}.svg"
                     pictures.append(Picture(heading(dataset, model), label, save(figure, path)))
     return pictures
 
@@ -62,14 +78,14 @@ def gradients(results: Results, folder: Path) -> list[Picture]:
 def shares(results: Results, dataset: str, model: str, name: str) -> Iterator[Figure]:
     """The ledger: the share of a class in each loss's value and gradient along the training."""
     rows = results.of(results.histories, dataset, model)
-    found = {kind: rows[rows["name"] == f"{LEDGER}{kind}/{name}"] for kind in SHARES}
-    found = {kind: table for kind, table in found.items() if len(table)}
+    by_kind = {kind: rows[rows["name"] == f"{LEDGER}{kind}/{name}"] for kind in SHARES}
+    by_kind = {kind: table for kind, table in by_kind.items() if len(table)}
     for group in line_groups(results):
-        mine = {kind: table[table["loss"].isin(group)] for kind, table in found.items()}
-        if all(table.empty for table in mine.values()):
+        tables = {kind: table[table["loss"].isin(group)] for kind, table in by_kind.items()}
+        if all(table.empty for table in tables.values()):
             continue
-        figure, grid = small(2.7 + 0.16 * len(group), 1, len(mine), squeeze=False, sharey=True)
-        for axes, (kind, table) in zip(grid.flat, mine.items(), strict=True):
+        figure, grid = small(2.7 + 0.16 * len(group), 1, len(tables), squeeze=False, sharey=True)
+        for axes, (kind, table) in zip(grid.flat, tables.items(), strict=True):
             _lines(axes, table, results)
             axes.set_title(SHARES[kind], fontsize=8)
             axes.set_ylim(-0.03, 1.03)
@@ -79,34 +95,31 @@ def shares(results: Results, dataset: str, model: str, name: str) -> Iterator[Fi
         yield figure
 
 
-def fractions(results: Results, folder: Path) -> list[Picture]:
+def sizes(results: Results) -> list[Picture]:
     """Mean and interval of a class against its share of the voxels, over datasets.
 
     For each model, foreground class, and the datasets (three or more) with equal classes.
     """
     pictures = []
     for model in dict.fromkeys(model for _, model in results.groups):
-        for datasets in _alike(results, model):
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for dataset, its_model in results.groups:
+            if its_model == model and (results.prepared(dataset) / "classes.json").exists():
+                alike.setdefault(tuple(results.classes(dataset)), []).append(dataset)
+        for classes, datasets in alike.items():
+            if len(datasets) < MIN_DATASETS:
+                continue
             of_voxels = {d: _share_of_voxels(results, d) for d in datasets}
-            for number, name in enumerate(results.classes(datasets[0]), 1):
-                sizes = {d: of_voxels[d][name] for d in datasets if of_voxels[d][name] > 0}
-                if name == results.background(datasets[0]) or not sizes:
+            for number, name in enumerate(classes, 1):
+                shares_of = {d: of_voxels[d][name] for d in datasets if of_voxels[d][name] > 0}
+                if name == results.background(datasets[0]) or not shares_of:
                     continue
                 for part, group in enumerate(line_groups(results), 1):
-                    figure = _against_size(results, model, name, sizes, group)
-                    path = folder / stem("fractions", datasets[0], model, number, name, part)
-                    text = f"{model}, {wording.listing(datasets)}"
-                    pictures.append(Picture(text, name, save(figure, path)))
+                    figure = _against_size(results, model, name, shares_of, group)
+                    file = stem("sizes", datasets[0], model, number, name, part)
+                    uri = save(figure, results.figures / f"{file}.svg")
+                    pictures.append(Picture(f"{model}, {wording.listing(datasets)}", name, uri))
     return pictures
-
-
-def _alike(results: Results, model: str) -> list[list[str]]:
-    """Three or more prepared datasets of a model with the same classes."""
-    found: dict[tuple, list[str]] = {}
-    for dataset, its_model in results.groups:
-        if its_model == model and (results.prepared(dataset) / "classes.json").exists():
-            found.setdefault(tuple(results.classes(dataset)), []).append(dataset)
-    return [datasets for datasets in found.values() if len(datasets) >= FEWEST]
 
 
 def _share_of_voxels(results: Results, dataset: str) -> dict[str, float]:
@@ -117,30 +130,31 @@ def _share_of_voxels(results: Results, dataset: str) -> dict[str, float]:
 
 
 def _against_size(
-    results: Results, model: str, name: str, sizes: dict[str, float], losses: list[str]
+    results: Results, model: str, name: str, shares_of: dict[str, float], losses: list[str]
 ) -> Figure:
-    """Lines of some losses over the datasets, whose share of the class is `sizes`."""
+    """Lines of some losses over the datasets, whose share of the class is `shares_of`."""
     rows = [
         results.of(results.summary, d, model, class_=name, metric=results.metric).assign(x=size)
-        for d, size in sorted(sizes.items(), key=lambda item: item[1])
+        for d, size in sorted(shares_of.items(), key=lambda item: item[1])
     ]
     table = pd.concat(rows)
     figure, axes = small(2.9 + 0.16 * len(losses))
     for loss in (x for x in losses if x in set(table["loss"])):
-        mine, shade = table[table["loss"] == loss], colour(results, loss)
-        below, above = mine["mean"] - mine["ci_low"], mine["ci_high"] - mine["mean"]
+        points, shade = table[table["loss"] == loss], colour(results, loss)
+        below, above = points["mean"] - points["ci_low"], points["ci_high"] - points["mean"]
         axes.errorbar(
-            mine["x"], mine["mean"], [below.fillna(0), above.fillna(0)], color=shade, label=loss,
-            linestyle=dashes(results, loss), marker="o", markersize=4, linewidth=1.6, capsize=2,
+            points["x"], points["mean"], [below.fillna(0), above.fillna(0)], color=shade,
+            label=loss, linestyle=dashes(results, loss), linewidth=1.6, marker="o", markersize=4,
+            capsize=2,
         )  # fmt: skip
     axes.set_xscale("log")
     # Between powers of ten too, where few of them are in view.
     subs = (1.0,) if table["x"].max() / table["x"].min() > 50 else (1.0, 0.5, 0.2)
     axes.xaxis.set_major_locator(LogLocator(10, subs=subs))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: _one_to(share)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: _one_in(1 / share)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("share of the class in the voxels (mean over cases)")
-    axes.set_ylabel(wording.metric_name(results.metric))
+    axes.set_ylabel(results.title())
     titled(figure, name)
     _legend(figure)
     return figure
@@ -154,12 +168,14 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_minor_locator(LogLocator(10, subs=(2, 5)))
 
 
-def _figure(results: Results, rows: pd.DataFrame, group: list[str], label: str) -> Iterator[Figure]:
+def _against_step(
+    results: Results, rows: pd.DataFrame, group: list[str], label: str
+) -> Iterator[Figure]:
     """One plot of lines against the step, where there are any."""
-    mine = rows[rows["loss"].isin(group)]
-    if len(mine):
+    rows = rows[rows["loss"].isin(group)]
+    if len(rows):
         figure, axes = small(2.9 + 0.16 * len(group))
-        _lines(axes, mine, results)
+        _lines(axes, rows, results)
         axes.set_ylabel(label)
         axes.locator_params(axis="x", nbins=5)
         _legend(figure)
@@ -171,31 +187,30 @@ def _lines(axes: Axes, rows: pd.DataFrame, results: Results) -> None:
     seeds = rows.groupby(["loss", "step", "seed"])["value"].mean()
     band = seeds.groupby(["loss", "step"]).agg(["mean", "min", "max"]).reset_index()
     for loss in (x for x in results.losses if x in set(band["loss"])):
-        mine, shade = band[band["loss"] == loss], colour(results, loss)
+        line, shade = band[band["loss"] == loss], colour(results, loss)
         axes.plot(
-            mine["step"], mine["mean"], linestyle=dashes(results, loss), color=shade,
-            linewidth=1.8, label=loss, marker="." if len(mine) < 3 else "",
+            line["step"], line["mean"], linestyle=dashes(results, loss), color=shade,
+            linewidth=1.8, label=loss, marker="." if len(line) < 3 else "",
         )  # fmt: skip
         axes.fill_between(
-            mine["step"], mine["min"], mine["max"], color=shade, alpha=0.15, linewidth=0
+            line["step"], line["min"], line["max"], color=shade, alpha=0.15, linewidth=0
         )
     axes.set_xlabel("step")
 
 
 def _legend(figure: Figure) -> None:
     """Each loss once, below the axes."""
-    found = {}
+    handles = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    columns = 1 if len(found) < 4 else 2
+            handles.setdefault(label, handle)
+    columns = 1 if len(handles) < 4 else 2
     figure.legend(
-        found.values(), found.keys(), loc="outside lower left", fontsize=8, frameon=False,
+        handles.values(), handles.keys(), loc="outside lower left", fontsize=8, frameon=False,
         ncols=columns,
     )  # fmt: skip
 
 
-def _one_to(share: float) -> str:
-    """A share as 1:n, such as 1:1,000."""
-    n = 1 / share
+def _one_in(n: float) -> str:
+    """A share of 1 / n, such as 1:1,000."""
     return f"1:{n:,.0f}" if n >= 10 else f"1:{n:.3g}"

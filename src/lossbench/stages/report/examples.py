@@ -1,18 +1,15 @@
 """Example images: where the other losses fall behind the reference, the median, where they gain."""
 
 import math
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn
-from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from lossbench.common.files import read_json
 from lossbench.config import UserError
+from lossbench.datasets import drawing
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.stages.report import wording
 from lossbench.stages.report.plotting import WIDTH, Picture, heading, save, stem, wrapped
@@ -22,15 +19,17 @@ COLUMNS = 3
 TILE = WIDTH / COLUMNS  # inches
 
 
-def examples(results: Results, folder: Path) -> tuple[list[Picture], list[str]]:
-    """Pictures of three cases for each dataset and model, and why there are none for others."""
+def examples(results: Results) -> dict[str, Any] | None:
+    """Pictures of three cases per dataset and model, and the reasons where there are none."""
+    if not results.trained_here:
+        return None
     pictures, absent = [], []
     for dataset, model in results.groups:
         try:
-            pictures += _of_group(results, dataset, model, folder)
+            pictures += _of_group(results, dataset, model)
         except UserError as error:
             absent.append(f"{dataset}, {model}: {error}.")
-    return pictures, absent
+    return {"pictures": pictures, "absent": absent}
 
 
 def chosen(results: Results, dataset: str, model: str) -> dict[str, str]:
@@ -58,19 +57,19 @@ def chosen(results: Results, dataset: str, model: str) -> dict[str, str]:
     order = (others - wide[results.reference]).dropna().sort_values(kind="stable")
     if order.empty:
         raise UserError("no case was predicted with both the reference and another loss")
-    places = {"worst": 0, "median": (len(order) - 1) // 2, "best": len(order) - 1}
-    found: dict[str, str] = {}
-    for label, place in places.items():
-        if order.index[place] not in found.values():
-            gain = wording.number(order.iloc[place], sign=True)
-            found[f"{label} ({gain})"] = order.index[place]
-    return found
+    positions = {"worst": 0, "median": (len(order) - 1) // 2, "best": len(order) - 1}
+    cases_by_label: dict[str, str] = {}
+    for label, position in positions.items():
+        if order.index[position] not in cases_by_label.values():
+            label = f"{label} ({wording.signed(order.iloc[position])})"
+            cases_by_label[label] = order.index[position]
+    return cases_by_label
 
 
-def _of_group(results: Results, dataset: str, model: str, folder: Path) -> list[Picture]:
+def _of_group(results: Results, dataset: str, model: str) -> list[Picture]:
     prepared = results.prepared(dataset)
     if not (prepared / "classes.json").exists():
-        raise UserError(f"the prepared dataset ({prepared}) is not there")
+        raise UserError(f"the prepared dataset ({prepared}) is missing")
     data = Prepared(prepared)
     figures = {}  # all are drawn before one is saved: where weights are missing, none is left over
     for number, (label, case) in enumerate(chosen(results, dataset, model).items(), 1):
@@ -84,7 +83,7 @@ def _of_group(results: Results, dataset: str, model: str, folder: Path) -> list[
         figure = _draw(data, index, predictions, scores, f"{label}: {case}")
         figures[stem("examples", dataset, model, number, case)] = (f"{label}: {case}", figure)
     return [
-        Picture(heading(dataset, model), title, save(figure, folder / name, embed="png"))
+        Picture(heading(dataset, model), title, save(figure, results.figures / f"{name}.png"))
         for name, (title, figure) in figures.items()
     ]
 
@@ -98,115 +97,61 @@ def _predictions(
     from lossbench.models import load_run, predict
 
     dataset, model, fold, seed = keys
-    found = {}
+    predictions = {}
     for loss in results.losses:
         folder = results.run_folder(dataset, model, loss, fold, seed)
         if not (folder / "model.safetensors").exists():
-            raise UserError(f"the weights of {loss} ({folder / 'model.safetensors'}) are not there")
+            raise UserError(f"the weights of {loss} ({folder / 'model.safetensors'}) are missing")
         training = read_json(folder / "run.json")["training"]
-        (found[loss],) = predict(load_run(folder, data), data, [index], patch_size(data, training))
-    return found
+        (predictions[loss],) = predict(
+            load_run(folder, data), data, [index], patch_size(data, training)
+        )
+    return predictions
 
 
 def _draw(
     data: Prepared, index: int, predictions: dict[str, np.ndarray], scores: pd.Series, title: str
 ) -> Figure:
-    label = data.label(index)
-    image, truth, *maps = _planes(data.image(index), label, list(predictions.values()))
-    tiles = {"image": None, "ground truth": truth}
+    image, truth, *maps = _planes(data.image(index), data.label(index), list(predictions.values()))
+    tiles = {"image": image, "ground truth": drawing.overlay(image, truth, len(data.classes))}
     for loss, prediction in zip(predictions, maps, strict=True):
-        tiles[f"{wrapped(loss)}\nDice {scores.get(loss, np.nan):.3f}"] = prediction
-    lines = math.ceil(len(tiles) / COLUMNS)
-    aspect = _aspect(data, index)
+        painted = drawing.overlay(image, prediction, len(data.classes))
+        tiles[f"{wrapped(loss)}\nDice {scores.get(loss, np.nan):.3f}"] = painted
+    n_rows = math.ceil(len(tiles) / COLUMNS)
+    aspect = drawing.pixel_aspect(data.cases["spacing"].iloc[index])
     height = min(max(aspect * image.shape[0] / image.shape[1], 0.4), 2.0) * TILE
-    figure = Figure(figsize=(WIDTH, lines * (height + 0.55) + 0.75), layout="constrained")
+    figure = Figure(figsize=(WIDTH, n_rows * (height + 0.55) + 0.75), layout="constrained")
     figure.suptitle(title, fontsize=10)
-    axes = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
-    for ax, (name, classes) in zip(axes, tiles.items(), strict=False):
-        _tile(ax, image, classes, len(data.classes), aspect)
+    axes = figure.subplots(n_rows, COLUMNS, squeeze=False).ravel()
+    for ax, (name, pixels) in zip(axes, tiles.items(), strict=False):
+        ax.imshow(pixels, aspect=aspect, interpolation="nearest")
         ax.set_title(name, fontsize=8)
     for ax in axes:
         ax.set_axis_off()
-    _legend(figure, data.classes, [truth, *maps])
+    values = sorted({int(k) for m in (truth, *maps) for k in np.unique(m)} - {0})
+    if values:
+        figure.legend(
+            handles=drawing.legend_handles(data.classes, values), loc="outside lower center",
+            ncols=3, fontsize=8, frameon=False,
+        )  # fmt: skip
     return figure
 
 
 def _planes(
     image: np.ndarray, label: np.ndarray, predictions: list[np.ndarray]
 ) -> list[np.ndarray]:
-    """The image as (H, W) or (H, W, 3) in 0 to 1 and the class maps as (H, W).
+    """The image as colours (H, W, 3) and the class maps as (H, W): a slice of a volume.
 
-    A volume is cut along its last axis where the ground truth has most foreground. All are
-    cropped to what is of interest.
+    All are cropped to where any map has foreground, and a quarter of its size around.
     """
-    maps = [label, *predictions]
-    if label.ndim == 3:
-        foreground = ((label > 0) & (label != IGNORE)).sum(axis=(0, 1))
-        cut = int(foreground.argmax())
-        # NIfTI keeps x first: turned, so that the front of a head is up.
-        image = np.rot90(image[..., cut], axes=(1, 2))
-        maps = [np.rot90(m[..., cut]) for m in maps]
-    shown = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
-    low, high = np.percentile(shown, (0.5, 99.5))
-    shown = np.clip((shown - low) / max(high - low, 1e-6), 0, 1)
-    window = _window(maps)
-    return [plane[window] for plane in (shown, *maps)]
-
-
-def _window(maps: list[np.ndarray]) -> tuple[slice, ...]:
-    """Where any map has foreground, and a quarter of its size around."""
+    number = drawing.best_slice(label)
+    maps = [drawing.plane(classes, number) for classes in (label, *predictions)]
     foreground = np.any([(m > 0) & (m != IGNORE) for m in maps], axis=0)
     window = []
     for axis in (0, 1):
         inside = np.flatnonzero(foreground.any(axis=1 - axis))
-        if not inside.size:
-            return (slice(None), slice(None))
-        around = max(4, (inside[-1] - inside[0]) // 4)
-        window.append(slice(max(0, inside[0] - around), inside[-1] + around + 1))
-    return tuple(window)
-
-
-def _aspect(data: Prepared, index: int) -> float:
-    """Height of a voxel over its width, as `_planes` turns it."""
-    spacing = data.cases["spacing"].iloc[index]
-    return spacing[0] / spacing[1] if len(spacing) == 2 else spacing[1] / spacing[0]
-
-
-def _colours(number: int) -> list[tuple[float, float, float]]:
-    """A colour per class; that of the background is never drawn."""
-    return seaborn.color_palette("colorblind" if number <= 11 else "husl", number - 1)
-
-
-def _tile(
-    ax: Axes, image: np.ndarray, classes: np.ndarray | None, number: int, aspect: float
-) -> None:
-    ax.imshow(image, cmap="gray", vmin=0, vmax=1, aspect=aspect, interpolation="nearest")
-    if classes is not None:
-        foreground = np.ma.masked_where((classes == 0) | (classes == IGNORE), classes)
-        palette = ListedColormap(_colours(number))
-        ax.imshow(
-            foreground, cmap=palette, vmin=0.5, vmax=number - 0.5, alpha=0.6, aspect=aspect,
-            interpolation="nearest",
-        )  # fmt: skip
-        ignored = np.ma.masked_where(classes != IGNORE, classes)
-        # Middle grey, as in the legend.
-        ax.imshow(
-            ignored, cmap="gray", vmin=0, vmax=2 * IGNORE, aspect=aspect, interpolation="nearest"
-        )
-
-
-def _legend(figure: Figure, classes: list[str], maps: list[np.ndarray]) -> None:
-    """The classes that are in the picture."""
-    seen = sorted({int(k) for m in maps for k in np.unique(m)} - {0})
-    palette = _colours(len(classes))
-    patches = [
-        Patch(
-            color="0.5" if k == IGNORE else palette[k - 1],
-            label="ignored" if k == IGNORE else classes[k],
-        )
-        for k in seen
-    ]
-    if patches:
-        figure.legend(
-            handles=patches, loc="outside lower center", ncols=3, fontsize=8, frameon=False
-        )
+        if inside.size:
+            margin = max(4, (inside[-1] - inside[0]) // 4)
+            window.append(slice(max(0, inside[0] - margin), inside[-1] + margin + 1))
+    shown = drawing.displayed(drawing.plane(image, number))
+    return [plane[tuple(window)] for plane in (shown, *maps)]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from lossbench.config import UserError
 from lossbench.stages.report import wording
 from lossbench.stages.report.plotting import (
-    MANY_POINTS,
+    MAX_VECTOR_POINTS,
     VERDICTS,
     WIDTH,
     colour,
@@ -33,7 +33,12 @@ def differences(results: Results, dataset: str, model: str, name: str) -> Iterat
     UserError
         Where there is no such dataset, model or class: notebooks call this, too.
     """
-    _refuse_unknown(results, dataset, model, name)
+    classes = {group: results.classes(group[0]) for group in results.groups}
+    if name not in classes.get((dataset, model), ()):
+        available = "; ".join(f"{d}, {m}, {' | '.join(names)}" for (d, m), names in classes.items())
+        raise UserError(
+            f"{results.output}: no results of {dataset}, {model}, {name}; available: {available}"
+        )
     rows = results.of(results.comparisons, dataset, model, class_=name, metric=results.metric)
     rows = rows.set_index("loss")
     rows = rows.loc[[x for x in results.losses if x in rows.index]]
@@ -44,7 +49,8 @@ def differences(results: Results, dataset: str, model: str, name: str) -> Iterat
     axes.axvline(0, color="0.3", linewidth=1, zorder=1)
     for y, (_, row) in enumerate(rows.iterrows()):
         shade, marker = VERDICTS[row["verdict"]]
-        axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=shade, linewidth=2)
+        limits = [row["simultaneous_low"], row["simultaneous_high"]]
+        axes.plot(limits, [y, y], color=shade, linewidth=2)
         face = "white" if row["verdict"] == "undecided" else shade
         axes.plot(row["difference"], y, marker, color=shade, markerfacecolor=face, markersize=7)
         text = f"{wording.SYMBOLS[row['verdict']]} {row['verdict']}"
@@ -54,17 +60,9 @@ def differences(results: Results, dataset: str, model: str, name: str) -> Iterat
         )  # fmt: skip
     losses_on_y(axes, list(rows.index))
     axes.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10])
-    axes.set_xlabel(f"{_metric(results)}, difference to the reference\n({_better(results)})")
+    better = "lower" if results.lower_is_better else "higher"
+    axes.set_xlabel(f"{results.title()}, difference to the reference\n({better} is better)")
     yield figure
-
-
-def _refuse_unknown(results: Results, dataset: str, model: str, name: str) -> None:
-    classes = {group: results.classes(group[0]) for group in results.groups}
-    if name not in classes.get((dataset, model), ()):
-        there = "; ".join(f"{d}, {m}, {' | '.join(names)}" for (d, m), names in classes.items())
-        raise UserError(
-            f"{results.output}: nothing of {dataset}, {model}, {name}; there is: {there}"
-        )
 
 
 def distributions(results: Results, dataset: str, model: str, name: str) -> Iterator[Figure]:
@@ -87,10 +85,10 @@ def distributions(results: Results, dataset: str, model: str, name: str) -> Iter
         alpha = float(np.clip(30 / len(points), 0.15, 0.8))
         axes.scatter(
             points, heights, s=9, color=[shade], alpha=alpha, linewidth=0, zorder=3,
-            rasterized=len(rows) > MANY_POINTS,
+            rasterized=len(rows) > MAX_VECTOR_POINTS,
         )  # fmt: skip
     losses_on_y(axes, present)
-    axes.set_xlabel(f"{_metric(results)}, a point per case and seed")
+    axes.set_xlabel(f"{results.title()}, a point per case and seed")
     yield figure
 
 
@@ -103,37 +101,39 @@ def pairs(results: Results, dataset: str, model: str, name: str) -> Iterator[Fig
     wide = rows.pivot_table(index=["fold", "seed", "case"], columns="loss", values=results.metric)
     if results.reference not in wide:
         return
-    found = {x: wide[[results.reference, x]].dropna() for x in results.losses[1:] if x in wide}
-    found = {loss: both for loss, both in found.items() if len(both)}
-    if not found:
+    pairs_of = {x: wide[[results.reference, x]].dropna() for x in results.losses[1:] if x in wide}
+    pairs_of = {loss: both for loss, both in pairs_of.items() if len(both)}
+    if not pairs_of:
         return
-    columns = min(COLUMNS, max(len(found), 2))
-    lines = math.ceil(len(found) / columns)
-    figure, axes = small(WIDTH / columns * lines * HIGH / WIDE + 0.6)
+    columns = min(COLUMNS, max(len(pairs_of), 2))
+    n_rows = math.ceil(len(pairs_of) / columns)
+    figure, axes = small(WIDTH / columns * n_rows * HIGH / WIDE + 0.6)
     axes.set(
-        aspect="equal", xlim=(-0.05, columns * WIDE - 0.1), ylim=(HIGH - lines * HIGH - 0.2, 1.5)
+        aspect="equal", xlim=(-0.05, columns * WIDE - 0.1), ylim=(HIGH - n_rows * HIGH - 0.2, 1.5)
     )
     axes.set_axis_off()
-    together = pd.concat(found.values())
+    together = pd.concat(pairs_of.values())
     low, high = np.nanmin(together), np.nanmax(together)
     room = 0.05 * max(high - low, 1e-3)
     # No room beyond 0 and 1 where all values keep to them: nobody has a Dice of 1.04.
     low = max(low - room, 0) if low >= 0 else low - room
     span = (min(high + room, 1) if high <= 1 else high + room) - low
     points = []
-    for place, (loss, both) in enumerate(found.items()):
+    for place, (loss, both) in enumerate(pairs_of.items()):
         x, y = place % columns * WIDE, -(place // columns) * HIGH
-        axes.text(x, y + 1.04, f"{wrapped(loss)}\n{_gains(both, loss, results)}", fontsize=7.5)
+        gain = (both[loss] - both[results.reference]) * (-1 if results.lower_is_better else 1)
+        gains = (gain > 0).mean()
+        axes.text(x, y + 1.04, f"{wrapped(loss)}\n{gains:.0%} better", fontsize=7.5)
         _square(axes, x, y, low, span)
         right, up = ((both[name] - low) / span for name in (results.reference, loss))
         points.append((x + right, y + up, [colour(results, loss)] * len(both)))
     right, up, shades = (np.concatenate(parts) for parts in zip(*points, strict=True))
-    alpha = float(np.clip(30 * len(found) / len(up), 0.15, 0.8))
+    alpha = float(np.clip(30 * len(pairs_of) / len(up), 0.15, 0.8))
     axes.scatter(
         right, up, s=7, c=shades, alpha=alpha, linewidth=0, zorder=3,
-        rasterized=len(up) > MANY_POINTS,
+        rasterized=len(up) > MAX_VECTOR_POINTS,
     )  # fmt: skip
-    text = f"to the right: {_metric(results)} with {results.reference}; upwards: with the loss"
+    text = f"to the right: {results.title()} with {results.reference}; upwards: with the loss"
     figure.supxlabel(text, fontsize=8)
     yield figure
 
@@ -146,18 +146,3 @@ def _square(axes: Axes, x: float, y: float, low: float, span: float) -> None:
     for end, side in ((0, "left"), (1, "right")):
         text = f"{low + end * span:z.2f}"  # z: no -0.00
         axes.text(x + end, y - 0.04, text, fontsize=6.5, ha=side, va="top")
-
-
-def _gains(both: pd.DataFrame, loss: str, results: Results) -> str:
-    """Share of the points where the loss is better than the reference."""
-    gain = both[loss] - both[results.reference]
-    gain = -gain if results.lower_is_better else gain
-    return f"{(gain > 0).mean():.0%} better"
-
-
-def _metric(results: Results) -> str:
-    return wording.metric_name(results.metric)
-
-
-def _better(results: Results) -> str:
-    return f"{'lower' if results.lower_is_better else 'higher'} is better"

@@ -18,19 +18,20 @@ from lossbench.common.files import whole
 from lossbench.stages.report.results import Results
 
 WIDTH = 4.4  # inches: a third of a wide page, the whole of a narrow one
-MOST_LINES = 7  # in one plot, besides the reference; more losses cannot be told apart
-MANY_POINTS = 600  # of one figure; more are drawn as pixels, or the page gets heavy
+MAX_LINES = 7  # in one plot, besides the reference; more losses cannot be told apart
+MAX_VECTOR_POINTS = 600  # of one figure; more are drawn as pixels, or the page gets heavy
 # Seaborn's for the colour-blind, without those that are too pale on white or taken for grey.
 COLOURS = [seaborn.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 9)]
 REFERENCE_COLOUR = (0.15, 0.15, 0.15)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)))
-# Colour and marker of each verdict; the page's style sheet has the same colours.
+# Colour and marker of each verdict; the style sheet of the page gets the colours from here.
 VERDICTS = {
     "better": ("#0173b2", "^"),
     "worse": ("#c04a00", "v"),
     "equivalent": ("#00755a", "s"),
     "undecided": ("#5f5f5f", "o"),
 }
+LOST = "#8f0038"  # a class that the loss does not find and the reference finds
 _STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],  # the second is as wide
@@ -61,26 +62,17 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, path: Path, embed: str = "svg") -> str:
-    """Write a figure as SVG and PNG; `path` has no suffix.
-
-    Returns
-    -------
-    str
-        A data URI of the SVG, or of the PNG where `embed` says so.
-    """
-    kinds = {"svg": "image/svg+xml", "png": "image/png"}
-    found = {}
-    figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine(None)  # laid out: with an engine, each savefig would draw twice
-    for kind in kinds:
-        buffer = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(buffer, format=kind, metadata=metadata)
-        found[kind] = buffer.getvalue()
-        with whole(path.with_name(f"{path.name}.{kind}")) as part:
-            part.write_bytes(found[kind])
-    return f"data:{kinds[embed]};base64,{base64.b64encode(found[embed]).decode()}"
+def save(figure: Figure, path: Path) -> str:
+    """Write a figure, as the suffix of its path says (.svg or .png), and return its data URI."""
+    media_type, metadata = {
+        ".svg": ("image/svg+xml", {"Date": None}),
+        ".png": ("image/png", {"Software": None}),
+    }[path.suffix]
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:], metadata=metadata)
+    with whole(path) as part:
+        part.write_bytes(buffer.getvalue())
+    return f"data:{media_type};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def stem(kind: str, *parts: object) -> str:
@@ -94,19 +86,18 @@ def heading(dataset: str, model: str) -> str:
 
 
 def per_class(
-    results: Results,
-    folder: Path,
-    kind: str,
-    draw: Callable[[Results, str, str, str], Iterator[Figure]],
+    results: Results, kind: str, draw: Callable[[Results, str, str, str], Iterator[Figure]]
 ) -> list[Picture]:
     """The figures that `draw` gives for a dataset, model and class, each saved and titled."""
     pictures = []
     for dataset, model in results.groups:
         for number, name in enumerate(results.classes(dataset), 1):
+            is_renamed = name == results.background(dataset) and name != "background"
+            title = f"{name} (background)" if is_renamed else name
             for part, figure in enumerate(draw(results, dataset, model, name), 1):
-                titled(figure, _title(results, dataset, name))
+                titled(figure, title)
                 more = [part] if part > 1 else []
-                path = folder / stem(kind, dataset, model, number, name, *more)
+                path = results.figures / f"{stem(kind, dataset, model, number, name, *more)}.svg"
                 pictures.append(Picture(heading(dataset, model), name, save(figure, path)))
     return pictures
 
@@ -126,11 +117,6 @@ def titled(figure: Figure, text: str) -> None:
         figure.suptitle(text, fontsize=10, x=0.02, ha="left")
 
 
-def _title(results: Results, dataset: str, name: str) -> str:
-    renamed = name == results.background(dataset) and name != "background"
-    return f"{name} (background)" if renamed else name
-
-
 def losses_on_y(axes: Axes, names: list[str]) -> None:
     """A row for each loss, the first on top."""
     labels = [wrapped(name, 22) for name in names]
@@ -144,19 +130,19 @@ def losses_on_y(axes: Axes, names: list[str]) -> None:
 def colour(results: Results, loss: str) -> tuple[float, float, float]:
     """The colour of a loss, the same in all figures; distinct within a group of lines."""
     position = results.losses.index(loss)
-    return REFERENCE_COLOUR if position == 0 else COLOURS[(position - 1) % MOST_LINES]
+    return REFERENCE_COLOUR if position == 0 else COLOURS[(position - 1) % MAX_LINES]
 
 
 def dashes(results: Results, loss: str) -> str | tuple:
     """The line style of a loss, distinct within a group of lines as well."""
-    return "-" if loss == results.reference else DASHES[results.losses.index(loss) % MOST_LINES]
+    return "-" if loss == results.reference else DASHES[results.losses.index(loss) % MAX_LINES]
 
 
 def line_groups(results: Results) -> list[list[str]]:
     """The losses in groups that fit one plot of lines, the reference in each."""
     others = results.losses[1:]
-    starts = range(0, len(others), MOST_LINES)
-    parts = [others[i : i + MOST_LINES] for i in starts] or [[]]
+    starts = range(0, len(others), MAX_LINES)
+    parts = [others[i : i + MAX_LINES] for i in starts] or [[]]
     return [[results.reference, *part] for part in parts]
 
 

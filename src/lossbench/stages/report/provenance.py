@@ -1,16 +1,21 @@
-"""What stands behind the numbers: pairing, what is missing or diverged, provenance, settings."""
+"""What the runs shared, what is missing or diverged, provenance and settings."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from lossbench.common.files import read_json
-from lossbench.config import Experiment
+from lossbench.common.tables import BLOCK
+from lossbench.stages.report import sensitivity
 from lossbench.stages.report.results import KEYS, Results
 
-BLOCK = ["dataset", "model", "fold", "seed"]
+
+def fixed(results: Results) -> dict[str, Any]:
+    """What the losses shared and what they did not: the parts of a section, by name."""
+    parts = (pairing, overrides, diverged, missing)
+    shared = {part.__name__: part(results) for part in parts}
+    return shared | {"missing_pairs": sensitivity.missing_pairs(results)}
 
 
 def pairing(results: Results) -> dict[str, Any] | None:
@@ -27,7 +32,7 @@ def pairing(results: Results) -> dict[str, Any] | None:
         return None
     runs, broken = results.runs, []
     apart = [loss for loss in results.losses if not results.experiment.shares_batches(loss)]
-    blocks = runs.groupby(BLOCK, sort=False)
+    blocks = runs.groupby(list(BLOCK), sort=False)
     for keys, block in blocks:
         differs = []
         if block["init_digest"].nunique(dropna=False) > 1:
@@ -46,7 +51,7 @@ def pairing(results: Results) -> dict[str, Any] | None:
 
 def overrides(results: Results) -> list[dict[str, str]]:
     """Losses with training settings of their own, and whether the batches stay the shared ones."""
-    if not isinstance(results.experiment, Experiment):
+    if not results.trained_here:
         return []
     return [
         {
@@ -84,28 +89,9 @@ def missing(results: Results) -> list[str]:
     ]
 
 
-def left_out(sections: Mapping[str, Any]) -> str:
-    """The sections that are empty, each with the file that they are made from."""
-    sources = {
-        "learning curves": "history.csv of the runs",
-        "gradient ledger": "execution.ledger",
-        "what each loss computes": "check.json",
-        "cost": "times in runs.csv",
-        "claims": "claims.csv",
-        "ranks": "ranks.csv",
-        "pooled figures": "pooled.csv",
-        "empty classes": "conventions.csv",
-        "collapses": "collapses.csv",
-        "scale": "comparison.scale_control",
-        "size of a class": "three datasets with the same classes",
-        "pairing and provenance": "runs that lossbench trained",
-    }
-    return "; ".join(f"{x} (from {sources[x]})" for x, found in sections.items() if not found)
-
-
 def demonstrations(results: Results) -> list[str]:
-    """The datasets that are one averaged brain."""
-    if not isinstance(results.experiment, Experiment):
+    """The datasets of synthetic patients, all made from one averaged brain."""
+    if not results.trained_here:
         return []
     datasets = results.experiment.datasets
     return [n for n in results.experiment.matrix.dataset if datasets[n].target.endswith("MNI152")]
@@ -118,16 +104,18 @@ def provenance(results: Results) -> dict[str, Any] | None:
     -------
     dict or None
         facts (name to text), warnings (texts) and mixed (whether runs differ in commit, version
-        or device); None for results from elsewhere.
+        or device), notes and files; for external results their files and how they were read; None
+        where nothing is known.
     """
     if not results.trained_here:
-        return None
+        path = results.folder / "source.json"
+        source = read_json(path) if path.exists() else None
+        return source and {"facts": {}, "warnings": [], "mixed": False, **source}
     runs = results.runs
     versions = [json.loads(text) for text in runs["versions"].dropna().unique()]
     names = dict.fromkeys(name for v in versions for name in v)
     packages = {name: sorted({str(v[name]) for v in versions if name in v}) for name in names}
-    commits = sorted(runs["commit"].fillna("unknown").unique())
-    devices = sorted(runs["device"].fillna("unknown").unique())
+    commits, devices = (sorted(runs[c].fillna("unknown").unique()) for c in ("commit", "device"))
     several = [f"{name} {' and '.join(v)}" for name, v in packages.items() if len(v) > 1]
     warnings = []
     if len(commits) > 1:
@@ -146,25 +134,19 @@ def provenance(results: Results) -> dict[str, Any] | None:
         "First start": str(runs["started"].min()),
         "Last end": str(runs["finished"].max()),
         "Training time, all runs": f"{runs['train_seconds'].sum() / 3600:.2f} hours",
-        **{name: ", ".join(found) for name, found in packages.items()},
+        **{name: ", ".join(values) for name, values in packages.items()},
     }
-    return {"facts": facts, "warnings": warnings, "mixed": mixed}
-
-
-def source(results: Results) -> dict[str, Any] | None:
-    """The files that results from elsewhere were read from, and how; None where they are ours."""
-    path = results.folder / "source.json"
-    return None if results.trained_here or not path.exists() else read_json(path)
+    return {"facts": facts, "warnings": warnings, "mixed": mixed, "notes": [], "files": []}
 
 
 def settings(results: Results) -> dict[str, Any]:
     """The experiment in YAML, a text for each section."""
-    found = json.loads(results.experiment.model_dump_json(by_alias=True, exclude={"data_root"}))
+    content = json.loads(results.experiment.model_dump_json(by_alias=True, exclude={"data_root"}))
     sections = ("matrix", "training", "comparison", "losses", "models", "datasets", "metrics")
     return {
-        name: yaml.safe_dump(found[name], sort_keys=False, allow_unicode=True)
+        name: yaml.safe_dump(content[name], sort_keys=False, allow_unicode=True)
         for name in sections
-        if found.get(name)
+        if content.get(name)
     }
 
 

@@ -10,14 +10,12 @@ import pandas as pd
 
 from lossbench import config
 from lossbench.common.files import block_folder
-from lossbench.common.tables import RUN, read_csv
+from lossbench.common.tables import COMPARISONS, RUN, read_csv
 
 KEYS = list(RUN)
 CURVE, LEDGER = "val/dice/", "ledger/"
-_CHECKS = (
-    *("n_missing", "improvement"),
-    *("p_cases_holm", "verdict_cases", "convention"),
-)
+# Mean Dice: under the first a class is not found; from the second the reference finds it.
+NOT_FOUND, FOUND = 0.1, 0.3
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Results:
     output
         The report folder, which holds the tables.
     cases, runs, summary, comparisons
-        The tables of the report folder; the columns are those of DESIGN 4.
+        The tables of the report folder; the columns are those of `common.tables`.
     """
 
     experiment: config.Study
@@ -53,43 +51,58 @@ class Results:
         UserError
             Where a table is missing, damaged or without a column that it should have.
         """
-        e = config.load_study(experiment)
-        metric = e.comparison.metrics[0]
-        of_cases = [*KEYS, "case", "class", metric]
-        of_summary = ["dataset", "model", "loss", "class", "metric", "mean", "n_empty"]
+        study = config.load_study(experiment)
+        case_columns = [*KEYS, "case", "class", study.comparison.metrics[0]]
+        summary_columns = ["dataset", "model", "loss", "class", "metric", "mean", "n_empty"]
+        cases = _read(output / "cases.parquet", pd.read_parquet, case_columns)
+        comparisons = _read(output / "comparisons.csv", read_csv, ["class", "metric", "verdict"])
+        # Columns that a table of an earlier version lacks.
+        comparisons = comparisons.reindex(columns=dict.fromkeys([*comparisons, *COMPARISONS]))
+        for end in ("low", "high"):
+            adjusted = comparisons[f"simultaneous_{end}"]
+            comparisons[f"simultaneous_{end}"] = adjusted.fillna(comparisons[f"ci_{end}"])
         return cls(
-            experiment=e,
+            experiment=study,
             folder=experiment.parent,
             output=output,
-            cases=_table(output / "cases.parquet", pd.read_parquet, of_cases),
-            runs=_table(output / "runs.csv", read_csv, KEYS),
-            summary=_table(output / "summary.csv", read_csv, of_summary),
-            comparisons=_compared(output / "comparisons.csv"),
+            cases=cases,
+            runs=_read(output / "runs.csv", read_csv, KEYS),
+            summary=_read(output / "summary.csv", read_csv, summary_columns),
+            comparisons=comparisons,
         )
 
-    def extra(self, name: str) -> pd.DataFrame | None:
-        """A table that not every experiment has, such as claims.csv; None where it is not there."""
+    def optional(self, name: str) -> pd.DataFrame | None:
+        """A table that not every experiment has, such as claims.csv; None without the file."""
         path = self.output / f"{name}.csv"
-        return _table(path, read_csv, []) if path.exists() else None
+        return _read(path, read_csv, []) if path.exists() else None
 
     @property
     def trained_here(self) -> bool:
-        """Whether lossbench trained these runs: results of others have no digests."""
-        return "init_digest" in self.runs and bool(self.runs["init_digest"].notna().any())
+        """Whether lossbench trained these runs: external results have no digests."""
+        return isinstance(self.experiment, config.Experiment)
+
+    @property
+    def figures(self) -> Path:
+        """The folder of the figures."""
+        return self.output / "figures"
 
     @property
     def metric(self) -> str:
-        """The metric that verdicts, figures and examples are about: the first that is compared."""
+        """The metric of the verdicts, figures and examples: the first that is compared."""
         return self.experiment.comparison.metrics[0]
+
+    def title(self, metric: str = "") -> str:
+        """A metric as people write it; by default the one of the verdicts."""
+        return self.experiment.metric(metric or self.metric).title
 
     @property
     def margin(self) -> float:
-        """Of that metric."""
+        """The margin of that metric."""
         return self.experiment.comparison.margin_of(self.metric)
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether less of that metric is better."""
+        """Whether a smaller value of that metric is better."""
         return self.experiment.metric(self.metric).lower_is_better
 
     @property
@@ -104,7 +117,7 @@ class Results:
 
     @property
     def compared(self) -> list[str]:
-        """The losses that were asked for, without the reference and the scale controls."""
+        """The losses of the matrix without the reference and the scale controls."""
         if not self.experiment.comparison.scale_control:
             return self.losses[1:]
         return [x for x in self.losses[1:] if not x.endswith(config.MATCHED)]
@@ -112,9 +125,9 @@ class Results:
     @cached_property
     def groups(self) -> list[tuple[str, str]]:
         """Each dataset and model that has results, in the order of the matrix."""
-        found = set(zip(self.runs["dataset"], self.runs["model"], strict=True))
+        finished = set(zip(self.runs["dataset"], self.runs["model"], strict=True))
         matrix = self.experiment.matrix
-        return [(d, m) for d in matrix.dataset for m in matrix.model if (d, m) in found]
+        return [(d, m) for d in matrix.dataset for m in matrix.model if (d, m) in finished]
 
     @cached_property
     def _classes(self) -> dict[str, list[str]]:
@@ -122,7 +135,7 @@ class Results:
         return pairs.groupby("dataset", sort=False)["class"].agg(list).to_dict()
 
     def background(self, dataset: str) -> str | None:
-        """The name of class 0; other people's results may do without."""
+        """The name of class 0; external results may have none."""
         first = self._classes[dataset][0]
         return first if self.trained_here or first in ("background", "0") else None
 
@@ -141,42 +154,53 @@ class Results:
             keep &= table[column.rstrip("_")] == value  # class_, since class is a keyword
         return table[keep]
 
+    def not_found(self, dataset: str, model: str) -> dict[tuple[str, str], str]:
+        """Classes that a loss does not find, by class and loss.
+
+        "lost" where the reference finds the class, "not learned" where neither does.
+        """
+        rows = self.of(self.summary, dataset, model, metric="dice")
+        means = rows.set_index(["class", "loss"])["mean"].to_dict()
+        outcomes = {}
+        for (name, loss), mean in means.items():
+            reference_mean = means.get((name, self.reference), np.nan)
+            if loss != self.reference and mean < NOT_FOUND:
+                if reference_mean >= FOUND:
+                    outcomes[name, loss] = "lost"
+                elif reference_mean < NOT_FOUND:
+                    outcomes[name, loss] = "not learned"
+        return outcomes
+
     def run_folder(self, dataset: str, model: str, loss: str, fold: int, seed: int) -> Path:
         """The folder that holds a run's own files."""
         return block_folder(self.folder, dataset, model, fold, seed) / loss
 
     @cached_property
     def histories(self) -> pd.DataFrame:
-        """What history.csv of every run says: the keys, step, name, value; only curves and ledger.
+        """Curves and ledger of every run's history.csv: the keys of the run, step, name, value.
 
-        `name` is the column there: val/dice/{class}, ledger/{quantity}.
+        `name` is the column of history.csv: val/dice/{class}, ledger/{quantity}.
         """
         parts = []
         for keys in self.runs[KEYS].itertuples(index=False, name=None):
             path = self.run_folder(*keys) / "history.csv"
             if path.exists():
-                parts.append(_history(path).assign(**dict(zip(KEYS, keys, strict=True))))
+                table = pd.read_csv(
+                    path, usecols=lambda c: c == "step" or c.startswith((CURVE, LEDGER))
+                )
+                table = table.melt("step", var_name="name", value_name="value")
+                parts.append(
+                    table.dropna(subset="value").assign(**dict(zip(KEYS, keys, strict=True)))
+                )
         return pd.concat(parts) if parts else pd.DataFrame(columns=[*KEYS, "step", "name", "value"])
 
     def missing_histories(self) -> int:
         """How many runs have no history.csv with a validation in it."""
-        found = self.histories[self.histories["name"].str.startswith(CURVE)]
-        return len(self.runs) - len(found[KEYS].drop_duplicates())
+        curves = self.histories[self.histories["name"].str.startswith(CURVE)]
+        return len(self.runs) - len(curves[KEYS].drop_duplicates())
 
 
-def _history(path: Path) -> pd.DataFrame:
-    wanted = (CURVE, LEDGER)
-    table = pd.read_csv(path, usecols=lambda c: c == "step" or c.startswith(wanted))
-    return table.melt("step", var_name="name", value_name="value").dropna(subset="value")
-
-
-def _compared(path: Path) -> pd.DataFrame:
-    """comparisons.csv; the checks are empty where it was made without them."""
-    table = _table(path, read_csv, ["class", "metric", "verdict"])
-    return table.reindex(columns=list(dict.fromkeys([*table.columns, *_CHECKS])))
-
-
-def _table(path: Path, read: Callable[[Path], pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+def _read(path: Path, read: Callable[[Path], pd.DataFrame], columns: list[str]) -> pd.DataFrame:
     try:
         table = read(path)
     except FileNotFoundError:
@@ -185,8 +209,8 @@ def _table(path: Path, read: Callable[[Path], pd.DataFrame], columns: list[str])
         raise config.UserError(
             f"{path}: damaged ({error}); delete it and run compare again"
         ) from None
-    if lacks := [c for c in columns if c not in table]:
+    if missing := [c for c in columns if c not in table]:
         raise config.UserError(
-            f"{path}: lacks the column {lacks[0]!r}; delete it and run compare again"
+            f"{path}: lacks the column {missing[0]!r}; delete it and run compare again"
         )
     return table.replace([np.inf, -np.inf], np.nan)

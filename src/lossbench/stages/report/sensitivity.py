@@ -1,54 +1,93 @@
-"""Where another way of looking at the same results concludes otherwise."""
+"""Where another way of looking at the same results leads to another conclusion."""
 
 from typing import Any
 
 import pandas as pd
 
+from lossbench.common.tables import GROUP
 from lossbench.stages.report import wording
 from lossbench.stages.report.results import Results
-from lossbench.stages.report.tables import GROUP, count, intervals, p_value
+from lossbench.stages.report.wording import NOTHING
 
-CALLED = ("better", "worse")
 _COMPARISON = [*GROUP, "class", "metric", "loss"]
 
 
 def usual_test(results: Results) -> dict[str, Any] | None:
-    """The test over cases alone against the verdicts: counts, and a row where they differ.
+    """The test over cases alone beside the verdicts: counts, and a row where they differ.
 
     Returns
     -------
     dict or None
-        of, usual and ours (numbers of comparisons, and how many either calls different), table;
-        None where the comparisons have no such test.
+        total (number of comparisons), usual and ours (how many of them each calls different) and
+        table; None where the comparisons have no such test.
     """
     table = results.comparisons[results.comparisons["verdict_cases"].notna()]
     if table.empty:
         return None
-    usual, ours = table["verdict_cases"].isin(CALLED), table["verdict"].isin(CALLED)
-    apart = table[(usual | ours) & (table["verdict_cases"] != table["verdict"])]
-    frame = apart[_COMPARISON].copy()
-    frame["verdict"] = apart["verdict"]
-    frame["usual test"] = apart["verdict_cases"]
-    frame["difference"] = [wording.difference(row) for _, row in apart.iterrows()]
-    frame["interval"] = intervals(apart, "ci")
-    frame["p, Holm"] = apart["p_holm"].map(p_value)
-    frame["p of the usual test, Holm"] = apart["p_cases_holm"].map(p_value)
-    return {"of": len(table), "usual": usual.sum(), "ours": ours.sum(), "table": frame}
+    usual, ours = (table[c].isin(["better", "worse"]) for c in ("verdict_cases", "verdict"))
+    rows = table[(usual | ours) & (table["verdict_cases"] != table["verdict"])]
+    frame = rows[_COMPARISON].copy()
+    frame["verdict"] = rows["verdict"]
+    frame["usual test"] = rows["verdict_cases"]
+    frame["difference"] = [wording.difference(row) for _, row in rows.iterrows()]
+    frame["interval"] = [wording.difference_interval(row) for _, row in rows.iterrows()]
+    frame["p, Holm"] = rows["p_holm"].map(wording.p_value)
+    frame["p of the usual test, Holm"] = rows["p_cases_holm"].map(wording.p_value)
+    return {"total": len(table), "usual": usual.sum(), "ours": ours.sum(), "table": frame}
 
 
-def flips(results: Results) -> list[str]:
-    """Differences whose sign depends on the convention for empty classes."""
-    table = results.comparisons.dropna(subset="convention")
-    return [
+def empty_classes(results: Results) -> dict[str, Any] | None:
+    """What depends on how cases without a class are counted.
+
+    Returns
+    -------
+    dict or None
+        reversals (a text for each difference whose sign depends on the convention) and winners
+        (`winners_by_convention`); None for results without counts.
+    """
+    rows = results.comparisons.dropna(subset="convention")
+    reversals = [
         f"{row['loss']} on {row['class']} ({row['dataset']}, {row['model']}): "
-        f"the other sign by {row['convention'].replace(',', ', ')}"
-        for _, row in table.iterrows()
+        f"the sign changes with {row['convention'].replace(',', ', ')}"
+        for _, row in rows.iterrows()
     ]
+    winners = winners_by_convention(results)
+    if winners is None and not reversals:
+        return None
+    return {"reversals": reversals, "winners": winners}
+
+
+def winners_by_convention(results: Results) -> pd.DataFrame | None:
+    """The loss with the highest mean under each convention, for classes where it changes."""
+    table = results.optional("conventions")
+    if table is None:
+        return None
+    rows = []
+    for keys, part in table.groupby([*GROUP, "class"], sort=False):
+        winners = part[part["winner"]].groupby("convention", sort=False)
+        names = winners["loss"].agg(lambda losses: wording.listing(list(losses)))
+        if names.nunique() <= 1:
+            continue
+        of_reference = part[part["loss"] == results.reference]
+        means = of_reference.set_index("convention")["mean"].map(wording.number)
+        for convention, first in winners:
+            rows.append(
+                {
+                    **dict(zip([*GROUP, "class"], keys, strict=True)),
+                    "convention": convention,
+                    "cases": wording.count(first["n_cases"].iloc[0]),
+                    "winner": names[convention],
+                    "its mean": wording.number(first["mean"].iloc[0]),
+                    f"mean of {results.reference}": means.get(convention, NOTHING),
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def missing_pairs(results: Results) -> pd.DataFrame:
     """The comparisons that lack pairs which a full design would have."""
     table = results.comparisons[results.comparisons["n_missing"] > 0]
     frame = table[_COMPARISON].copy()
-    frame["missing pairs"] = table["n_missing"].map(count)
-    return frame.assign(cases=table["n_cases"].map(count), blocks=table["n_blocks"])
+    for name in ("missing", "cases", "blocks"):
+        frame[name] = table[f"n_{name}"].map(wording.count)
+    return frame.rename(columns={"missing": "missing pairs"})

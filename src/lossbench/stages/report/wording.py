@@ -1,18 +1,17 @@
-"""Verdicts in words: numbers with their intervals, a sentence per class, an answer per dataset."""
+"""Numbers, intervals and verdicts as text, and the answer for a dataset and model."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from lossbench.config import METRICS
 from lossbench.stages.report.results import Results
 
 # Each verdict has a symbol, so that none is told by its colour alone.
 SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "≈", "undecided": "?"}
 MINUS, NOTHING, TIMES = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
-MANY = 3  # losses; a sentence about more of them counts instead of naming numbers
-LARGEST = 100_000  # more cases or blocks than this are as good as never
+MAX_NAMES = 3  # in a sentence; more are counted
+MAX_NEEDED = 100_000  # cases or blocks; more is out of reach for any study
 
 
 def number(value: float, width: float = np.nan, sign: bool = False) -> str:
@@ -26,8 +25,13 @@ def number(value: float, width: float = np.nan, sign: bool = False) -> str:
     return f"{rounded:{'+' if sign else ''}.{digits}f}".replace("-", MINUS)
 
 
+def signed(value: float) -> str:
+    """A difference with its sign."""
+    return number(value, sign=True)
+
+
 def interval(low: float, high: float, sign: bool = False) -> str:
-    """An interval as "0.012 to 0.034", or that there is none."""
+    """An interval as "0.012 to 0.034", or "no interval"."""
     if not (np.isfinite(low) and np.isfinite(high)):
         return "no interval"
     return f"{number(low, high - low, sign)} to {number(high, high - low, sign)}"
@@ -35,17 +39,40 @@ def interval(low: float, high: float, sign: bool = False) -> str:
 
 def difference(row: pd.Series) -> str:
     """Difference to the reference, signed."""
-    return number(row["difference"], row["ci_high"] - row["ci_low"], sign=True)
+    width = row["simultaneous_high"] - row["simultaneous_low"]
+    return number(row["difference"], width, sign=True)
 
 
-def metric_name(metric: str) -> str:
-    """A metric as people write it."""
-    return METRICS[metric].title if metric in METRICS else metric
+def difference_interval(row: pd.Series, name: str = "simultaneous") -> str:
+    """The interval of a difference; `simultaneous` is the one that agrees with the verdict."""
+    return interval(row[f"{name}_low"], row[f"{name}_high"], sign=True)
 
 
 def percent(share: float) -> str:
     """A share as "95 %"."""
     return f"{round(100 * share, 6):g} %"
+
+
+def probability(value: float) -> str:
+    """A probability in percent; not 0 % or 100 % where it is not quite."""
+    if pd.isna(value):
+        return NOTHING
+    rounded = f"{value:.0%}".replace("%", " %")
+    if rounded == "0 %" and value > 0:
+        return "<1 %"
+    return ">99 %" if rounded == "100 %" and value < 1 else rounded
+
+
+def p_value(p: float) -> str:
+    """A p value with two digits."""
+    if pd.isna(p):
+        return NOTHING
+    return f"{p:.2g}" if p >= 1e-4 else "<0.0001"
+
+
+def count(value: float, digits: int = 0) -> str:
+    """A number of things, or of seconds."""
+    return NOTHING if pd.isna(value) else f"{value:,.{digits}f}"
 
 
 def listing(names: Sequence[str]) -> str:
@@ -55,89 +82,16 @@ def listing(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def needed(row: pd.Series) -> dict[str, str]:
-    """How many in all would decide a comparison, by unit; empty where nobody can say."""
-    found = {}
+def needed(row: pd.Series) -> list[str]:
+    """What would decide a comparison, such as "about 12 blocks (has 4)"; empty where unknown."""
+    texts = []
     for unit in ("blocks", "cases"):
-        wanted = row[f"n_{unit}_needed"]
-        if wanted <= row[f"n_{unit}"]:  # an estimate: what is there should do, and did not
-            found[unit] = f"a few more {unit}"
-        elif wanted <= LARGEST:  # and no NaN
-            found[unit] = f"about {wanted:,.0f} {unit}"
-    return found
-
-
-def _would_decide(row: pd.Series) -> str:
-    """Such as "about 12 blocks or about 90 cases would decide; there are 4 blocks and 60 cases"."""
-    more = needed(row)
-    if not more:
-        return "no estimate of what would decide is possible"
-    there = {unit: f"{row[f'n_{unit}']:,.0f}" for unit in more}
-    have = [n if len(there) == 1 else f"{n} {unit}" for unit, n in there.items()]
-    return f"{' or '.join(more.values())} would decide; there are {listing(have)}"
-
-
-def sentence(rows: pd.DataFrame, margin: float) -> str:
-    """What is known about each loss on one class, as the end of "on this class, ..."."""
-    if rows.empty:
-        return "nothing was compared."
-    if len(rows) <= MANY:
-        clauses = [_clause(row, margin) for _, row in rows.iterrows()]
-    else:
-        clauses = [
-            _count(rows, verdict) for verdict in SYMBOLS if (rows["verdict"] == verdict).any()
-        ]
-    return "; ".join(clauses) + "."
-
-
-def _clause(row: pd.Series, margin: float) -> str:
-    loss, verdict = row["loss"], row["verdict"]
-    limits = interval(row["ci_low"], row["ci_high"], sign=True)
-    if verdict in ("better", "worse"):
-        return f"{loss} is {verdict} ({difference(row)}, {limits})"
-    if verdict == "equivalent":
-        return f"{loss} is equivalent ({limits}, within ±{margin:g})"
-    if not np.isfinite(row["ci_low"]):
-        return f"{loss} is undecided ({difference(row)}, {limits}: {_unknown(row)})"
-    return f"{loss} is undecided ({limits}; {_would_decide(row)})"
-
-
-def _unknown(row: pd.Series) -> str:
-    """Why a comparison has no interval."""
-    if row["n_blocks"] == 1:
-        return "with one block, the luck of a training cannot be told from the loss"
-    return "too few cases have a value with both losses"
-
-
-def _count(rows: pd.DataFrame, verdict: str) -> str:
-    names = rows.loc[rows["verdict"] == verdict, "loss"].tolist()
-    who = listing(names) if len(names) <= MANY else f"{len(names)} losses"
-    return f"{who} {'is' if len(names) == 1 else 'are'} {verdict}"
-
-
-def answer(results: Results, dataset: str, model: str, metric: str) -> str:
-    """Which loss to train with, as far as one metric on one dataset and model says."""
-    rows = results.of(results.comparisons, dataset, model, metric=metric)
-    rows = rows[rows["loss"].isin(results.compared)]
-    reference, order = results.reference, results.classes(dataset)
-    if rows.empty:
-        return f"There is only {reference}: nothing to compare it with."
-    rows = rows.sort_values("class", key=lambda names: names.map(order.index))
-    by_loss = {x: _verdicts(rows, x) for x in by_gains(rows)}
-    clear = [x for x, v in by_loss.items() if v["better"] and not v["worse"]]
-    if clear:
-        return _train_with(clear, by_loss, reference)
-    if mixed := [x for x, v in by_loss.items() if v["better"]]:
-        parts = [f"{x} is {_on(by_loss[x], ('better', 'worse'))}" for x in mixed[:MANY]]
-        more = f", and {len(mixed) - MANY} more losses alike" if len(mixed) > MANY else ""
-        return f"It depends on the class. Than {reference}, {'; '.join(parts)}{more}."
-    undecided = int((rows["verdict"] == "undecided").sum())
-    if not undecided:
-        return f"Keep {reference}: no other loss is better on any class."
-    return (
-        f"Keep {reference} for now: no other loss is shown to be better on any class, and "
-        f"{undecided} of {len(rows)} comparisons are undecided."
-    )
+        total, available = row[f"n_{unit}_needed"], row[f"n_{unit}"]
+        if total <= available:  # an estimate: these should be enough, and were not
+            texts.append(f"a few more {unit} (has {available:,.0f})")
+        elif total <= MAX_NEEDED:  # False for NaN
+            texts.append(f"about {total:,.0f} {unit} (has {available:,.0f})")
+    return texts
 
 
 def by_gains(rows: pd.DataFrame) -> list[str]:
@@ -147,33 +101,91 @@ def by_gains(rows: pd.DataFrame) -> list[str]:
     return sorted(rows["loss"].unique(), key=lambda x: (-better.get(x, 0), worse.get(x, 0)))
 
 
-def _train_with(clear: list[str], by_loss: dict[str, dict[str, list[str]]], reference: str) -> str:
-    if len(clear) == 1:
-        verdicts = by_loss[clear[0]]
-        rest = f", {_on(verdicts, ('undecided',))}" if verdicts["undecided"] else ""
-        return f"Train with {clear[0]}: {_on(verdicts, ('better',))}, worse on none{rest}."
-    parts = [f"{x} ({_on(by_loss[x], ('better',))})" for x in clear[:MANY]]
-    if len(clear) > MANY:
+def lost_classes(results: Results, dataset: str, model: str) -> list[str]:
+    """A sentence for each loss that does not find a class which the reference finds."""
+    outcomes = results.not_found(dataset, model)
+    rows = results.of(results.summary, dataset, model, metric="dice")
+    means = rows.set_index(["class", "loss"])["mean"].map(number).to_dict()
+    sentences = []
+    for loss in results.compared:
+        classes = [c for c in results.classes(dataset) if outcomes.get((c, loss)) == "lost"]
+        texts = [
+            f"{c} (Dice {means[c, loss]}; {results.reference} {means[c, results.reference]})"
+            for c in classes
+        ]
+        if texts:
+            sentences.append(f"{loss} does not find {listing(texts)}.")
+    return sentences
+
+
+def answer(results: Results, dataset: str, model: str, metric: str) -> str:
+    """Which loss to train with, according to one metric on one dataset and model."""
+    rows = results.of(results.comparisons, dataset, model, metric=metric)
+    rows = rows[rows["loss"].isin(results.compared)]
+    reference, order = results.reference, results.classes(dataset)
+    if rows.empty:
+        return f"{reference} is the only loss: there is nothing to compare it with."
+    rows = rows.sort_values("class", key=lambda names: names.map(order.index))
+    outcomes = results.not_found(dataset, model)
+    pairs = zip(rows["class"], rows["loss"], rows["verdict"], strict=True)
+    verdicts = [outcomes.get((name, loss), verdict) for name, loss, verdict in pairs]
+    rows = rows.assign(verdict=verdicts)
+    rows = rows[rows["verdict"] != "not learned"]
+    if rows.empty:
+        return f"Nothing can be said: neither {reference} nor another loss finds any class."
+    by_loss = {
+        loss: rows[rows["loss"] == loss].groupby("verdict")["class"].agg(list).to_dict()
+        for loss in by_gains(rows)
+    }
+    better = {loss: classes for loss, classes in by_loss.items() if "better" in classes}
+    safe = {x: c for x, c in better.items() if not {"worse", "lost"} & c.keys()}
+    if safe:
+        return _recommendation(safe, len(by_loss), reference)
+    if better:
+        phrases = []
+        for loss, classes in list(better.items())[:MAX_NAMES]:
+            parts = [f"is {_on(classes, 'better')}"]
+            parts += [f"is {_on(classes, 'worse')}"] if "worse" in classes else []
+            parts += [f"does not find {_names(classes, 'lost')}"] if "lost" in classes else []
+            phrases.append(f"{loss} {listing(parts)}")
+        rest = len(better) - MAX_NAMES
+        more = f"; the same holds for {rest} more losses" if rest > 0 else ""
+        return f"It depends on the class. Compared with {reference}, {'; '.join(phrases)}{more}."
+    undecided = int((rows["verdict"] == "undecided").sum())
+    if not undecided:
+        return f"Keep {reference}: no other loss is better on any class."
+    return (
+        f"Keep {reference} for now: no other loss is shown to be better on any class, and "
+        f"{undecided} of {len(rows)} comparisons are undecided."
+    )
+
+
+def _recommendation(safe: dict[str, dict[str, list[str]]], n_losses: int, reference: str) -> str:
+    """The answer where losses are better on some class and worse on none."""
+    undecided = any("undecided" in classes for classes in safe.values())
+    if len(safe) == 1:
+        ((loss, classes),) = safe.items()
+        rest = "worse on none"
+        if undecided:
+            rest = f"not shown to be worse on any class ({_on(classes, 'undecided')})"
+        return f"Train with {loss}: {_on(classes, 'better')}, {rest}."
+    worse = "shown to be worse" if undecided else "worse"
+    names = [f"{loss} ({_on(c, 'better')})" for loss, c in list(safe.items())[:MAX_NAMES]]
+    if len(safe) > MAX_NAMES:
         return (
-            f"{len(clear)} of {len(by_loss)} losses are better than {reference} on some class and "
-            f"worse on none. Most gains: {', '.join(parts)}."
+            f"{len(safe)} of {n_losses} losses are better than {reference} on some class and not "
+            f"{worse} on any. Best on most classes: {', '.join(names)}."
         )
-    return f"Train with {' or '.join(parts)}: none of them is worse on any class."
+    return f"Train with {' or '.join(names)}: none of them is {worse} on any class."
 
 
-def _verdicts(rows: pd.DataFrame, loss: str) -> dict[str, list[str]]:
-    """The classes of each verdict."""
-    mine = rows[rows["loss"] == loss]
-    return {v: mine.loc[mine["verdict"] == v, "class"].tolist() for v in SYMBOLS}
+def _on(classes: dict[str, list[str]], verdict: str) -> str:
+    """Such as "better on a and b"."""
+    return f"{verdict} on {_names(classes, verdict)}"
 
 
-def _on(verdicts: dict[str, list[str]], wanted: Sequence[str]) -> str:
-    """Such as "better on a and b, worse on c"."""
-    number = sum(map(len, verdicts.values()))
-    return ", ".join(f"{verdict} on {_classes(verdicts[verdict], number)}" for verdict in wanted)
-
-
-def _classes(names: list[str], number: int) -> str:
-    if len(names) == number > 1:
-        return f"all {number} classes"
-    return listing(names) if len(names) <= MANY else f"{len(names)} of {number} classes"
+def _names(classes: dict[str, list[str]], verdict: str) -> str:
+    names, total = classes[verdict], sum(map(len, classes.values()))
+    if len(names) == total > 1:
+        return f"all {total} classes"
+    return listing(names) if len(names) <= MAX_NAMES else f"{len(names)} of {total} classes"

@@ -1,0 +1,72 @@
+"""The sections of the page: one list, from which it and its table of contents are made."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lossbench.stages.report import (
+    checks,
+    curves,
+    examples,
+    figures,
+    plotting,
+    provenance,
+    sensitivity,
+    tables,
+)
+from lossbench.stages.report.results import Results
+
+
+class Section(NamedTuple):
+    """A part of the page.
+
+    Attributes
+    ----------
+    anchor
+        Its id on the page, and the name of its macro in sections.jinja, which shows the data.
+    title
+        Its heading, also in the table of contents.
+    data
+        What it shows. The section is left out where this is None or empty.
+    source
+        What the data are made from; the end of the page names it where the section is left out.
+    """
+
+    anchor: str
+    title: str
+    data: Callable[[Results], Any]
+    source: str = ""
+
+
+def _per_class(kind: str, draw: Callable) -> Callable[[Results], list[plotting.Picture]]:
+    return lambda results: plotting.per_class(results, kind, draw)
+
+
+SECTIONS = (
+    Section("claims", "Claims under test", tables.claims, "claims.csv"),
+    Section("verdicts", "What the verdicts mean", lambda results: [results.experiment.comparison]),
+    Section("losses", "Each loss over all classes", tables.verdict_counts),
+    Section(
+        "differences",
+        "Differences to the reference",
+        _per_class("differences", figures.differences),
+    ),
+    Section("comparisons", "All comparisons", tables.comparisons),
+    Section("usual_test", "What the usual test says", sensitivity.usual_test),
+    Section("ranks", "How stable the ranks are", tables.ranks, "ranks.csv"),
+    Section("conventions", "Cases without the class", sensitivity.empty_classes, "conventions.csv"),
+    Section("means", "Means per loss and class", tables.means),
+    Section("pooled", "Dice of the pooled counts", tables.pooled, "pooled.csv"),
+    Section("cases", "Every case", _per_class("cases", figures.distributions)),
+    Section("pairs", "Each case against the reference", _per_class("pairs", figures.pairs)),
+    Section("curves", "Learning curves", curves.learning_curves, "history.csv of the runs"),
+    Section("collapses", "Collapses", tables.collapses, "collapses.csv"),
+    Section("cards", "What each loss computes", checks.cards, "check.json"),
+    Section("gradients", "Gradients", curves.gradients, "execution.ledger or check.json"),
+    Section("scale", "What scale alone explains", tables.scale, "comparison.scale_control"),
+    Section("sizes", "The size of a class", curves.sizes, "three datasets with the same classes"),
+    Section("examples", "Examples", examples.examples, "runs that lossbench trained"),
+    Section("cost", "Cost per loss", tables.cost, "times in runs.csv"),
+    Section("fixed", "What was held fixed", provenance.fixed),
+    Section("provenance", "Provenance", provenance.provenance, "runs that lossbench trained"),
+    Section("settings", "Settings of the experiment", provenance.settings),
+)
