@@ -142,7 +142,16 @@ def provenance(results: Results) -> dict[str, Any] | None:
 def settings(results: Results) -> dict[str, Any]:
     """The experiment in YAML, a text for each section."""
     content = json.loads(results.experiment.model_dump_json(by_alias=True, exclude={"data_root"}))
-    sections = ("matrix", "training", "comparison", "losses", "models", "datasets", "metrics")
+    sections = (
+        "matrix",
+        "training",
+        "comparison",
+        "execution",
+        "losses",
+        "models",
+        "datasets",
+        "metrics",
+    )
     return {
         name: yaml.safe_dump(content[name], sort_keys=False, allow_unicode=True)
         for name in sections
