@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,16 @@ def build_model(spec: Mapping[str, Any], data: Prepared, fold: int, seed: int) -
         "spatial_dims": data.info["spatial_dims"],
     }
     return instantiate(unnamed(spec), torch.nn.Module, f"models.{spec['name']}", fill)
+
+
+@contextmanager
+def preserve_buffers(model: nn.Module) -> Iterator[None]:
+    """Restore what passes in training mode change: the running statistics of normalisation."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    yield
+    with torch.no_grad():
+        for buffer, old in zip(model.buffers(), before, strict=True):
+            buffer.copy_(old)
 
 
 def to_device(model: nn.Module, device: torch.device) -> nn.Module:

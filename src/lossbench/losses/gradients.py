@@ -1,6 +1,6 @@
 """Gradients of losses: their norms, the cosines between them, and each class's share."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +34,73 @@ class ClassTerms(NamedTuple):
     l2: Tensor
 
 
+class GradientSnapshot(NamedTuple):
+    """Gradients of several losses of the same logits, by name of the loss.
+
+    Attributes
+    ----------
+    values, norms
+        Value, and norm of the gradient with respect to the network's parameters.
+    scales
+        Norm over that of the reference; NaN where that is 0.
+    cosines
+        Of the gradient to that of each other loss; NaN where one is 0.
+    shares
+        Each class's share of the value and of the norms, by the fields of `ClassTerms`.
+    """
+
+    values: dict[str, float]
+    norms: dict[str, float]
+    scales: dict[str, float]
+    cosines: dict[str, dict[str, float]]
+    shares: dict[str, dict[str, list[float]]]
+
+
+def gradient_snapshot(
+    losses: Mapping[str, LossOf],
+    logits: Tensor,
+    target: Tensor,
+    parameters: Iterable[Tensor],
+    reference: str,
+    split: Collection[str],
+) -> GradientSnapshot:
+    """Measure how losses pull on a network.
+
+    Parameters
+    ----------
+    losses
+        Each as a function of the logits.
+    logits
+        The network's output, float (B, K, *S), with its graph.
+    target
+        One-hot, float (B, K, *S).
+    parameters
+        Of the network.
+    reference
+        Name of the loss that scales are relative to.
+    split
+        Names of the losses that are split into classes.
+    """
+    parameters, values, gradients, class_shares = list(parameters), {}, {}, {}
+    for name, loss_of in losses.items():
+        value = loss_of(logits)
+        values[name] = value.item()
+        gradients[name] = flat_gradient(value, parameters)
+        if name in split:
+            terms = class_terms(loss_of, logits, target)._asdict()
+            class_shares[name] = {kind: shares(parts).tolist() for kind, parts in terms.items()}
+    norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}
+    unit = norms[reference]
+    rows = cosines([*gradients.values()]).tolist()
+    return GradientSnapshot(
+        values,
+        norms,
+        {name: norm / unit if unit else torch.nan for name, norm in norms.items()},
+        {name: dict(zip(losses, row, strict=True)) for name, row in zip(losses, rows, strict=True)},
+        class_shares,
+    )
+
+
 def flat_gradient(value: Tensor, inputs: Iterable[Tensor]) -> Tensor:
     """Gradient of a scalar with respect to tensors, as one vector; the graph is kept.
 
@@ -53,14 +120,14 @@ def cosines(gradients: Sequence[Tensor]) -> Tensor:
     return (unit @ unit.T).double().clamp(-1, 1)
 
 
-def shares(parts: Tensor) -> Tensor:
-    """Parts as shares of their sum; NaN where the sum is 0."""
-    return parts / parts.sum()
-
-
 def certain(target: Tensor) -> Tensor:
     """Logits of a prediction that is the one-hot target, by softmax and by sigmoid."""
     return CERTAIN * (target - 0.5)
+
+
+def shares(parts: Tensor) -> Tensor:
+    """Parts as shares of their sum; NaN where the sum is 0."""
+    return parts / parts.sum()
 
 
 def class_terms(loss_of: LossOf, logits: Tensor, target: Tensor) -> ClassTerms:

@@ -6,7 +6,7 @@ change of the learning rate: worth knowing before the cluster is busy for hours.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import combinations, product
 from typing import Any
@@ -19,7 +19,7 @@ from lossbench.config import MATCHED, Experiment
 from lossbench.datasets.batches import Batches
 from lossbench.datasets.prepared import Prepared
 from lossbench.losses import batch_loss, match_scale, one_hot, run_loss
-from lossbench.losses.gradients import class_terms, cosines, flat_gradient, shares
+from lossbench.losses.gradients import gradient_snapshot
 from lossbench.models import build_model, make_optimizer, seed_everything, to_device
 
 STEPS = 20  # plain training with the reference between the two snapshots
@@ -88,24 +88,31 @@ class GradientProbe:
     def snapshot(self) -> dict[str, Any]:
         """Gradients of all losses on the probe, with the weights of now."""
         logits, labels = self._logits(0), self.probe.labels
-        target = one_hot(labels, logits.shape[1])
-        losses, gradients = {}, {}
-        for name, loss in self.losses.items():
-            loss_of = partial(batch_loss, loss, labels=labels)
-            value = loss_of(logits)
-            gradients[name] = flat_gradient(value, self.model.parameters())
-            losses[name] = {"value": _figure(value.item())}
-            for kind, parts in class_terms(loss_of, logits, target)._asdict().items():
-                losses[name][f"share_{kind}"] = _figures(shares(parts))
-        norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}
-        unit = norms[self.reference]
-        for name, norm in norms.items():
-            losses[name]["gradient_norm"] = _figure(norm)
-            losses[name]["scale"] = _figure(norm / unit) if unit else None
-        table = {}
-        for name, row in zip(gradients, cosines(list(gradients.values())), strict=True):
-            table[name] = dict(zip(gradients, _figures(row), strict=True))
-        return {"step": self.step, "cosines": table, "losses": losses}
+        losses = {
+            name: partial(batch_loss, loss, labels=labels) for name, loss in self.losses.items()
+        }
+        found = gradient_snapshot(
+            losses,
+            logits,
+            one_hot(labels, logits.shape[1]),
+            self.model.parameters(),
+            self.reference,
+            split=losses,
+        )
+        rows = {
+            name: {
+                "value": _figure(found.values[name]),
+                **{f"share_{kind}": _figures(s) for kind, s in found.shares[name].items()},
+                "gradient_norm": _figure(found.norms[name]),
+                "scale": _figure(found.scales[name]),
+            }
+            for name in losses
+        }
+        table = {
+            name: dict(zip(row, _figures(row.values()), strict=True))
+            for name, row in found.cosines.items()
+        }
+        return {"step": self.step, "cosines": table, "losses": rows}
 
     def train(self, steps: int, seconds: float) -> None:
         """Take plain steps with the reference, until the time is over."""
@@ -127,8 +134,8 @@ class GradientProbe:
         return self.model(batch.images).float()
 
 
-def _figures(values: Tensor) -> list[float | None]:
-    return [_figure(value) for value in values.tolist()]
+def _figures(values: Iterable[float]) -> list[float | None]:
+    return [_figure(value) for value in values]
 
 
 def _figure(value: float) -> float | None:

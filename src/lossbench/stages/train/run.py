@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ from lossbench.common.provenance import commit, seed_of, state_digest, versions
 from lossbench.config import canonical
 from lossbench.datasets.batches import Batches, patch_size
 from lossbench.datasets.prepared import Prepared
-from lossbench.losses import batch_loss, match_scale, run_loss, scale_of
-from lossbench.losses.ledger import ledger_entry, unmoved
+from lossbench.losses import batch_loss, match_scale, one_hot, run_loss, scale_of
+from lossbench.losses.gradients import gradient_snapshot
 from lossbench.metrics import counts, dice_of
 from lossbench.models import (
     build_model,
     make_optimizer,
     precision_used,
     predict,
+    preserve_buffers,
     seed_everything,
     to_device,
 )
@@ -115,7 +117,7 @@ class Run:
             self.seed_step()
             return batch_loss(self.loss, self.predict(first.images), first.labels)
 
-        with unmoved(self.model):
+        with preserve_buffers(self.model):
             match_scale(self.name, self.loss, value, self.model.parameters())
         return scaled.factor
 
@@ -177,8 +179,25 @@ class Run:
     def gradient_snapshot(self) -> dict[str, float]:
         """The ledger's columns: how the loss pulls on the network, on the probe."""
         self.seed_step()
-        losses = (self.loss, self.ledger_reference)
-        return ledger_entry(self.model, self.predict, losses, self.probe, self.data.classes)
+        losses = {"loss": self.loss, "reference": self.ledger_reference}
+        labels, classes = self.probe.labels, self.data.classes
+        with preserve_buffers(self.model):
+            found = gradient_snapshot(
+                {name: partial(batch_loss, loss, labels=labels) for name, loss in losses.items()},
+                self.predict(self.probe.images),
+                one_hot(labels, len(classes)),
+                self.model.parameters(),
+                reference="reference",
+                split={"loss"},
+            )
+        row = {
+            "ledger/norm": found.norms["loss"],
+            "ledger/scale": found.scales["loss"],
+            "ledger/cosine": found.cosines["loss"]["reference"],
+        }
+        for kind, shares in found.shares["loss"].items():
+            row |= {f"ledger/{kind}/{c}": s for c, s in zip(classes, shares, strict=True)}
+        return row
 
     def validate(self) -> dict[str, float]:
         """Mean Dice of each class on the validation cases."""
