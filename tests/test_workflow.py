@@ -1,16 +1,141 @@
-"""What a dry run says of the runs: where they come from."""
+"""What the Snakefile is told: config, environment, paths, what is stale, the plan of a dry run."""
 
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+import yaml
 
 from lossbench.common.files import read_json, write_json
 from lossbench.common.provenance import run_digest
-from lossbench.config import load
-from lossbench.workflow import overview
+from lossbench.config import ConfigError, UserError, load
+from lossbench.workflow import (
+    CONFIG_FILES,
+    block_files,
+    configure,
+    dataset_files,
+    job_environment,
+    overview,
+    require_packages,
+    settings_digest,
+    trained,
+    user_files,
+)
 from tests.helpers.configs import CONFIG
 from tests.helpers.fake_results import write_experiment
+
+DEFAULTS = [CONFIG / f"{name}.yaml" for name in CONFIG_FILES]
+
+
+class Cached(str):
+    """A file of a workflow, as Snakemake hands it out: the path of a copy, and the original's."""
+
+    def __new__(cls, copy, original):
+        file = super().__new__(cls, copy)
+        file.flags = {"sourcecache_entry": original}
+        return file
+
+
+def test_a_study_is_merged_over_the_defaults_key_by_key():
+    set_by_user = {"training": {"steps": 7}, "losses": {"mine": {"_target_": "my.Loss"}}}
+    experiment = configure(set_by_user, DEFAULTS, [])
+    default = yaml.safe_load((CONFIG / "config.yaml").read_text())
+    assert experiment.training.steps == 7
+    assert experiment.training.batch_size == default["training"]["batch_size"]
+    assert {"mine", "dice"} <= experiment.losses.keys()
+
+
+def test_a_config_that_snakemake_has_merged_already_stays_the_same():
+    """As without `module:`, where `configfile:` has read the defaults before."""
+    once = configure({"training": {"steps": 7}}, DEFAULTS, [])
+    again = configure(json.loads(once.model_dump_json(by_alias=True)), DEFAULTS, [])
+    assert again.experiment_json() == once.experiment_json()
+
+
+def test_a_problem_names_the_file_of_its_key(tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text("training: {stepz: 3}")
+    defaults = [Cached(file, f"lossbench/{file.name}") for file in map(Path, DEFAULTS)]
+    config = {"training": {"stepz": 3}, "comparison": {"reference": "none"}}
+    with pytest.raises(ConfigError) as error:
+        configure(config, defaults, [str(study)])
+    assert f"{study}: training.stepz: unknown key; did you mean 'steps'?" in error.value.problems
+    only_default = {"comparison": {"reference": "none"}}
+    with pytest.raises(ConfigError, match=r"lossbench/config\.yaml: comparison\.reference: 'none'"):
+        configure(only_default, defaults, [])
+
+
+def test_the_files_of_the_user_are_those_that_are_no_copies_of_ours():
+    ours = [Cached("/cache/1/losses.yaml", "/repo/losses.yaml")]
+    again = Cached("/cache/2/losses.yaml", "/repo/losses.yaml")
+    listed = ["command_line.yaml", again, "config/config.yaml"]
+    files = user_files(listed, ours, overwriting=["command_line.yaml"])
+    assert files == ["config/config.yaml", "command_line.yaml"]
+
+
+def test_a_job_finds_our_python_and_package_first_and_the_user_s_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, here = str(Path(sys.executable).parent), str(Path.cwd())
+    environment = {"PATH": f"/bin:{folder}", "PYTHONPATH": "/other"}
+    files = ["a:b/study.yaml", "a:b/more.yaml"]
+    found = job_environment(environment, Path("/repo"), files, "/data")
+    assert found == {
+        "PATH": f"{folder}:/bin",
+        "PYTHONPATH": "/repo/src:/other",
+        "LOSSBENCH_PATH": json.dumps([f"{here}/a:b", here]),
+        "LOSSBENCH_DATA": "/data",
+    }
+    assert "LOSSBENCH_DATA" not in job_environment({}, Path("/repo"), [], None)
+    assert job_environment(found, Path("/repo"), files, "/data") == found, "grows with each job"
+
+
+def test_all_missing_packages_are_named(tmp_path):
+    require_packages(tmp_path)  # no source tree
+    require_packages(CONFIG.parent)
+    (tmp_path / "pyproject.toml").write_text(
+        "[project]\ndependencies = "
+        "['numpy>=1', 'no-such.a>=2', 'no_such_b[x]', 'snakemake-executor-plugin-none']"
+    )
+    with pytest.raises(UserError, match=r"lacks no-such\.a, no_such_b; install"):
+        require_packages(tmp_path)
+
+
+def test_paths_of_blocks_and_datasets(tmp_path):
+    experiment = load(write_experiment(tmp_path, folds=(0, 1), seeds=(3,)))
+    assert block_files(experiment, "x.csv") == [
+        "results/fake/hippocampus/unet/fold0/seed3/x.csv",
+        "results/fake/hippocampus/unet/fold1/seed3/x.csv",
+    ]
+    assert dataset_files(experiment, "x.json") == ["results/datasets/hippocampus/x.json"]
+
+
+def test_the_parameter_of_a_job_changes_with_its_settings():
+    assert settings_digest("{}") == settings_digest("{}") != settings_digest("{ }")
+    assert len(settings_digest("{}")) == 16
+
+
+def test_a_block_is_trained_where_settings_and_data_are_those_of_its_runs(tmp_path):
+    path = write_experiment(tmp_path, losses=("dice", "focal"), folds=(0,), seeds=(1,))
+    experiment, results = load(path), tmp_path / "results"
+    block = {"dataset": "hippocampus", "model": "unet", "fold": "0", "seed": "1"}  # wildcards
+    status = results / "fake/hippocampus/unet/fold0/seed1/focal/status.json"
+    data = results / "datasets/hippocampus/classes.json"
+    for loss, [digest] in stored(path).items():
+        write_json(status.parents[1] / loss / "status.json", {"digest": digest})
+    assert trained(experiment, results, **block)
+    longer = experiment.training.model_copy(update={"steps": 41})
+    assert not trained(experiment.model_copy(update={"training": longer}), results, **block)
+    for file, text in ((status, "[]"), (status, "{"), (status, None), (data, '{"digest": "x"}')):
+        before = file.read_text()
+        file.unlink()
+        if text:
+            file.write_text(text)
+        assert not trained(experiment, results, **block), (file, text)
+        file.write_text(before)
+    assert trained(experiment, results, **block)
 
 
 def stored(path):

@@ -1,6 +1,8 @@
 """Making objects from dotted paths; what a user reads when that fails."""
 
+import json
 import pathlib
+import sys
 
 import pytest
 from torch import nn
@@ -82,3 +84,18 @@ def test_nothing_is_called_that_is_of_another_kind(tmp_path):
     assert isinstance(
         instantiate({"_target_": "pathlib.PurePath"}, pathlib.PurePath, "x"), pathlib.PurePath
     )
+
+
+def test_modules_of_the_user_hide_none_of_others(tmp_path, monkeypatch):
+    folder = tmp_path / "my:study"
+    folder.mkdir()
+    (folder / "sched.py").write_text("raise RuntimeError")
+    (folder / "users_own.py").write_text("class Thing: pass")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "sched", raising=False)
+    monkeypatch.setenv("LOSSBENCH_PATH", json.dumps([str(folder)]))
+    made = instantiate({"_target_": "users_own.Thing"}, object, "losses.mine")
+    assert type(made).__name__ == "Thing"
+    assert instantiate({"_target_": "sched.scheduler"}, object, "x").empty()
+    found = message({"_target_": "sched.Mine"})
+    assert found.startswith(f"losses.mine: {folder}/sched.py has the name of another module")
