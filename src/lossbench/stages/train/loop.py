@@ -72,14 +72,12 @@ def take_step(run: Run) -> None:
     """Take one step of a run; nothing is read from the device but at the rows of the history."""
     step, training = run.step, run.training
     batch = run.batches(step)  # the same one for every loss of the block, made once
+    if run.update is None:  # the first step of this process; its preparation is not timed
+        run.update = choose_update(partial(optimise, run), run, batch.images, batch.labels)
     with run.stopwatch:
         set_learning_rate(run.optimizer, learning_rate(training, step))
         # What a network, a loss or a library draws in a step is the same for every loss.
         run.seed_step(step)
-        if run.update is None:  # the first step of this process
-            update = partial(optimise, run)
-            run.update = choose_update(update, run, batch.images, batch.labels)
-            run.seed_step(step)
         loss, norm = run.update(batch.images, batch.labels)
         run.sums += torch.stack([loss, norm])
         run.batch_digest.mul_(FNV_PRIME).add_(batch.checksum)
