@@ -107,15 +107,15 @@ def test_unbalanced_components_have_no_bias():
 
 
 def test_all_pairs_count():
-    """A gap costs its pair, not its case; what is missing is counted."""
+    """A gap costs its pair, not its case; what is missing is counted, a whole case too."""
     folds = folds_of()
     folds[0][1, 3] = np.nan
     folds[1][0] = np.nan
-    folds[2][:, 5] = np.nan  # a case without the class
+    folds[2][:, 5] = np.nan  # a case that one loss lacks in all seeds
     found = paired_difference(folds)
-    assert (found.n_cases, found.n_blocks, found.n_missing) == (259, 14, 1 + 52)
+    assert (found.n_cases, found.n_blocks, found.n_missing) == (259, 14, 1 + 52 + 3)
     gone = [np.full((3, 52), np.nan), *folds[1:]]
-    assert (paired_difference(gone).n_folds, paired_difference(gone).n_missing) == (4, 156 + 52)
+    assert (paired_difference(gone).n_folds, paired_difference(gone).n_missing) == (4, 156 + 52 + 3)
 
 
 # Error rates: a small edition of benchmarks/error_rates.py
@@ -424,8 +424,8 @@ def test_a_missing_block_moves_no_rank():
 def test_the_luck_of_a_training_makes_no_loss_the_first_with_one_seed_a_fold():
     """Four equal losses. Drawing seeds within folds called one the first in every second study."""
     certain = 0
-    for study in range(60):
-        generator = np.random.default_rng(study)
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
         values = [
             0.1 * generator.standard_normal(200)
             + 0.0042 * generator.standard_normal((4, 1, 1))

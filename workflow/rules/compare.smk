@@ -16,6 +16,7 @@ rule compare:
         conventions="results/{experiment}/report/conventions.csv",
         ranks="results/{experiment}/report/ranks.csv",
         collapses="results/{experiment}/report/collapses.csv",
+        failures="results/{experiment}/report/failures.csv",
     log:
         "results/{experiment}/report/compare.log",
     conda:

@@ -28,7 +28,8 @@ SUMMARY = (
 )
 COMPARISONS = (
     *(*GROUP, "loss", "reference", "class", "metric"),
-    *("n_cases", "n_subjects", "n_seeds", "n_blocks", "n_missing"),
+    *("n_cases", "n_subjects", "n_seeds", "n_blocks"),
+    *("n_missing", "n_missing_loss", "n_missing_reference", "p_missing", "missing_cases"),
     *("difference", "ci_low", "ci_high", "simultaneous_low", "simultaneous_high"),
     *(
         "p",
@@ -45,6 +46,12 @@ POOLED = (*GROUP, "loss", "class", "n_cases", *COUNTS, "dice", "iou", "precision
 CONVENTIONS = (*GROUP, "class", "convention", "loss", "mean", "n_cases", "winner")
 RANKS = (*GROUP, "class", "metric", "loss", "rank", "rank_low", "rank_high", "p_first")
 COLLAPSES = (*GROUP, "loss", "class", "n_runs", "n_collapsed", "seeds")
+# Subjects on which a loss had no overlap with a class that is there, and runs that never had any;
+# *_high are exact upper bounds.
+FAILURES = (
+    *(*GROUP, "loss", "class", "n_subjects", "n_failed", "rate_high", "n_failed_reference"),
+    *("p_mcnemar", "n_runs", "n_collapsed", "collapse_high"),
+)
 SCALE = (*COMPARISON, "difference", "matched", "explained", "ci_low", "ci_high")
 CLAIMS = ("claim", "source", *GROUP, "verdict", "figure", "evidence")
 PLAN = (
@@ -55,7 +62,17 @@ PLAN = (
 # Columns of text, whatever they look like: a class may be called 007 or NA.
 TEXT = (
     *(*GROUP, "loss", "reference", "class", "metric", "case", "verdict", "verdict_cases"),
-    *("convention", "seeds", "claim", "source", "figure", "evidence", "commit", "engine"),
+    *(
+        "convention",
+        "missing_cases",
+        "seeds",
+        "claim",
+        "source",
+        "figure",
+        "evidence",
+        "commit",
+        "engine",
+    ),
 )
 
 

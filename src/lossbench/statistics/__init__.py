@@ -8,6 +8,8 @@ from lossbench.statistics.differences import decide as decide
 from lossbench.statistics.differences import holm as holm
 from lossbench.statistics.differences import improvement as improvement
 from lossbench.statistics.differences import paired_difference as paired_difference
+from lossbench.statistics.failures import failure_rate as failure_rate
+from lossbench.statistics.failures import mcnemar as mcnemar
 from lossbench.statistics.planning import Plan as Plan
 from lossbench.statistics.planning import needed as needed
 from lossbench.statistics.planning import pairing_gain as pairing_gain

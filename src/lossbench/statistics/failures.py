@@ -33,9 +33,11 @@ def failure_rate(n_failed: int, n: int, confidence: float = 0.95) -> Rate:
     """
     if n == 0:
         return Rate(0, 0, np.nan, np.nan)
-    both_sides = 2 * confidence - 1  # the interval whose ends are the one-sided bounds
-    low, high = stats.binomtest(n_failed, n).proportion_ci(both_sides, method="exact")
-    return Rate(n, n_failed, float(low), float(high))
+    low, high = (
+        stats.binomtest(n_failed, n, alternative=side).proportion_ci(confidence, method="exact")
+        for side in ("greater", "less")
+    )
+    return Rate(n, n_failed, float(low.low), float(high.high))
 
 
 def mcnemar(loss_failed: np.ndarray, reference_failed: np.ndarray) -> float:

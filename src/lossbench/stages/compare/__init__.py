@@ -15,6 +15,7 @@ from lossbench.stages.compare import blocks, external
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.collapse import collapses
 from lossbench.stages.compare.comparisons import comparisons, pairing, rank_table, scale
+from lossbench.stages.compare.failures import failures
 from lossbench.stages.compare.scores import Scores
 from lossbench.stages.compare.summary import conventions, dice_of_runs, pooled, summary
 
@@ -113,6 +114,7 @@ def _tables(
     settings = study.comparison
     first = [*RUN, "digest", "status", "steps", "dice", "dice_with_background"]
     first = [name for name in first if name in runs]  # external results have fewer
+    collapsed = collapses(groups, experiment)
     return {
         "runs": runs[[*first, *runs.columns.difference(first, sort=False)]],
         "summary": summary(groups, settings.alpha),
@@ -120,7 +122,8 @@ def _tables(
         "pooled": pooled(groups),
         "conventions": conventions(groups),
         "ranks": rank_table(groups, study),
-        "collapses": collapses(groups, experiment),
+        "collapses": collapsed,
+        "failures": failures(groups, collapsed, settings.reference, settings.alpha),
         "scale": scale(groups, settings),
     }
 
@@ -151,9 +154,26 @@ def _verdicts(study: Study, compared: pd.DataFrame, output: Path) -> str:
         f"{study.experiment}: each loss minus {settings.reference}, paired by case within blocks; "
         f"verdicts and intervals hold together at error rate {settings.alpha:g}, margin "
         f"{settings.margins_text()}\n\n"
-        f"{table.to_string(index=False)}\n\n"
+        f"{table.to_string(index=False)}\n{_missing(compared, settings.alpha)}\n"
         f"report:  {output / 'report.html'}\n"
     )
+
+
+def _missing(compared: pd.DataFrame, alpha: float) -> str:
+    """A line for each comparison that lacks values of one side which the other side has."""
+    lines = []
+    for row in compared[compared["missing_cases"] != ""].to_dict("records"):
+        cases = row["missing_cases"].split(", ")
+        names = ", ".join(cases[:3]) + (f" and {len(cases) - 3} more" if len(cases) > 3 else "")
+        n_loss, n_reference = row["n_missing_loss"], row["n_missing_reference"]
+        line = (
+            f"{row['metric']} of {row['class']}: {row['loss']} lacks {n_loss} values, "
+            f"{row['reference']} {n_reference}, where the class is there ({names})"
+        )
+        if row["p_missing"] < alpha:
+            line += "; no winner by results that miss more"
+        lines.append(f"{line}\n")
+    return "\n" * bool(lines) + "".join(lines)
 
 
 def _interval(row: Any) -> str:

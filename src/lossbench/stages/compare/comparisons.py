@@ -9,8 +9,10 @@ import pandas as pd
 from lossbench.common import tables
 from lossbench.common.tables import BLOCK
 from lossbench.config import MATCHED, METRICS, Comparison, Study
+from lossbench.stages.compare.collapse import STARTED
 from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED
-from lossbench.stages.compare.scores import Scores, iterate_pairs, to_rows
+from lossbench.stages.compare.failures import missing
+from lossbench.stages.compare.scores import Pair, Scores, iterate_pairs, mean, to_rows
 from lossbench.stages.compare.summary import TIE, has_conventions, means_by_convention
 from lossbench.statistics import (
     cases_tests,
@@ -60,6 +62,11 @@ def comparisons(
     rows = []
     for i, (pair, d, decision) in enumerate(zip(pairs, differences, decisions, strict=True)):
         scores, higher_is_better = pair.scores, higher[i]
+        lacks, verdict = missing(pair), decision.verdict
+        if verdict == "equivalent" and not _learned(pair):
+            verdict = "not learned"
+        elif lacks.contradicts(verdict, alpha):
+            verdict = "undecided"
         n_needed = (np.nan, np.nan)
         if decision.verdict == "undecided":
             n_needed = needed(d, margins[i], alpha, n_tests)
@@ -79,6 +86,10 @@ def comparisons(
                 "n_seeds": scores.n_seeds,
                 "n_blocks": d.n_blocks,
                 "n_missing": pair.n_missing,
+                "n_missing_loss": lacks.n_loss,
+                "n_missing_reference": lacks.n_reference,
+                "p_missing": lacks.p,
+                "missing_cases": ", ".join(lacks.cases),
                 "difference": d.mean,
                 "ci_low": low,
                 "ci_high": high,
@@ -87,7 +98,7 @@ def comparisons(
                 "p": d.p(),
                 "p_holm": decision.p_holm,
                 "p_equivalent_holm": decision.p_equivalent_holm,
-                "verdict": decision.verdict,
+                "verdict": verdict,
                 "n_cases_needed": np.ceil(n_needed[0] * pair.n_cases / max(d.n_cases, 1)),
                 "n_blocks_needed": n_needed[1],
                 "improvement": share_higher if higher_is_better else 1 - share_higher,
@@ -99,6 +110,15 @@ def comparisons(
             }
         )
     return pd.DataFrame(rows, columns=tables.COMPARISONS)
+
+
+def _learned(pair: Pair) -> bool:
+    """Whether one of the two has a mean Dice on the class that shows any learning."""
+    if "dice" not in pair.scores.values:
+        return True
+    both = [pair.scores.losses.index(pair.keys[name]) for name in ("loss", "reference")]
+    k = pair.scores.classes.index(pair.keys["class"])
+    return not (mean(pair.scores.values["dice"][both, ..., k], axis=(1, 2)) < STARTED).all()
 
 
 def sign_reversals(scores: Scores, **keys: str) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from lossbench.common.tables import CASE
+from lossbench.common.tables import CASE, COUNTS
 from lossbench.statistics import paired_difference
 
 
@@ -105,13 +105,24 @@ class Scores:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Differences of each fold, and the positions of its cases.
 
-        A case for which neither loss has a value in any training (the class is not in its label)
-        is no missing pair; it is left out.
+        A case that does not show the class and for which neither loss has a value is no missing
+        pair; it is left out.
         """
         k = self.classes.index(class_)
         a, b = (self.values[metric][self.losses.index(name), ..., k] for name in (loss, reference))
-        measured = ~(np.isnan(a) & np.isnan(b)).all(axis=0)
-        return [((a - b)[:, of], of) for of in self._cases_of_folds(measured)]
+        measured = np.isfinite(a - b).any(axis=0)
+        kept = measured | self.shown(metric, class_)
+        return [((a - b)[:, of], of) for of in self._cases_of_folds(kept)]
+
+    def shown(self, metric: str, class_: str) -> np.ndarray:
+        """Cases whose label shows a class: a mask (C,).
+
+        By the counts; without them, those of which some loss has a value of the metric.
+        """
+        k = self.classes.index(class_)
+        if set(COUNTS) <= self.values.keys():
+            return (self.values["tp"] + self.values["fn"] > 0)[..., k].any(axis=(0, 1))
+        return np.isfinite(self.values[metric][..., k]).any(axis=(0, 1))
 
     def _cases_of_folds(self, kept: np.ndarray | bool = True) -> list[np.ndarray]:
         return [np.flatnonzero((self.fold == f) & kept) for f in range(len(self.folds))]
@@ -156,17 +167,22 @@ class Pair(NamedTuple):
 
     @property
     def n_missing(self) -> int:
-        """Pairs that are missing of the cases of a fold that have others."""
+        """Pairs that are missing though the class is there."""
         return paired_difference(self.case_folds).n_missing
 
 
 def iterate_pairs(
     groups: Sequence[Scores], metrics: Sequence[str], reference: str
 ) -> Iterator[Pair]:
-    """Every comparison: dataset and model x class x metric x loss other than the reference."""
+    """Every comparison: dataset and model x class x metric x loss other than the reference.
+
+    Where neither has any value (a class that no label shows) nothing is compared.
+    """
     for scores in groups:
         for class_, metric, loss in product(scores.classes, metrics, scores.losses):
-            if loss != reference:
+            both = [scores.losses.index(name) for name in (loss, reference)]
+            values = scores.values[metric][both, ..., scores.classes.index(class_)]
+            if loss != reference and np.isfinite(values).any():
                 keys = {**scores.keys, "loss": loss, "reference": reference}
                 of = (metric, loss, reference, class_)
                 keys |= {"class": class_, "metric": metric}

@@ -30,6 +30,7 @@ VERDICTS = {
     "worse": ("#c04a00", "v"),
     "equivalent": ("#00755a", "s"),
     "undecided": ("#5f5f5f", "o"),
+    "not learned": ("#5f5f5f", "x"),
 }
 LOST = "#8f0038"  # a class that the loss does not find and the reference finds
 _STYLE = {

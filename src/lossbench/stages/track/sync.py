@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 COUNTS = ("written", "unchanged", "removed", "left deleted")
 # What log_batch takes at once: 1000 together.
 METRICS, PARAMS, TAGS = 900, 100, 100
-VERDICTS = ("better", "worse", "equivalent", "undecided", "reference")
+VERDICTS = ("better", "worse", "equivalent", "undecided", "not learned", "reference")
 
 
 def get_or_create_experiment(

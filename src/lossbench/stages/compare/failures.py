@@ -1,0 +1,121 @@
+"""What means hide: values that are missing, and cases on which a loss fails altogether."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lossbench.common import tables
+from lossbench.common.tables import COUNTS, GROUP
+from lossbench.stages.compare.scores import Pair, Scores, to_rows
+from lossbench.statistics import failure_rate, mcnemar
+
+
+class Missing(NamedTuple):
+    """Values that a comparison lacks though the class is in the label.
+
+    Attributes
+    ----------
+    n_loss, n_reference
+        Cases x trainings without a value of the loss, and of the reference.
+    p
+        McNemar over subjects that both lack as many. A training without any value (one that
+        diverged) says nothing here: it is one event, not one a subject.
+    cases
+        Names of those that only one of the two lacks.
+    """
+
+    n_loss: int
+    n_reference: int
+    p: float
+    cases: list[str]
+
+    def contradicts(self, verdict: str, alpha: float) -> bool:
+        """Whether a verdict is by results that miss more: their hard cases may be those."""
+        more = self.n_loss - self.n_reference
+        favours = {"better": more > 0, "worse": more < 0, "equivalent": more != 0}
+        return self.p < alpha and favours.get(verdict, False)
+
+
+def missing(pair: Pair) -> Missing:
+    """Count the values that are missing of the loss and of the reference."""
+    scores, metric = pair.scores, pair.keys["metric"]
+    k = scores.classes.index(pair.keys["class"])
+    lacks = [
+        ~np.isfinite(scores.values[metric][scores.losses.index(pair.keys[name]), ..., k])
+        for name in ("loss", "reference")
+    ]
+    shown = scores.shown(metric, pair.keys["class"])
+    of_subject = np.zeros((2, scores.subject.max(initial=-1) + 1))
+    counts = np.zeros(2, dtype=int)
+    alone = np.zeros(len(scores.cases), dtype=bool)
+    for _, _, s, of_fold in scores.blocks():
+        of = np.flatnonzero(of_fold & shown)
+        in_block = [lack[s, of] for lack in lacks]
+        counts += [lack.sum() for lack in in_block]
+        alone[of] |= in_block[0] != in_block[1]
+        if not any(lack.all() for lack in in_block):
+            for side, lack in zip(of_subject, in_block, strict=True):
+                np.add.at(side, scores.subject[of], lack)
+    names = [scores.cases[i] for i in np.flatnonzero(alone)]
+    return Missing(*map(int, counts), mcnemar(*of_subject), names)
+
+
+def failures(
+    groups: Sequence[Scores], collapses: pd.DataFrame, reference: str, alpha: float
+) -> pd.DataFrame:
+    """How often each loss fails: no overlap with a class that is in the label, and collapses.
+
+    Parameters
+    ----------
+    groups
+        What was measured, for each dataset and model.
+    collapses
+        `tables.COLLAPSES`.
+    reference, alpha
+        Of the comparison; each bound has the level 1 - alpha.
+    """
+    rows = []
+    for scores in groups:
+        if set(COUNTS) <= scores.values.keys():
+            tp = scores.values["tp"]
+            attempted, failed = tp + scores.values["fn"] > 0, tp == 0
+        elif "dice" in scores.values:
+            attempted, failed = np.isfinite(scores.values["dice"]), scores.values["dice"] == 0
+        else:
+            continue
+        subjects = np.unique(scores.subject)[:, None] == scores.subject  # (subjects, C)
+        shape = (len(scores.losses), len(scores.classes))
+        names = ("n_subjects", "n_failed", "rate_high", "n_failed_reference", "p_mcnemar")
+        figures = {name: np.full(shape, np.nan) for name in names}
+        r = scores.losses.index(reference)
+
+        def per_subject(pairs: np.ndarray, subjects: np.ndarray = subjects) -> np.ndarray:
+            return subjects @ pairs.sum(axis=0)
+
+        for i, k in np.ndindex(shape):
+            tried, tried_reference = attempted[i, ..., k], attempted[r, ..., k]
+            lost, lost_reference = failed[i, ..., k] & tried, failed[r, ..., k] & tried_reference
+            both = tried & tried_reference
+            n = int((per_subject(tried) > 0).sum())
+            n_failed = int((per_subject(lost) > 0).sum())
+            p = np.nan
+            if i != r:
+                p = mcnemar(per_subject(lost & both), per_subject(lost_reference & both))
+            high = failure_rate(n_failed, n, 1 - alpha).high
+            of_reference = int((per_subject(lost_reference) > 0).sum())
+            for name, value in zip(names, (n, n_failed, high, of_reference, p), strict=True):
+                figures[name][i, k] = value
+        rows += to_rows(scores, figures)
+    if not rows:
+        return pd.DataFrame(columns=tables.FAILURES)
+    keys = [*GROUP, "loss", "class"]
+    table = pd.DataFrame(rows).merge(collapses.drop(columns="seeds"), on=keys, how="left")
+    counted = zip(table["n_collapsed"], table["n_runs"], strict=True)
+    table["collapse_high"] = [
+        failure_rate(int(n), int(runs), 1 - alpha).high if runs > 0 else np.nan
+        for n, runs in counted
+    ]
+    whole = ["n_subjects", "n_failed", "n_failed_reference"]
+    return table.astype(dict.fromkeys(whole, int))[list(tables.FAILURES)]

@@ -1,0 +1,99 @@
+"""What means hide: missing values, total failures, classes that nothing learned."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lossbench.statistics import paired_difference
+from tests.helpers.fake_results import compare_files
+
+
+def results(values, folds=1):
+    """Rows of losses from (loss, seed) -> the Dice of each case; NaN is written as an empty cell."""
+    rows = [
+        {"loss": loss, "case": f"c{i:02d}", "fold": i % folds, "seed": seed, "dice": x}
+        for (loss, seed), dice in values.items()
+        for i, x in enumerate(dice)
+    ]
+    return pd.DataFrame(rows)
+
+
+def compared(table, tmp_path, **options):
+    table.to_csv(tmp_path / "results.csv", index=False)
+    output = compare_files([str(tmp_path / "results.csv")], "dice", tmp_path / "out", **options)
+    return pd.read_csv(output.parent / "comparisons.csv").to_dict("records"), output.parent
+
+
+EASY, HARD = [0.85] * 6, [0.30] * 6
+
+
+def easy_and_hard(ce_on_hard, seeds=3, drop=False):
+    """Six easy and six hard cases, on each of which ce is .03 higher where it has a value."""
+    generator = np.random.default_rng(0)
+    values = {}
+    for seed in range(seeds):
+        values["dice", seed] = np.array(EASY + HARD) + generator.normal(0, 0.001, 12)
+        values["ce", seed] = np.array([x + 0.03 for x in EASY] + ce_on_hard)
+        values["ce", seed] = values["ce", seed] + generator.normal(0, 0.001, 12)
+    table = results(values)
+    return table.dropna() if drop else table
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_no_loss_wins_by_the_cases_that_it_misses(tmp_path, drop):
+    (row,), _ = compared(easy_and_hard([x + 0.03 for x in HARD]), tmp_path)
+    assert (row["verdict"], row["n_missing"]) == ("better", 0)
+    (row,), output = compared(easy_and_hard([np.nan] * 6, drop=drop), tmp_path)
+    assert (row["n_missing"], row["n_missing_loss"], row["n_missing_reference"]) == (18, 18, 0)
+    assert row["p_missing"] == pytest.approx(2 * 0.5**6)
+    assert row["missing_cases"] == "c06, c07, c08, c09, c10, c11"
+    assert row["verdict"] == "undecided"
+    said = (output / "verdict.txt").read_text()
+    assert "ce lacks 18 values, dice 0, where the class is there (c06, c07, c08 and 3 more)" in said
+    assert "no winner by results that miss more" in said
+
+
+def test_a_miss_is_counted_with_one_seed(tmp_path):
+    assert paired_difference([np.array([[np.nan, np.nan, 0.1, 0.2, 0.3]])]).n_missing == 2
+    (row,), _ = compared(easy_and_hard([np.nan] * 6, seeds=1), tmp_path)
+    assert row["n_missing"] == row["n_missing_loss"] == 6
+
+
+def test_a_diverged_run_is_one_event_and_takes_no_verdict(tmp_path):
+    table = easy_and_hard([x + 0.03 for x in HARD], seeds=5)
+    table.loc[(table["loss"] == "ce") & (table["seed"] == 0), "dice"] = np.nan
+    (row,), _ = compared(table, tmp_path)
+    assert (row["verdict"], row["n_missing_loss"], row["p_missing"]) == ("better", 12, 1)
+
+
+def test_failures_are_counted_by_subject_and_tested(tmp_path):
+    table = easy_and_hard([0.33] * 5 + [0.0])
+    table.loc[(table["loss"] == "ce") & (table["case"] >= "c06"), "dice"] = 0.0
+    _, output = compared(table, tmp_path)
+    found = pd.read_csv(output / "failures.csv").set_index("loss")
+    ce, dice = found.loc["ce"], found.loc["dice"]
+    assert (ce["n_subjects"], ce["n_failed"], ce["n_failed_reference"]) == (12, 6, 0)
+    assert ce["p_mcnemar"] == pytest.approx(2 * 0.5**6)
+    assert (dice["n_failed"], np.isnan(dice["p_mcnemar"])) == (0, True)
+    assert dice["rate_high"] == pytest.approx(1 - 0.05 ** (1 / 12))
+    assert (ce["n_runs"], ce["n_collapsed"]) == (3, 0)
+    assert ce["collapse_high"] == pytest.approx(1 - 0.05 ** (1 / 3))
+
+
+def test_a_class_that_neither_learned_is_not_equivalent(tmp_path):
+    table = results({(loss, s): [0.0] * 12 for loss in ("dice", "ce") for s in range(3)})
+    (row,), _ = compared(table, tmp_path)
+    assert row["verdict"] == "not learned"
+    table["dice"] += 0.5
+    (row,), _ = compared(table, tmp_path)
+    assert row["verdict"] == "equivalent"
+
+
+def test_what_has_no_value_is_no_comparison(tmp_path):
+    """Two comparisons, of which one has values: it is tested alone."""
+    table = pd.concat(
+        [easy_and_hard([x + 0.03 for x in HARD]).assign(**{"class": name}) for name in "ab"]
+    )
+    table.loc[table["class"] == "b", "dice"] = np.nan
+    (row,), _ = compared(table, tmp_path)
+    assert (row["class"], row["p_holm"]) == ("a", pytest.approx(row["p"]))
