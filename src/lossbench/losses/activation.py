@@ -14,15 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lossbench.losses.facts import ACTIVATION_ARGUMENTS, ATEN_ACTIVATIONS
 from lossbench.losses.targets import one_hot
 
 # Logits of the true class and of the others.
 PERFECT = {"perfect": (10, -10), "true_deep": (40, -10), "others_deep": (10, -40)}
 SPREAD = 0.02  # of the value among these, relative to the distance to inverted logits
-ACTIVATIONS = {
-    *("_softmax", "_log_softmax", "sigmoid", "log_sigmoid_forward"),
-    "binary_cross_entropy_with_logits",
-}
 
 
 def activation_problem(loss: nn.Module, num_classes: int, spatial_dims: int) -> str | None:
@@ -129,7 +126,7 @@ def _list(values: Iterable[float]) -> str:
 def _hint(loss: nn.Module) -> str:
     """The argument to set, where one is known by its name."""
     arguments = inspect.signature(type(loss)).parameters
-    names = [n for n in ("softmax", "from_logits", "use_softmax") if n in arguments]
+    names = [name for name in ACTIVATION_ARGUMENTS if name in arguments]
     return f"; set {names[0]}: true" if names else "; let it apply softmax to the logits"
 
 
@@ -143,6 +140,9 @@ class _Probe:
 
 class _Watched(TorchDispatchMode):
     """Runs a loss and sees its parts, and every softmax and sigmoid of something of their size.
+
+    It looks at operations, below torch's functions: a softmax inside torch's cross-entropy is seen
+    here, with its input. `gradients._Watch` replaces outputs, for which it needs the functions.
 
     Attributes
     ----------
@@ -176,7 +176,7 @@ class _Watched(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         """Look at the input of an activation, then do what was asked."""
-        if func.overloadpacket.__name__ in ACTIVATIONS and self._is_prediction(args[0]):
+        if func.overloadpacket.__name__ in ATEN_ACTIVATIONS and self._is_prediction(args[0]):
             self.count += 1
             if self.name == "others_deep":  # the logits themselves lie far outside
                 self.twice = self.twice or bool(args[0].min() >= 0 and args[0].max() <= 1)

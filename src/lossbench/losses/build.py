@@ -10,17 +10,11 @@ from torch import Tensor, nn
 from lossbench.common.instantiate import instantiate
 from lossbench.config import UserError, unnamed
 from lossbench.datasets.prepared import Prepared
+from lossbench.losses.facts import NOT_CALLED, WEIGHT_KEYS, WEIGHTS_OF_ALL_CLASSES
 from lossbench.losses.ignoring import Ignoring
 from lossbench.losses.sums import of_sums
 from lossbench.losses.targets import one_hot
 from lossbench.losses.weights import class_weights
-
-# Arguments that hold weights of classes: a list of numbers is made a tensor, as $weights are.
-WEIGHT_KEYS = ("weight", "weights", "class_weight", "class_weights")
-# It takes a weight per class also without the background, for its cross-entropy.
-WEIGHTS_OF_ALL_CLASSES = ("monai.losses.DiceCELoss",)
-# A loss that is looked at before the training and never called in it.
-NOT_CALLED = ("match",)
 
 
 def build_loss(spec: Mapping[str, Any], voxels: Sequence[int], classes: Sequence[str]) -> nn.Module:

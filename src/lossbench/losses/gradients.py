@@ -8,11 +8,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from lossbench.losses.facts import SIGMOID, SOFTMAX
+
 LossOf = Callable[[Tensor], Tensor]  # logits (B, K, *S) -> scalar, the target held fixed
 CERTAIN = 60.0  # gap of logits that makes a probability of 1 in float32, without underflow
-# What a loss calls to turn logits into probabilities: over the classes, or class by class.
-SOFTMAX = ("softmax", "log_softmax")
-SIGMOID = ("sigmoid", "log_sigmoid", "logsigmoid", "binary_cross_entropy_with_logits")
 INCOMPLETE = 1e-2  # largest part of a gradient that may pass by the probabilities
 
 

@@ -4,15 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from lossbench.config import UserError
+from lossbench.losses.facts import TERMS
 from lossbench.losses.targets import one_hot
 
-# Sums of two losses that treat a batch differently: factor and loss by attribute. Dice scores each
-# sample, the other takes the mean over all pixels, also where samples have different numbers.
-SUMS = {
-    "DiceCELoss": {"lambda_dice": "dice", "lambda_ce": "cross_entropy"},
-    "DiceFocalLoss": {"lambda_dice": "dice", "lambda_focal": "focal"},
-    "GeneralizedDiceFocalLoss": {"lambda_gdl": "generalized_dice", "lambda_focal": "focal"},
-}
 TOLERANCE = 1e-5  # relative, of losses that are the same but for the order of summation
 
 
@@ -63,7 +57,7 @@ class Ignoring(nn.Module):
 
 def _terms(loss: nn.Module) -> list[tuple[float, nn.Module]]:
     kind = type(loss)
-    parts = SUMS.get(kind.__name__, {}) if kind.__module__.startswith("monai.") else {}
+    parts = TERMS.get(kind.__name__, {}) if kind.__module__.startswith("monai.") else {}
     return [(getattr(loss, f), getattr(loss, part)) for f, part in parts.items()] or [(1, loss)]
 
 

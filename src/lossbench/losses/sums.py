@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from lossbench.losses.facts import SYNC_FREE_DICE
+
 
 def of_sums(loss: nn.Module) -> nn.Module:
     """Put a `DiceOfSums` in the place of a DiceLoss: of the loss itself, or of its parts.
@@ -18,7 +20,11 @@ def of_sums(loss: nn.Module) -> nn.Module:
     """
     from monai.losses import DiceLoss
 
-    if type(loss) is DiceLoss and _is_plain(loss):
+    if (
+        type(loss) is DiceLoss
+        and loss.softmax != loss.sigmoid
+        and all(getattr(loss, key) in values for key, values in SYNC_FREE_DICE.items())
+    ):
         return DiceOfSums(loss)
     for name, part in loss.named_children():
         setattr(loss, name, of_sums(part))
@@ -56,14 +62,3 @@ class DiceOfSums(nn.Module):
         if how.class_weight is not None:
             scores = scores * how.class_weight.to(scores)
         return scores.mean() if how.reduction == "mean" else scores.sum()
-
-
-def _is_plain(loss: nn.Module) -> bool:
-    """Whether it is a function of the sums above."""
-    return (
-        loss.softmax != loss.sigmoid
-        and loss.other_act is None
-        and loss.ignore_index is None
-        and not (loss.to_onehot_y or loss.soft_label)
-        and loss.reduction in ("mean", "sum")
-    )
