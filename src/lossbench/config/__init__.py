@@ -13,7 +13,6 @@ from lossbench.config.experiment import load as load
 from lossbench.config.experiment import load_study as load_study
 from lossbench.config.experiment import merged as merged
 from lossbench.config.experiment import unnamed as unnamed
-from lossbench.config.experiment import validate as validate
 from lossbench.config.metrics import METRICS as METRICS
 from lossbench.config.metrics import Metric as Metric
 from lossbench.config.sections import Augmentation as Augmentation
@@ -24,3 +23,4 @@ from lossbench.config.sections import Execution as Execution
 from lossbench.config.sections import Loss as Loss
 from lossbench.config.sections import Matrix as Matrix
 from lossbench.config.sections import Training as Training
+from lossbench.config.validate import validate as validate

@@ -2,29 +2,21 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
-from lossbench.config.errors import (
-    ConfigError,
-    UserError,
-    Where,
-    did_you_mean,
-    problem_text,
-)
+from lossbench.config.claims import Claim
+from lossbench.config.errors import UserError
 from lossbench.config.metrics import METRICS, Metric
 from lossbench.config.sections import (
-    Augmentation,
-    Claim,
     Comparison,
     Component,
     Dataset,
     Execution,
-    Ledger,
     Loss,
     Matrix,
     Name,
@@ -188,33 +180,6 @@ class Experiment(Study):
         return list(dict.fromkeys([*self.matrix.loss, *([ledger.reference] if ledger else [])]))
 
 
-def validate(raw: Mapping[str, Any], files: Mapping[str, str | Path] | None = None) -> Experiment:
-    """Check a merged config, names across the catalogues included.
-
-    Parameters
-    ----------
-    raw
-        The config as read from YAML.
-    files
-        Name and path of the files it was merged from, later ones over earlier ones, for messages.
-
-    Raises
-    ------
-    ConfigError
-        With every problem: file, key, what was found, what to do.
-    """
-    where = Where(files or {})
-    problems = [f"{where(path)}: {text}" for path, text in _name_checks(raw)]
-    try:
-        experiment = Experiment.model_validate(raw)
-        problems += [f"{where(path)}: {text}" for path, text in _cross_checks(experiment)]
-    except ValidationError as error:
-        problems += [_explain(problem, where) for problem in error.errors()]
-    if problems:
-        raise ConfigError(problems)
-    return experiment.with_scale_control()
-
-
 def load(path: str | Path) -> Experiment:
     """Read the experiment.json of an experiment, as the workflow writes it.
 
@@ -247,107 +212,6 @@ def load_study(path: str | Path) -> Study:
     except (ValueError, TypeError) as error:
         what = str(error).splitlines()[0]
         raise UserError(f"{path}: damaged ({what}); delete it and run the workflow again") from None
-
-
-def _name_checks(raw: Mapping[str, Any]) -> Iterator[tuple[tuple, str]]:
-    """Names in the matrix that no catalogue has, also where the config is wrong elsewhere."""
-    matrix = raw.get("matrix")
-    if not isinstance(matrix, Mapping):
-        return
-    for kind, section in {"dataset": "datasets", "model": "models", "loss": "losses"}.items():
-        names, catalogue = matrix.get(kind), raw.get(section)
-        if not isinstance(names, list) or not isinstance(catalogue, Mapping):
-            continue
-        for name in names:
-            if str(name) not in catalogue:
-                hint = did_you_mean(str(name), [str(known) for known in catalogue])
-                yield ("matrix", kind), f"no {kind} {name!r} in {section}; {hint}"
-
-
-def _cross_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
-    """What does not fit together, where each section is in order."""
-    reference = e.comparison.reference
-    if reference not in e.matrix.loss:
-        text = f"{reference!r} is not in matrix.loss; {did_you_mean(reference, e.matrix.loss)}"
-        yield ("comparison", "reference"), text
-    for name in e.matrix.dataset:
-        folds = e.datasets[name].folds if name in e.datasets else None
-        for fold in e.matrix.fold:
-            if folds is not None and fold >= folds:
-                text = f"fold {fold} of {name!r}, which has folds 0 to {folds - 1}"
-                yield ("matrix", "fold"), text
-    for section in ("models", "losses"):
-        for name, entry in getattr(e, section).items():
-            if "name" in entry.spec():
-                yield (section, name, "name"), "an entry's name is its key; take this one away"
-    ledger = e.execution.ledger
-    if ledger and ledger.reference not in e.losses:
-        hint = did_you_mean(ledger.reference, list(e.losses))
-        path = ("execution", "ledger", "reference")
-        yield path, f"no loss {ledger.reference!r} in losses; {hint}"
-    for name in e.matrix.loss:
-        yield from _loss_checks(name, e)
-    yield from _metric_checks(e)
-    yield from _claim_checks(e)
-
-
-def _loss_checks(name: str, e: Experiment) -> Iterator[tuple[tuple, str]]:
-    if name in e.losses and e.losses[name].training:
-        section = ("losses", name, "training")
-        try:
-            e.training_of(name)
-        except ValidationError as error:
-            for problem in error.errors():
-                keys = _keys_beside(("training", *problem["loc"]))
-                yield (*section, *problem["loc"]), problem_text(problem, keys)
-    if e.comparison.scale_control and name + MATCHED in e.losses:
-        text = f"scale_control makes a loss of this name; rename {name + MATCHED!r}"
-        yield ("losses", name + MATCHED), text
-
-
-def _metric_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
-    for name in e.metrics:
-        if name in TAKEN:
-            yield ("metrics", name), f"{name!r} is a name of lossbench's own; choose another"
-    named = [(("comparison", "metrics"), metric) for metric in e.comparison.metrics]
-    named += [(("comparison", "margins"), metric) for metric in e.comparison.margins]
-    for n, claim in enumerate(e.claims):
-        if claim.comparison:
-            named.append((("claims", n, "comparison", "metric"), claim.comparison.metric))
-    for path, metric in named:
-        if metric not in e.all_metrics:
-            yield path, f"no metric {metric!r}; {did_you_mean(metric, e.all_metrics)}"
-
-
-def _claim_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
-    trained = e.with_scale_control().matrix.loss
-    for n, claim in enumerate(e.claims):
-        for key, loss in claim.losses():
-            if loss not in trained:
-                text = f"{loss!r} is not in matrix.loss; {did_you_mean(loss, trained)}"
-                yield ("claims", n, *key), text
-        if claim.ledger and e.execution.ledger is None:
-            yield ("claims", n, "ledger"), "execution.ledger is null, so that there is no ledger"
-
-
-def _explain(problem: Mapping[str, Any], where: Where) -> str:
-    path = [part for part in problem["loc"] if part != "[key]"]
-    return f"{where(path)}: {problem_text(problem, _keys_beside(path))}"
-
-
-def _keys_beside(path: Sequence[str | int]) -> list[str]:
-    """The keys of the section that holds this one, for a suggestion; empty for other sections."""
-    sections: dict[tuple, type[BaseModel]] = {
-        (): Experiment,
-        ("matrix",): Matrix,
-        ("training",): Training,
-        ("training", "augmentation"): Augmentation,
-        ("execution",): Execution,
-        ("execution", "ledger"): Ledger,
-        ("comparison",): Comparison,
-    }
-    section = sections.get(tuple(path[:-1]))
-    return list(section.model_fields) if section else []
 
 
 def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

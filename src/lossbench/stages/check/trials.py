@@ -13,7 +13,7 @@ import yaml
 
 from lossbench.common.instantiate import locate, location_of
 from lossbench.config import Experiment, UserError, did_you_mean, unnamed
-from lossbench.config.sections import Claim
+from lossbench.config.claims import Claim
 from lossbench.datasets.batches import MULTIPLE, patch_size, round_up
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.losses import (
