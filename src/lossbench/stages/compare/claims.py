@@ -10,7 +10,7 @@ import pandas as pd
 from lossbench.common import tables
 from lossbench.common.files import block_folder, read_json
 from lossbench.config import Experiment
-from lossbench.config.sections import ComparisonClaim, LedgerClaim
+from lossbench.config.claims import ComparisonClaim, LedgerClaim
 from lossbench.stages.compare.comparisons import max_difference
 from lossbench.stages.compare.scores import Scores
 from lossbench.statistics import Decision, Difference, decide, paired_difference
