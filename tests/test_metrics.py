@@ -139,5 +139,5 @@ def test_a_metric_that_cannot_be_used(phantom):
         "TwoArguments.__call__() takes 3 positional arguments but 4 were given (in the call itself)"
     )
     metric = build_metric("mine", {"_target_": f"{__name__}.Named"}, phantom)
-    with pytest.raises(UserError, match=r"metrics.mine: gives {'wall': 1}; wanted: 3 numbers"):
+    with pytest.raises(UserError, match=r"metrics.mine: gives {'wall': 1}; expected 3 numbers"):
         metric(*pair(), (1.0, 1.0))

@@ -32,7 +32,7 @@ EXAMPLES = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a subcommand; 1 where the user has something to mend."""
+    """Run a subcommand; 1 where the user has something to fix."""
     options = vars(_parser().parse_args(arguments))
     stage = options.pop("stage")
     _log_to(options.pop("log"))

@@ -112,7 +112,7 @@ def build_metric(name: str, spec: Mapping[str, Any], data: Prepared) -> OwnMetri
             what = f"{type(error).__name__}: {error} ({location_of(error)})"
             called = "called as metric(prediction, label, spacing)"
             raise UserError(f"{where}: failed, {called}: {what}") from error
-        wanted = f"wanted: {k} numbers, one for each class, NaN where it has none"
+        wanted = f"expected {k} numbers, one for each class, NaN where it has none"
         try:
             found = np.array(given, dtype=float)
         except (TypeError, ValueError):

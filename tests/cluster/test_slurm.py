@@ -155,7 +155,7 @@ def cancel_kill_and_exhaust(folder: Path, until: Callable) -> tuple[dict[str, st
     slurm("scancel", cancelled["JobId"])
     seen = (cancelled["JobId"], too_long["JobId"])
     killed = until(lambda: next((job for job in running() if job["JobId"] not in seen), None))
-    until(lambda: "validation Dice" in log_of(killed).partition("goes on from")[2])
+    until(lambda: "validation Dice" in log_of(killed).partition("resumes from")[2])
     # At once, as cgroups do it to what a job's own Snakemake has started.
     for line in slurm("scontrol", "listpids", killed["JobId"]).splitlines()[1:]:
         with suppress(ProcessLookupError, ValueError):
@@ -221,7 +221,7 @@ def test_a_cancelled_a_killed_and_an_overdue_job_go_on_from_their_checkpoints(st
     assert states == ["CANCELLED", "COMPLETED", "COMPLETED", "FAILED", "TIMEOUT"]
     for fold in range(2):
         log = story.folder / BLOCK.format(fold) / "train.log"
-        steps = dict(re.findall(r"(\w+): goes on from step (\d+)", log.read_text()))
+        steps = dict(re.findall(r"(\w+): resumes from step (\d+)", log.read_text()))
         assert steps.keys() == {"dice", "slow"}
         assert min(map(int, steps.values())) > 0
     # Slurm's SIGTERM is answered with a checkpoint, in time.

@@ -156,7 +156,7 @@ def test_weights_of_smp_are_of_all_classes():
     loss = build(index({**inner, "class_weights": "$inverse_frequency_raw"}))
     assert loss.loss.class_weights.tolist() == pytest.approx([1.25, 20 / 3, 20])
     assert loss(*batch()).isfinite()
-    with pytest.raises(UserError, match="class_weights has 1 numbers; wanted: 3, one for each of"):
+    with pytest.raises(UserError, match="class_weights has 1 numbers; expected 3, one for each of"):
         build(index({**inner, "class_weights": [3.0]}))  # smp multiplies the loss by C
 
 
@@ -207,7 +207,7 @@ def test_a_weight_that_has_an_effect_is_kept():
 )
 def test_literal_weights_that_cannot_be(weight):
     with pytest.raises(
-        UserError, match=r"losses.it: weight is .* wanted: finite numbers, none below 0"
+        UserError, match=r"losses.it: weight is .* expected finite numbers, none below 0"
     ):
         build_loss({"name": "it", **MONAI_DICE, "weight": weight}, VOXELS, CLASSES)
 
@@ -300,7 +300,7 @@ def test_adapters_are_the_libraries_losses():
     assert build("smp_dice")(logits, target) == smp.DiceLoss("multiclass")(logits, target.argmax(1))
     equal = WassersteinDiceLoss([[0, 1, 1], [1, 0, 1], [1, 1, 0]])(logits, target)
     assert WassersteinDiceLoss()(logits, target) < equal  # mistakes among the foreground cost half
-    with pytest.raises(UserError, match=r"distances: found \[2, 2\], wanted: \[3, 3\]"):
+    with pytest.raises(UserError, match=r"distances: found \[2, 2\], expected \[3, 3\]"):
         WassersteinDiceLoss([[0, 1], [1, 0]])(logits, target)
 
 
@@ -322,11 +322,11 @@ def test_f_score_loss_is_monai_s_dice_but_for_the_constant():
         ({"class_indexes": [0, 3]}, "class_indexes .0, 3.: wanted are numbers from 0 to 2"),
         (
             {"class_indexes": [1, 2], "class_weights": [1.0, 2.0, 3.0]},
-            "class_weights has 3 numbers; wanted: 2",
+            "class_weights has 3 numbers; expected 2",
         ),
         (
             {"class_indexes": [1], "class_weights": [1.0, 2.0, 3.0]},
-            "class_weights has 3 numbers; wanted: 1",
+            "class_weights has 3 numbers; expected 1",
         ),
     ],
 )

@@ -19,10 +19,10 @@ TABLE = yaml.safe_load(Path(__file__).with_name("bad_input.yaml").read_text())
 def test_a_broken_study_is_refused(entry, tmp_path):
     study = tmp_path / "study.yaml"
     study.write_text(entry["study"])
-    told = problems(merged(default(), yaml.safe_load(entry["study"])), **{"study.yaml": study})
-    heading, *lines = told.splitlines()
+    message = problems(merged(default(), yaml.safe_load(entry["study"])), **{"study.yaml": study})
+    heading, *lines = message.splitlines()
     assert heading == "the config cannot be used:"
-    assert [line.removeprefix("study.yaml: ") for line in lines] == entry["told"].splitlines()
+    assert [line.removeprefix("study.yaml: ") for line in lines] == entry["message"].splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,6 @@ def test_a_broken_dataset_is_refused(entry, folder, tmp_path):
     write_json(tmp_path / "dataset.json", dataset | {"surface_tolerance": 1.0})
     with pytest.raises(UserError) as error:
         prepare(tmp_path / "dataset.json", tmp_path / "out")
-    told = str(error.value).replace(str(folder), "DIR").removeprefix("datasets.mine: ")
-    assert told == entry["told"]
+    message = str(error.value).replace(str(folder), "DIR").removeprefix("datasets.mine: ")
+    assert message == entry["message"]
     assert not (tmp_path / "out" / "classes.json").exists()

@@ -55,7 +55,7 @@ class Claim(Strict):
     @model_validator(mode="after")
     def _has_one_evidence(self) -> "Claim":
         if len([x for x in (self.comparison, self.ledger, self.card) if x]) != 1:
-            raise ValueError("wants exactly one of comparison, ledger and card")
+            raise ValueError("expected exactly one of comparison, ledger and card")
         return self
 
     def losses(self) -> list[tuple[tuple[str, str], str]]:

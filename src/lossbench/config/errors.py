@@ -1,4 +1,4 @@
-"""What is wrong with a config, in words: the file, the key, what was found, what to do."""
+"""What is wrong with a config, in words: the file, the key, its value, what to do."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-# Problems of pydantic that say less to a user than these words.
-SHAPES = {
+# What pydantic expected, in plainer words than its own, by its type of error.
+EXPECTED = {
     "model_type": "keys with their values below it",
     "dict_type": "keys with their values below it",
     "list_type": "a list, in [ ]",
@@ -18,7 +18,7 @@ SHAPES = {
 
 
 class UserError(Exception):
-    """Something the user can mend: shown without a traceback."""
+    """Something the user can fix: shown without a traceback."""
 
 
 class ConfigError(UserError):
@@ -30,18 +30,18 @@ class ConfigError(UserError):
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """Either a suggestion, or the list of what there is."""
+    """A suggestion, or the list of what is available."""
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
-    return f"did you mean {close[0]!r}?" if close else f"there is: {', '.join(sorted(names))}"
+    return f"did you mean {close[0]!r}?" if close else f"available: {', '.join(sorted(names))}"
 
 
 def counted(number: float, thing: str) -> str:
-    """Such as "1 seed" and "2 seeds"."""
+    """A number with its noun: "1 seed", "2 seeds"."""
     return f"{number:.0f} {thing}{'' if number == 1 else 's'}"
 
 
 class Where:
-    """Names the file that a key comes from: the last one that has it."""
+    """The file that a key comes from: the last one that has it."""
 
     def __init__(self, files: Mapping[str, str | Path]) -> None:
         self.files = [(n, yaml.safe_load(Path(path).read_text())) for n, path in files.items()]
@@ -68,16 +68,16 @@ def _has(content: Any, path: Sequence[str | int]) -> bool:
 
 def problem_text(problem: Mapping[str, Any], keys: Sequence[str]) -> str:
     """A problem that pydantic found, in a section that has these keys."""
-    kind, found = problem["type"], problem["input"]
+    kind, value = problem["type"], problem["input"]
     if kind == "extra_forbidden" and keys:
         return f"unknown key; {did_you_mean(str(problem['loc'][-1]), keys)}"
     if kind == "missing":
         return "is missing"
     if kind == "no_name":
-        return f"{found!r} is no name: {problem['msg']}"
-    if kind == "value_error":  # ours, which say what was found
+        return f"{value!r} is not a valid name: {problem['msg']}"
+    if kind == "value_error":  # ours, which name the value
         return problem["msg"].removeprefix("Value error, ")
-    if kind in SHAPES:
-        return f"wants {SHAPES[kind]} (found {found!r})"
+    if kind in EXPECTED:
+        return f"expected {EXPECTED[kind]} (found {value!r})"
     message = problem["msg"]
-    return f"{message[0].lower()}{message[1:]} (found {found!r})"
+    return f"{message[0].lower()}{message[1:]} (found {value!r})"

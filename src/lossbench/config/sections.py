@@ -60,7 +60,7 @@ class Component(BaseModel):
         """JSON, which specifications become, has no infinity and no NaN."""
         for key, value in (self.model_extra or {}).items():
             if not _is_finite(value):
-                raise ValueError(f"{key}: {value} is not finite; wanted: finite numbers")
+                raise ValueError(f"{key}: {value} is not finite; expected finite numbers")
         return self
 
     def spec(self) -> dict[str, Any]:

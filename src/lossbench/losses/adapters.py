@@ -82,7 +82,7 @@ class WassersteinDiceLoss(nn.Module):
         else:
             matrix = torch.tensor(self.distances, dtype=torch.float32)
         if matrix.shape != (k, k):
-            raise UserError(f"distances: found {list(matrix.shape)}, wanted: {[k, k]}")
+            raise UserError(f"distances: found {list(matrix.shape)}, expected {[k, k]}")
         return GeneralizedWassersteinDiceLoss(matrix, **self.options)
 
 

@@ -136,11 +136,11 @@ def _literal(key: str, value: list[float], target: str, classes: list[str]) -> T
     """
     if not all(math.isfinite(x) and x >= 0 for x in value) or not any(value):
         raise UserError(
-            f"{key} is {value}; wanted: finite numbers, none below 0 and at least one above"
+            f"{key} is {value}; expected finite numbers, none below 0 and at least one above"
         )
     if target.startswith("segmentation_models_pytorch.") and len(value) != len(classes):
         raise UserError(
-            f"{key} has {len(value)} numbers; wanted: {len(classes)}, "
+            f"{key} has {len(value)} numbers; expected {len(classes)}, "
             f"one for each of {', '.join(classes)}"
         )
     return torch.tensor(value, dtype=torch.float32)

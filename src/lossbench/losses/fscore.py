@@ -90,7 +90,7 @@ class FScoreLoss(nn.Module):
         n = target.shape[1]
         if self.class_weights.ndim and len(self.class_weights) != n:  # one would be broadcast
             found = len(self.class_weights)
-            raise UserError(f"class_weights has {found} numbers; wanted: {n}, one per class")
+            raise UserError(f"class_weights has {found} numbers; expected {n}, one per class")
         options = (self.beta, self.class_weights, self.smooth, self.per_image)
         return 1 - f_score(probability, target, *options)
 

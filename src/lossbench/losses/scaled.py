@@ -26,7 +26,7 @@ class Scaled(nn.Module):
     ) -> None:
         super().__init__()
         if not factor > 0:
-            raise UserError(f"factor is {factor}; wanted: a number above 0")
+            raise UserError(f"factor is {factor}; expected a number above 0")
         if match is not None and factor != 1:
             raise UserError("factor and match are both set; match finds the factor itself")
         self.loss, self.factor, self.match = loss, factor, match

@@ -211,7 +211,7 @@ def test_a_network_for_another_number_of_dimensions(tmp_path, phantom, phantom_3
 def test_a_model_with_other_logits(tmp_path, phantom):
     text = problems(tmp_path, phantom, models={"two": {**SMALL, "out_channels": 2}})
     assert (
-        "models.two: gives [2, 2, 32, 32] for a patch of [32, 32]; wanted: logits [2, 3, 32, 32]"
+        "models.two: gives [2, 2, 32, 32] for a patch of [32, 32]; expected logits [2, 3, 32, 32]"
         in text
     )
 

@@ -236,7 +236,7 @@ WRONG = {
     "empty key": ("loss,case,dice\na,,0.5\n", "row 1: case is empty"),
     "twice": ("loss,case,dice\na,1,0.5\na,1,0.6\nb,1,0.5\n", "loss a, fold 0, seed 0, case 1, class foreground stands in two rows"),
     "one loss": ("loss,case,dice\na,1,0.5\n", "has the loss 'a' alone"),
-    "another": ("loss,case,dice\nx,1,0.5\nb,1,0.6\n", "no loss 'a'; there is: b, x"),
+    "another": ("loss,case,dice\nx,1,0.5\nb,1,0.6\n", "no loss 'a'; available: b, x"),
     "no rows": ("loss,case,dice\n", "has no rows"),
     "no table": ("", "is not a valid CSV"),
     "ragged": ('loss,case,dice\na,1,0.5,3,"\n', "is not a valid CSV"),
@@ -258,7 +258,7 @@ def test_what_cannot_be_compared_is_said_and_nothing_is_written(tmp_path, output
 def test_other_mistakes(tmp_path, output):
     good = csv(tmp_path, "loss,case,dice\na,1,0.5\nb,1,0.6\n")
     for arguments, said in {
-        ("metrics", ("iou",)): "no metric 'iou'; there is: dice",
+        ("metrics", ("iou",)): "no metric 'iou'; available: dice",
         ("margin", -1.0): "--margin -1: expected: a number above 0",
         ("alpha", 1.5): "--alpha 1.5: expected: a number above 0 and below 1",
     }.items():

@@ -45,7 +45,7 @@ def check(
         print(study(configfile))
         return
     if not (experiment and output):
-        raise UserError("check wants --experiment and --output, or --configfile")
+        raise UserError("check: expected --experiment and --output, or --configfile")
     # Here, since these import torch, and with a config another process does the work.
     from lossbench.losses.semantics import PROPERTIES
     from lossbench.stages.check.preflight import preflight
