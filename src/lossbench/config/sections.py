@@ -186,6 +186,11 @@ class Comparison(Strict):
         min_length=1,
         description=f"Metrics to compare: {', '.join(METRICS)}, or your own.",
     )
+    also: list[str] = Field(
+        [],
+        description="Metrics that are reported with intervals and without verdicts, so that they "
+        "cost no test: [iou, hd95].",
+    )
     margin: float = Field(0.01, gt=0, description="Differences within it count as equivalent.")
     margins: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {},
@@ -197,6 +202,13 @@ class Comparison(Strict):
         description="Train each loss once more at the gradient scale of the reference, "
         "as {loss}_matched.",
     )
+
+    @model_validator(mode="after")
+    def _names_each_metric_once(self) -> "Comparison":
+        named = [*self.metrics, *self.also]
+        if twice := [name for name in named if named.count(name) > 1]:
+            raise ValueError(f"{twice[0]} is named twice; each metric is compared once")
+        return self
 
     def margin_of(self, metric: str) -> float:
         """The margin of a metric."""

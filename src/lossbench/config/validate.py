@@ -106,6 +106,7 @@ def _metric_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
         if name in TAKEN:
             yield ("metrics", name), f"{name!r} is a name of lossbench's own; choose another"
     named = [(("comparison", "metrics"), metric) for metric in e.comparison.metrics]
+    named += [(("comparison", "also"), metric) for metric in e.comparison.also]
     named += [(("comparison", "margins"), metric) for metric in e.comparison.margins]
     for n, claim in enumerate(e.claims):
         if claim.comparison:

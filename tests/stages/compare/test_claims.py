@@ -9,6 +9,7 @@ from lossbench.common.files import block_folder, write_json, write_text
 from lossbench.common.tables import CLAIMS
 from lossbench.config import validate
 from lossbench.stages.compare.claims import claims
+from lossbench.stages.compare.comparisons import family
 from lossbench.stages.compare.scores import to_scores
 from tests.helpers.configs import default
 
@@ -85,14 +86,17 @@ def test_a_comparison_that_nothing_can_be_said_about(cases, tmp_path):
     assert "(no interval): undecided" in row["figure"]
 
 
-def test_claims_are_corrected_together(cases, tmp_path):
-    """A claim by the skin of its teeth is undecided beside many others."""
-    few = cases[(cases["fold"] < 2) & (cases["seed"] == 0)]
-    stated = {"loss": "b", "against": "a", "class": "small", "expect": "better"}
-    alone = read(tmp_path, few, {"comparison": stated})
-    more = [{"comparison": stated | {"against": "c", "class": "background"}}] * 40
-    beside = read(tmp_path, few, {"comparison": stated}, *more)
-    assert (alone["verdict"][0], beside["verdict"][0]) == ("holds", "undecided")
+def test_claims_and_comparisons_are_corrected_together(cases, tmp_path):
+    """A claim that is a comparison of the experiment costs nothing; another is one more test."""
+    groups = to_scores(pa.Table.from_pandas(cases[cases["seed"] == 0]), list(GAIN))
+    same = {"comparison": {"loss": "b", "against": "a", "class": "small", "expect": "better"}}
+    other = {"comparison": same["comparison"] | {"against": "c"}}
+    key = ("mni152", "unet_small", "b", "a", "small", "dice")
+    for stated, n_tests in (([], 4), ([same] * 40, 4), ([same, other], 5)):
+        tested = family(groups, experiment(*stated))
+        assert len(tested) == n_tests
+        difference, decision = tested[key]
+        assert decision.p_holm == pytest.approx(n_tests * difference.p())
 
 
 @pytest.fixture

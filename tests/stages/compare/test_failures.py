@@ -3,9 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
+from lossbench.common.files import read_json, write_json
+from lossbench.config import Comparison, UserError
+from lossbench.stages.compare import compare
 from lossbench.statistics import paired_difference
-from tests.helpers.fake_results import compare_files
+from tests.helpers.fake_results import compare_files, write_experiment
 
 
 def results(values, folds=1):
@@ -97,3 +101,26 @@ def test_what_has_no_value_is_no_comparison(tmp_path):
     table.loc[table["class"] == "b", "dice"] = np.nan
     (row,), _ = compared(table, tmp_path)
     assert (row["class"], row["p_holm"]) == ("a", pytest.approx(row["p"]))
+
+
+def test_a_metric_is_compared_once(tmp_path):
+    with pytest.raises(UserError, match="dice is named twice"):
+        compared(easy_and_hard([0.33] * 6), tmp_path, metrics=["dice", "dice"])
+    with pytest.raises(ValidationError, match="iou is named twice"):
+        Comparison(reference="dice", metrics=["dice", "iou"], also=["iou"])
+
+
+def test_a_metric_that_is_reported_only_has_an_interval_and_costs_no_test(tmp_path):
+    experiment = write_experiment(tmp_path, losses=["dice", "other"], n_cases=7)
+    compare(experiment, experiment.parent / "report")
+    alone = pd.read_csv(experiment.parent / "report/comparisons.csv")
+    settings = read_json(experiment)
+    settings["comparison"]["also"] = ["iou"]
+    write_json(experiment, settings)
+    compare(experiment, experiment.parent / "report")
+    both = pd.read_csv(experiment.parent / "report/comparisons.csv")
+    dice, iou = (both[both["metric"] == name] for name in ("dice", "iou"))
+    pd.testing.assert_frame_equal(dice.reset_index(drop=True), alone)
+    assert len(iou) == len(dice)
+    assert iou[["verdict", "verdict_cases", "p_holm"]].isna().all(axis=None)
+    assert iou[["ci_low", "ci_high", "p"]].notna().all(axis=None)

@@ -11,9 +11,9 @@ from lossbench.common import tables
 from lossbench.common.files import block_folder, read_json
 from lossbench.config import Experiment
 from lossbench.config.claims import ComparisonClaim, LedgerClaim
-from lossbench.stages.compare.comparisons import max_difference
+from lossbench.stages.compare.comparisons import family, max_difference
 from lossbench.stages.compare.scores import Scores
-from lossbench.statistics import Decision, Difference, decide, paired_difference
+from lossbench.statistics import Decision, Difference
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 EQUAL = 2.0  # shares are about equal where the largest is less than this many times the smallest
@@ -38,24 +38,13 @@ def claims(settings: Experiment, folder: Path, groups: Sequence[Scores]) -> pd.D
         claim, source, dataset, model, verdict (holds, fails or undecided), figure (what was
         measured, in words) and evidence (where).
     """
-    claimed = [
-        (claim.comparison, scores)
-        for claim, scores in product(settings.claims, groups)
-        if claim.comparison
-    ]
-    differences = [
-        paired_difference(scores.pairs(c.metric, c.loss, c.against, c.of_class))
-        for c, scores in claimed
-    ]
-    margins = [settings.comparison.margin_of(c.metric) for c, _ in claimed]
-    higher = [not settings.metric(c.metric).lower_is_better for c, _ in claimed]
-    decisions = decide(differences, margins, higher, settings.comparison.alpha)
-    tested = zip(differences, decisions, strict=True)
+    tested = family(groups, settings)
     rows = []
     for claim, scores in product(settings.claims, groups):
         if claim.comparison:
-            limit = max_difference(scores, claim.comparison.metric)
-            row = _test_comparison(claim.comparison, *next(tested), limit)
+            c = claim.comparison
+            key = (*scores.keys.values(), c.loss, c.against, c.of_class, c.metric)
+            row = _test_comparison(c, *tested[key], max_difference(scores, c.metric))
         elif claim.ledger:
             row = _test_ledger(claim.ledger, _shares(claim.ledger, settings, folder, scores))
         else:

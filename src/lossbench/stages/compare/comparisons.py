@@ -15,6 +15,8 @@ from lossbench.stages.compare.failures import missing
 from lossbench.stages.compare.scores import Pair, Scores, iterate_pairs, mean, to_rows
 from lossbench.stages.compare.summary import TIE, has_conventions, means_by_convention
 from lossbench.statistics import (
+    Decision,
+    Difference,
     cases_tests,
     decide,
     holm,
@@ -23,6 +25,8 @@ from lossbench.statistics import (
     paired_difference,
     ranks,
 )
+
+NO_VERDICT = ""  # on a metric that is reported only
 
 
 @lru_cache(maxsize=16)
@@ -34,6 +38,33 @@ def max_difference(scores: Scores, metric: str) -> float:
     """
     largest = METRICS[metric].high if metric in METRICS else np.inf
     return np.inf if (scores.values[metric] > largest + 1e-6).any() else largest
+
+
+def family(
+    groups: Sequence[Scores], study: Study
+) -> dict[tuple[str, ...], tuple[Difference, Decision]]:
+    """All that is tested, decided together: the comparisons and what the claims compare.
+
+    By dataset, model, loss, reference, class and metric; a claim that is one of the comparisons is
+    no further test.
+    """
+    settings = study.comparison
+    pairs = list(iterate_pairs(groups, settings.metrics, settings.reference))
+    differences = {tuple(pair.keys.values()): paired_difference(pair.folds) for pair in pairs}
+    for claim in getattr(study, "claims", []):
+        for scores in groups if claim.comparison else ():
+            c = claim.comparison
+            key = (*scores.keys.values(), c.loss, c.against, c.of_class, c.metric)
+            if key not in differences:
+                of = scores.pairs(c.metric, c.loss, c.against, c.of_class)
+                differences[key] = paired_difference(of)
+    margins = [settings.margin_of(metric) for *_, metric in differences]
+    higher = [not study.metric(metric).lower_is_better for *_, metric in differences]
+    decisions = decide(list(differences.values()), margins, higher, settings.alpha)
+    return {
+        key: (d, decision)
+        for (key, d), decision in zip(differences.items(), decisions, strict=True)
+    }
 
 
 def comparisons(
@@ -51,17 +82,21 @@ def comparisons(
         Of each (dataset, model, loss): whether all its blocks have the reference's digests.
     """
     settings, alpha = study.comparison, study.comparison.alpha
-    pairs = list(iterate_pairs(groups, settings.metrics, settings.reference))
-    differences = [paired_difference(pair.folds) for pair in pairs]
-    margins = [settings.margin_of(pair.keys["metric"]) for pair in pairs]
-    higher = [not study.metric(pair.keys["metric"]).lower_is_better for pair in pairs]
-    decisions = decide(differences, margins, higher, alpha)
-    n_tests = int(np.isfinite([d.variance for d in differences]).sum())
+    pairs = list(iterate_pairs(groups, [*settings.metrics, *settings.also], settings.reference))
+    tested = family(groups, study)
+    n_tests = int(np.isfinite([d.variance for d, _ in tested.values()]).sum())
     p_cases = cases_tests([pair.case_folds for pair in pairs])
-    p_cases_holm = holm(p_cases)
+    is_tested = [pair.keys["metric"] in settings.metrics for pair in pairs]
+    p_cases_holm = holm(np.where(is_tested, p_cases, np.nan))
     rows = []
-    for i, (pair, d, decision) in enumerate(zip(pairs, differences, decisions, strict=True)):
-        scores, higher_is_better = pair.scores, higher[i]
+    for i, pair in enumerate(pairs):
+        scores, metric = pair.scores, pair.keys["metric"]
+        higher_is_better = not study.metric(metric).lower_is_better
+        if is_tested[i]:
+            d, decision = tested[tuple(pair.keys.values())]
+        else:
+            d = paired_difference(pair.folds)
+            decision = Decision(NO_VERDICT, np.nan, np.nan, *d.interval(1 - alpha))
         lacks, verdict = missing(pair), decision.verdict
         if verdict == "equivalent" and not _learned(pair):
             verdict = "not learned"
@@ -69,12 +104,12 @@ def comparisons(
             verdict = "undecided"
         n_needed = (np.nan, np.nan)
         if decision.verdict == "undecided":
-            n_needed = needed(d, margins[i], alpha, n_tests)
-        limit = max_difference(scores, pair.keys["metric"])
+            n_needed = needed(d, settings.margin_of(metric), alpha, n_tests)
+        limit = max_difference(scores, metric)
         low, high = d.interval(1 - alpha, limit)
         share_higher = improvement(pair.case_folds)
         # What a test over cases alone concludes: it takes one training's luck for the loss.
-        verdict_cases = "undecided"
+        verdict_cases = "undecided" if is_tested[i] else NO_VERDICT
         if p_cases_holm[i] < alpha:
             verdict_cases = "better" if (d.mean > 0) == higher_is_better else "worse"
         of_run = (scores.dataset, scores.model, pair.keys["loss"])

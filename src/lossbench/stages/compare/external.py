@@ -268,6 +268,8 @@ def to_study(
     for metric in metrics:
         if metric not in measured:
             raise UserError(f"{files}: no metric {metric!r}; {did_you_mean(metric, measured)}")
+        if list(metrics).count(metric) > 1:
+            raise UserError(f"--metrics: {metric} is named twice; each metric is compared once")
     for key, value in numbers.items():
         if value is not None and not (0 < value < (1 if key == "alpha" else math.inf)):
             expected = "above 0" + (" and below 1" if key == "alpha" else "")
