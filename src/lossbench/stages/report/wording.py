@@ -7,9 +7,12 @@ import pandas as pd
 
 from lossbench.stages.report.results import Results
 
-# Each verdict has a symbol, so that none is told by its colour alone.
-SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "≈", "undecided": "?", "not learned": "–"}
 MINUS, NOTHING, TIMES = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
+# Each verdict has a symbol, so that none is told by its colour alone.
+SYMBOLS = {
+    **{"better": "▲", "worse": "▼", "equivalent": "≈", "undecided": "?"},
+    "not learned": NOTHING,
+}
 MAX_NAMES = 3  # in a sentence; more are counted
 MAX_NEEDED = 100_000  # cases or blocks; more is out of reach for any study
 
