@@ -11,7 +11,7 @@ UV := $(or $(shell command -v uv),$(BIN)/uv)
 setup: $(INSTALLED)  ## .venv alone; the others do it first
 
 demo: $(INSTALLED)  ## train, evaluate and compare three Dice losses on the embedded images
-	$(BIN)/snakemake --cores $(CORES)
+	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete
 
 test: $(INSTALLED)  ## the tests; those on real data want LOSSBENCH_DATA
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder

@@ -1,5 +1,10 @@
 """Killed at random points, a workflow ends as if nobody had disturbed it (more: tests/kills.py)."""
 
+import os
+import signal
+import subprocess
+import time
+
 import pytest
 
 from tests.helpers import kills
@@ -23,3 +28,31 @@ def test_kills_change_nothing(undisturbed, tmp_path):
     assert kills.differences(undisturbed, tmp_path) == []
     assert not list(tmp_path.rglob("*.part"))
     assert not list(tmp_path.rglob("checkpoint.pt"))
+
+
+@pytest.mark.slow
+def test_after_a_sigkill_of_snakemake_two_options_of_the_clusters_page_help(tmp_path):
+    """Snakemake names both itself; nothing of lossbench can speak before it has the lock."""
+    workflow = kills.start(tmp_path)
+    end = time.monotonic() + 60
+    # `prepare` takes seconds: configure's jobs may end between two looks.
+    while not list(tmp_path.glob("results/datasets/drawn/prepare.log")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.killpg(workflow.pid, signal.SIGKILL)
+    workflow.wait(30)
+    assert "--unlock" in snakemake(tmp_path)
+    kills.unlock(tmp_path)
+    (tmp_path / "results/datasets/drawn/images.npy").touch()  # the first of what it was writing
+    assert "--rerun-incomplete" in snakemake(tmp_path)
+    snakemake(tmp_path, "--rerun-incomplete")
+    assert (tmp_path / "results/datasets/drawn/classes.json").exists()
+    page = (kills.REPOSITORY / "docs/clusters.md").read_text()
+    assert "--unlock" in page
+    assert "--rerun-incomplete" in page
+
+
+def snakemake(folder, *options):
+    command = [kills.SNAKEMAKE, "--snakefile", kills.REPOSITORY / "Snakefile", "--cores", "1"]
+    command += ["results/datasets/drawn/classes.json", "--configfile", "study.yaml", *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stderr
