@@ -336,3 +336,61 @@ def test_subjects_that_cannot_be(tmp_path, output):
     table.loc[0, "subject"] = "other"
     with pytest.raises(UserError, match="case v0_0 has several subjects"):
         compare_files([csv(tmp_path, table.to_csv(index=False))], "a", output)
+
+
+def table_of(tmp_path, dice, ce, name="results.csv"):
+    """Case -> Dice of two losses, as one file."""
+    rows = [("dice", *item) for item in dice.items()] + [("ce", *item) for item in ce.items()]
+    return csv(tmp_path, "loss,case,dice\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows), name)
+
+
+CASES = {f"p{i}": 0.8 + 0.01 * i for i in range(6)}
+
+
+def test_endings_of_image_files_are_no_part_of_a_name(tmp_path, output):
+    file = table_of(tmp_path, {f"{x}.nii.gz": v for x, v in CASES.items()}, CASES)
+    compare_files([file], "dice", output)
+    assert comparisons(output)["n_cases"].tolist() == [6]
+
+
+def test_cases_without_a_partner_are_counted_and_none_in_common_is_refused(tmp_path, output):
+    others = {f"q{i}": 0.8 for i in range(6)}
+    with pytest.raises(UserError, match=r"ce and dice have no case in common \(q5 of ce and p0"):
+        compare_files([table_of(tmp_path, CASES, {"q5": 0.8})], "dice", output)
+    assert not output.exists()
+    some = {**CASES, "q1": others["q1"]}
+    some.pop("p0")
+    compare_files([table_of(tmp_path, CASES, some)], "dice", output)
+    said = "2 cases have no partner between ce and dice (q1 of ce and p0 of dice, for example)"
+    assert said in (output / "verdict.txt").read_text()
+    assert comparisons(output)["n_missing"].tolist() == [2]
+
+
+def test_rows_of_means_are_no_cases(tmp_path, output):
+    more = {**CASES, "Mean": 0.825, "std": 0.01}
+    compare_files([table_of(tmp_path, more, more)], "dice", output)
+    assert comparisons(output)["n_cases"].tolist() == [6]
+    assert "no case are left out: Mean, std" in (output / "verdict.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("ce", "message"),
+    [
+        ({x: 100 * v for x, v in CASES.items()}, r"dice of ce is in percent \(up to 85\)"),
+        ({**CASES, "p3": -0.2}, r"dice of case p3 is -0\.2; expected: from 0 to 1, or percent"),
+        ({**CASES, "p3": 830}, "dice of case p3 is 830"),
+    ],
+)
+def test_values_in_two_units_or_out_of_bounds_are_refused(ce, message, tmp_path, output):
+    with pytest.raises(UserError, match=message):
+        compare_files([table_of(tmp_path, CASES, ce)], "dice", output)
+
+
+def test_a_study_is_never_overwritten(study, tmp_path):
+    folder = study[0].parent
+    with pytest.raises(UserError, match="is the folder of a study"):
+        compare_files([table_of(tmp_path, CASES, CASES)], "dice", folder)
+    (folder / "experiment.json").unlink()
+    with pytest.raises(UserError, match="is the folder of a study"):
+        compare_files([table_of(tmp_path, CASES, CASES)], "dice", folder)
+    assert not (folder / "experiment.json").exists()

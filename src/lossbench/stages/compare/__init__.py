@@ -94,6 +94,9 @@ def _compare_files(
     numbers: dict[str, float | None],
 ) -> None:
     """Compare losses by results that other programs measured."""
+    is_study = (output / "experiment.json").exists() and not (output / "source.json").exists()
+    if is_study or next(output.glob("*/*/fold*/seed*"), None):
+        raise UserError(f"{output}: is the folder of a study; give --output another one")
     results = external.read(cases)
     study = external.to_study(results, output.resolve().name, reference, metrics, numbers)
     groups = results.to_scores(study.matrix.loss)

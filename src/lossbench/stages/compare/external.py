@@ -16,12 +16,21 @@ from lossbench.common.tables import CASE, CASE_TEXT, COUNTS, RUN, case_schema
 from lossbench.config import METRICS, Study, UserError, did_you_mean
 from lossbench.stages.compare import nnunet
 from lossbench.stages.compare.conventions import QUOTED, ratios
+from lossbench.stages.compare.external_checks import (
+    check_bounds,
+    check_folds,
+    check_subjects,
+    unmatched_cases,
+)
 from lossbench.stages.compare.scores import DuplicateRowError, Scores, to_scores
 
 # What a table says when it does not say so.
 DEFAULTS = {"dataset": "dataset", "model": "model", "class": "foreground", "fold": 0, "seed": 0}
 BACKGROUND = ("background", "0")
 NOTHING = ("", "nan", "na", "n/a", "none", "null")  # a figure without a value
+# Endings of image files, so that p1.nii.gz in one table is p1 in another.
+IMAGE_ENDING = r"\.(?:nii|nii\.gz|png|tiff?|jpe?g|bmp|mha|mhd|nrrd|npy|npz)$"
+STATISTICS = ("mean", "std", "sd", "average", "avg", "median")  # rows that are no case
 FIGURES = (*COUNTS, *METRICS)
 
 
@@ -73,7 +82,13 @@ def read(cases: Sequence[str]) -> ExternalResults:
         else:
             frame = _keyed(_table(path), path, name)
             notes += _assumed(frame, path)
-        frames.append(_checked(frame, path).assign(**_missing_keys(frame)))
+        frame = _checked(frame, path)
+        is_statistic = frame["case"].str.lower().isin(STATISTICS)
+        if is_statistic.any():
+            rows = ", ".join(dict.fromkeys(frame.loc[is_statistic, "case"]))
+            notes.append(f"{path}: rows that are no case are left out: {rows}.")
+            frame = frame[~is_statistic]
+        frames.append(frame.assign(**_missing_keys(frame)))
         files.append({"path": str(path), "sha256": sha256(content)})
     table = pd.concat(frames, ignore_index=True)
     table = _with_ratios(table[[c for c in (*CASE, "subject", *FIGURES) if c in table]])
@@ -85,8 +100,9 @@ def read(cases: Sequence[str]) -> ExternalResults:
             f"{files[0]['path']}: no column of a metric; expected: one of {', '.join(METRICS)}, "
             f"or the counts {', '.join(COUNTS)}; available: {', '.join(frames[0].columns)}"
         )
-    _check_subjects(table, files)
-    _check_folds(table, files)
+    check_bounds(table, files)
+    check_subjects(table, files)
+    check_folds(table, files)
     notes += _percent(table)
     notes.append("Whether losses shared initial weights and batches is unknown: paired by case.")
     return ExternalResults(_arrow(_ordered(table)), files, notes)
@@ -157,6 +173,8 @@ def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
             _refuse(frame, empty, path, name, "is empty")
             frame[name] = frame[name].astype(str).str.strip()
+            if name == "case":
+                frame[name] = frame[name].str.replace(IMAGE_ENDING, "", case=False, regex=True)
         elif name in CASE:
             numbers = pd.to_numeric(frame[name], errors="coerce")
             _refuse(frame, ~(numbers % 1 == 0), path, name, "is not a whole number")
@@ -182,39 +200,6 @@ def _with_ratios(table: pd.DataFrame) -> pd.DataFrame:
         return table
     found = ratios(*(table[name].to_numpy(float) for name in COUNTS), QUOTED)
     return table.assign(**{name: v for name, v in found.items() if name not in table})
-
-
-def _check_subjects(table: pd.DataFrame, files: list[dict[str, str]]) -> None:
-    """A case has one subject; the cases of a subject are in one fold, or each is in several."""
-    keys = ["dataset", "model"]
-    n_subjects = table.groupby([*keys, "case"])["subject"].nunique()
-    if (n_subjects > 1).any():
-        case = n_subjects[n_subjects > 1].index[0][-1]
-        raise UserError(f"{files[0]['path']}: case {case} has several subjects; expected one")
-    folds = table.drop_duplicates([*keys, "case", "fold"]).groupby([*keys, "subject"])
-    split = (folds["fold"].nunique() > 1) & (folds["case"].nunique() == folds.size())
-    if split.any():
-        subject = split[split].index[0][-1]
-        raise UserError(
-            f"{files[0]['path']}: the cases of subject {subject} are in several folds, so that it "
-            "is in the training and in the validation cases; split by subject"
-        )
-
-
-def _check_folds(table: pd.DataFrame, files: list[dict[str, str]]) -> None:
-    """A case is in one fold for all losses, or in several for each (a test set)."""
-    keys = ["dataset", "model", "case"]
-    if table.groupby([*keys, "loss"])["fold"].nunique().max() > 1:
-        return
-    folds = table.groupby(keys)["fold"].nunique()
-    if (folds > 1).any():
-        case = folds[folds > 1].index[0][-1]
-        rows = table[table["case"] == case].drop_duplicates("loss")
-        found = ", ".join(f"{f} for {x}" for x, f in zip(rows["loss"], rows["fold"], strict=True))
-        raise UserError(
-            f"{files[0]['path']}: case {case} is in fold {found}; give the files of every loss in "
-            "the order of folds, or in folders that are called fold_0, fold_1, ..."
-        )
 
 
 def _percent(table: pd.DataFrame) -> list[str]:
@@ -264,6 +249,7 @@ def to_study(
         raise UserError(f"{files}: no loss {reference!r}; {hint}")
     if len(labels["loss"]) < 2:
         raise UserError(f"{files}: has the loss {reference!r} alone; expected: one more to compare")
+    results.notes.extend(unmatched_cases(results.table, reference, files))
     measured = [metric for metric in METRICS if metric in results.table.column_names]
     for metric in metrics:
         if metric not in measured:
