@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from lossbench.__main__ import EXAMPLES, UNUSED, _parser
+import lossbench.__main__
+from lossbench.__main__ import EXAMPLES, UNUSED, _parser, main
 
 
 @pytest.mark.parametrize("stage", EXAMPLES)
@@ -31,3 +32,13 @@ print(gc.isenabled())
     found = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
     assert found.stdout.splitlines() == ["True []", "True"]
     assert not found.stderr  # some libraries complain where they are not taken apart at the end
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), SystemExit(), KeyboardInterrupt()])
+def test_whatever_ends_a_stage_early_is_no_success(error, monkeypatch, caplog):
+    def ends_early(**options):
+        raise error
+
+    monkeypatch.setattr(lossbench.__main__, "_function", lambda stage: ends_early)
+    assert main(["schema"]) == 1
+    assert f"schema ended early: {error!r}" in caplog.text

@@ -45,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception:
         logging.getLogger("lossbench").exception("%s failed; this is not your mistake:", stage)
         return 1
+    except (SystemExit, KeyboardInterrupt) as error:  # of a signal, or exit() in somebody's class
+        logging.getLogger("lossbench").error("%s ended early: %r", stage, error)
+        return 1
     return 0
 
 

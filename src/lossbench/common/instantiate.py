@@ -117,7 +117,7 @@ def locate(target: str, where: str) -> Any:
     return getattr(module, name)
 
 
-def location_of(error: Exception) -> str:
+def location_of(error: BaseException) -> str:
     """File and line that raised an error: the last ones of the user, if any are the user's.
 
     Where arguments do not fit a signature, the last line is ours, which would mislead.

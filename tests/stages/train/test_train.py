@@ -591,6 +591,21 @@ def test_a_loss_that_fails_takes_no_other_with_it(tmp_path, phantom, caplog):
     assert caplog.text.count("taken from the store") == 2
 
 
+class Exiting(nn.Module):
+    """A user's loss that ends the program."""
+
+    def forward(self, logits, target):
+        raise SystemExit(0)
+
+
+def test_a_loss_that_exits_takes_no_other_with_it(tmp_path, phantom):
+    losses = {"exiting": {"_target_": f"{__name__}.Exiting"}, **LOSSES}
+    with pytest.raises(UserError, match=r"losses\.exiting: failed at step 0: SystemExit: 0 \("):
+        run(block(tmp_path, phantom, losses), phantom)
+    stored = [f for f in (tmp_path / "runs").iterdir() if finished(f)]
+    assert sorted(read_json(f / "run.json")["loss"]["name"] for f in stored) == sorted(LOSSES)
+
+
 class Greedy(nn.Module):
     def forward(self, logits, target):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")

@@ -120,12 +120,12 @@ def isolate_failures(name: str, failures: dict[str, str], run: Run | None = None
     """End the run of this loss alone where something fails; what it was goes to `failures`."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # exit() in a loss ends that loss
         failures[name] = failure_message(name, error, run)
         log.warning("%s: ends here; the other losses of the block go on", name)
 
 
-def failure_message(name: str, error: Exception, run: Run | None) -> str:
+def failure_message(name: str, error: BaseException, run: Run | None) -> str:
     """One line on what failed; the traceback of what is not the user's goes to the log."""
     text = run.memory_message(error) if run else ""
     if text or isinstance(error, UserError):

@@ -295,7 +295,7 @@ class Run:
             "finished": _now(),
         }
 
-    def memory_message(self, error: Exception) -> str:
+    def memory_message(self, error: BaseException) -> str:
         """What to lower where memory ran out; empty for other errors."""
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             return ""
