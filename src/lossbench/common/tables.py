@@ -41,6 +41,8 @@ COMPARISONS = (
         "improvement",
     ),
     *("p_cases", "p_cases_holm", "verdict_cases", "convention", "paired"),
+    *("scope", "models_low", "models_high", "p_models", "p_models_holm", "verdict_models"),
+    "noise_tolerated",
 )
 POOLED = (*GROUP, "loss", "class", "n_cases", *COUNTS, "dice", "iou", "precision", "recall")
 CONVENTIONS = (*GROUP, "class", "convention", "loss", "mean", "n_cases", "winner")
@@ -61,7 +63,17 @@ PLAN = (
 )
 # Columns of text, whatever they look like: a class may be called 007 or NA.
 TEXT = (
-    *(*GROUP, "loss", "reference", "class", "metric", "case", "verdict", "verdict_cases"),
+    *(
+        *GROUP,
+        "loss",
+        "reference",
+        "class",
+        "metric",
+        "case",
+        "verdict",
+        "verdict_cases",
+        "verdict_models",
+    ),
     *(
         "convention",
         "missing_cases",

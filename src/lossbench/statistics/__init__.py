@@ -7,6 +7,7 @@ from lossbench.statistics.differences import cases_tests as cases_tests
 from lossbench.statistics.differences import decide as decide
 from lossbench.statistics.differences import holm as holm
 from lossbench.statistics.differences import improvement as improvement
+from lossbench.statistics.differences import models_difference as models_difference
 from lossbench.statistics.differences import paired_difference as paired_difference
 from lossbench.statistics.failures import failure_rate as failure_rate
 from lossbench.statistics.failures import mcnemar as mcnemar

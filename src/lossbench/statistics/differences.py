@@ -115,6 +115,21 @@ def paired_difference(folds: Sequence[np.ndarray]) -> Difference:
     )
 
 
+def models_difference(folds: Sequence[np.ndarray]) -> Difference:
+    """Difference of two trained models on new subjects: Student's t over the subjects of one block.
+
+    It holds no training noise, so it says nothing of the losses. `folds` as for
+    `paired_difference`; NaN variance for fewer than two subjects.
+    """
+    values = _case_means(folds)
+    n = len(values)
+    if n < 2:
+        return Difference(float(values.mean()) if n else np.nan, UNKNOWN, n, int(n > 0))
+    variance, df = float(values.var(ddof=1)) / n, float(n - 1)
+    components = UNKNOWN._replace(variance=variance, df=df, df_case=df, weight=0.0)
+    return Difference(float(values.mean()), components, n, n_blocks=1)
+
+
 def holm(p: Sequence[float]) -> np.ndarray:
     """Holm's correction; NaN stays NaN and counts as no test.
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
+from scipy import stats
 
 from lossbench.common.files import read_json, write_json
 from lossbench.config import Comparison, UserError
@@ -124,3 +125,30 @@ def test_a_metric_that_is_reported_only_has_an_interval_and_costs_no_test(tmp_pa
     assert len(iou) == len(dice)
     assert iou[["verdict", "verdict_cases", "p_holm"]].isna().all(axis=None)
     assert iou[["ci_low", "ci_high", "p"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("n", "gain", "verdict"), [(30, 0.02, "higher"), (30, 0.0, "same"), (9, 0.02, None)]
+)
+def test_one_block_says_something_of_the_models_and_nothing_of_the_losses(
+    n, gain, verdict, tmp_path
+):
+    generator = np.random.default_rng(0)
+    dice = generator.normal(0.8, 0.05, n)
+    ce = dice + gain + generator.normal(0, 0.01, n)
+    (row,), output = compared(results({("dice", 0): dice, ("ce", 0): ce}), tmp_path)
+    assert (row["scope"], row["verdict"]) == ("models", "undecided")
+    expected = stats.ttest_1samp(ce - dice, 0)
+    assert row["p_models"] == pytest.approx(expected.pvalue)
+    ends = (row["models_low"], row["models_high"])
+    assert ends == pytest.approx(tuple(expected.confidence_interval()))
+    assert row["verdict_models"] == verdict or (verdict is None and pd.isna(row["verdict_models"]))
+    said = (output / "verdict.txt").read_text()
+    assert ("this ce model is higher than this dice model on new subjects" in said) == (
+        verdict == "higher"
+    )
+    if verdict == "higher":  # with that much luck of a training it is no more than chance
+        se = (ce - dice).std(ddof=1) / n**0.5
+        assert abs(row["difference"]) == pytest.approx(
+            stats.t.isf(0.025, n - 1) * (se**2 + row["noise_tolerated"] ** 2) ** 0.5
+        )

@@ -157,7 +157,7 @@ def _verdicts(study: Study, compared: pd.DataFrame, output: Path) -> str:
         f"{study.experiment}: each loss minus {settings.reference}, paired by case within blocks; "
         f"verdicts and intervals hold together at error rate {settings.alpha:g}, margin "
         f"{settings.margins_text()}\n\n"
-        f"{table.to_string(index=False)}\n{_missing(compared, settings.alpha)}\n"
+        f"{table.to_string(index=False)}\n{_missing(compared, settings.alpha)}{_models(compared)}\n"
         f"report:  {output / 'report.html'}\n"
     )
 
@@ -175,6 +175,30 @@ def _missing(compared: pd.DataFrame, alpha: float) -> str:
         )
         if row["p_missing"] < alpha:
             line += "; no winner by results that miss more"
+        lines.append(f"{line}\n")
+    return "\n" * bool(lines) + "".join(lines)
+
+
+def _models(compared: pd.DataFrame) -> str:
+    """What one block says of the two trained models."""
+    lines = []
+    for row in compared[compared["scope"] == "models"].to_dict("records"):
+        loss, reference, verdict = row["loss"], row["reference"], row["verdict_models"]
+        interval = f"({row['models_low']:z.4f} to {row['models_high']:z.4f})"
+        where = f"{row['metric']} of {row['class']}"
+        if verdict in ("higher", "lower"):
+            line = (
+                f"{where}: this {loss} model is {verdict} than this {reference} model on new "
+                f"subjects: {row['difference']:+z.4f} {interval}. For the losses, only if training "
+                f"luck has an SD below {row['noise_tolerated']:.4f}. One more seed of each tells."
+            )
+        else:
+            words = {"same": "the same within the margin", "unclear": "unclear"}
+            said = words.get(verdict, "fewer than 10 subjects, no verdict")
+            line = (
+                f"{where}: this {loss} model minus this {reference} model on new subjects: "
+                f"{row['difference']:+z.4f} {interval}: {said}."
+            )
         lines.append(f"{line}\n")
     return "\n" * bool(lines) + "".join(lines)
 

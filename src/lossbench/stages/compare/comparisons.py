@@ -21,11 +21,15 @@ from lossbench.statistics import (
     decide,
     holm,
     improvement,
+    models_difference,
     needed,
     paired_difference,
     ranks,
 )
 
+FEWEST_SUBJECTS = 10  # for a verdict on two models: Student's t is no better with fewer
+# What is said of two trained models on new subjects, as figures and not as quality.
+OF_MODELS = {"better": "higher", "worse": "lower", "equivalent": "same", "undecided": "unclear"}
 NO_VERDICT = ""  # on a metric that is reported only
 
 
@@ -88,6 +92,7 @@ def comparisons(
     p_cases = cases_tests([pair.case_folds for pair in pairs])
     is_tested = [pair.keys["metric"] in settings.metrics for pair in pairs]
     p_cases_holm = holm(np.where(is_tested, p_cases, np.nan))
+    models = _compare_models(pairs, is_tested, settings)
     rows = []
     for i, pair in enumerate(pairs):
         scores, metric = pair.scores, pair.keys["metric"]
@@ -142,9 +147,40 @@ def comparisons(
                 "verdict_cases": verdict_cases,
                 "convention": ",".join(sign_reversals(scores, **pair.keys)),
                 "paired": paired.get(of_run, False),
+                "scope": "models" if i in models else "losses",
+                **models.get(i, {}),
             }
         )
     return pd.DataFrame(rows, columns=tables.COMPARISONS)
+
+
+def _compare_models(
+    pairs: Sequence[Pair], is_tested: Sequence[bool], settings: Comparison
+) -> dict[int, dict[str, float | str]]:
+    """What is known of the two trained models where there is one block, by position of the pair."""
+    found = {i: models_difference(pair.folds) for i, pair in enumerate(pairs)}
+    one = [i for i in found if is_tested[i] and paired_difference(pairs[i].folds).n_blocks == 1]
+    margins = [settings.margin_of(pairs[i].keys["metric"]) for i in one]
+    differences = [found[i] for i in one]
+    decisions = decide(differences, margins, [True] * len(one), settings.alpha)
+    rows = {}
+    for i, d, decision in zip(one, differences, decisions, strict=True):
+        limit = max_difference(pairs[i].scores, pairs[i].keys["metric"])
+        low, high = d.interval(1 - settings.alpha, limit)
+        tolerated = np.nan
+        if d.variance > 0:
+            quantile = d.components.quantile(settings.alpha / 2)
+            tolerated = np.sqrt(max(0.0, (d.mean / quantile) ** 2 - d.variance))
+        enough = d.n_cases >= FEWEST_SUBJECTS
+        rows[i] = {
+            "models_low": low,
+            "models_high": high,
+            "p_models": d.p(),
+            "p_models_holm": decision.p_holm,
+            "verdict_models": OF_MODELS[decision.verdict] if enough else NO_VERDICT,
+            "noise_tolerated": tolerated,
+        }
+    return rows
 
 
 def _learned(pair: Pair) -> bool:
