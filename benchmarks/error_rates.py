@@ -18,6 +18,7 @@ import numpy as np
 from lossbench.statistics import (
     Difference,
     cases_tests,
+    decide,
     holm,
     paired_difference,
     planned,
@@ -39,9 +40,11 @@ class Design:
     residual: float = 0.0125
     diverged: bool = False
     skewed: bool = False
+    slices: int = 1  # cases of a subject, whose own SD is that of a case; `cases` are subjects
 
     def __str__(self):
         kind = ", one run diverged" * self.diverged + ", skewed" * self.skewed
+        kind += f" subjects of {self.slices} cases" if self.slices > 1 else ""
         return f"{self.folds} x {self.seeds} x {self.cases}{kind}"
 
 
@@ -60,6 +63,8 @@ DESIGNS = [
     *(Design(1, 3, 52, block) for block in (0, 0.001, 0.010)),
     Design(1, 5, 52, 0.003),
     Design(1, 2, 52, 0.003),
+    Design(5, 3, 20, 0.003, slices=10),
+    Design(1, 5, 52, 0.003, slices=10),
 ]
 
 
@@ -77,6 +82,10 @@ def study(generator: np.random.Generator, design: Design, effect: float = 0.0) -
         failed = generator.random(shape) < 0.01
         residual += 0.0015 - failed * 0.3 * generator.random(shape)
     block = design.block * generator.standard_normal((*shape[:2], 1))
+    if design.slices > 1:  # averaged over the slices of a subject, as the stage compare does
+        of_slices = generator.standard_normal((*case.shape, design.slices)).mean(axis=-1)
+        case = case + of_slices
+        residual = residual / np.sqrt(design.slices)
     values = effect + design.case * case + block + residual
     if design.diverged:
         values[0, 0] = np.nan
@@ -98,6 +107,19 @@ def first_found(p: np.ndarray, shifted: np.ndarray) -> float:
     """Share of studies that find the first comparison, the others being without a difference."""
     rows = np.column_stack([shifted, p[:, 1:]])
     return float(np.mean([holm(row)[0] < ALPHA for row in rows]))
+
+
+def any_false_verdict(design: Design, studies: int, seed: int) -> float:
+    """Share of studies with a false verdict: half of the comparisons at 0, half at the margin."""
+    generator = np.random.default_rng(seed)
+    false = 0
+    for _ in range(studies):
+        effects = [0.0, EFFECT] * (COMPARISONS // 2)
+        row = [paired_difference(study(generator, design, effect)) for effect in effects]
+        decisions = decide(row, [EFFECT] * COMPARISONS, [True] * COMPARISONS, ALPHA)
+        said = [x.verdict for x in decisions]
+        false += bool({"better", "worse"} & {*said[::2]} or {"equivalent", "worse"} & {*said[1::2]})
+    return false / studies
 
 
 def truth(design: Design) -> Difference:
@@ -134,8 +156,13 @@ def rates(design: Design, studies: int, seed: int = 0) -> dict[str, float | str]
         "wilcoxon": any_winner(np.array([cases_tests(row) for row in comparisons])),
         "ours": any_winner(p),
         "coverage": covering([d.interval(1 - ALPHA) for row in differences for d in row]),
+        "false": any_false_verdict(design, studies, seed + 2),
         "power": first_found(p, shifted),
-        **({} if design.diverged or design.skewed else promise(design, studies, seed + 1)),
+        **(
+            {}
+            if design.diverged or design.skewed or design.slices > 1
+            else promise(design, studies, seed + 1)
+        ),
     }
 
 
@@ -155,6 +182,7 @@ def markdown(rows: list[dict], studies: int) -> str:
     sizes = {
         "wilcoxon": ("false winners, Wilcoxon over cases", studies),
         "ours": ("false winners, ours", studies),
+        "false": ("any false verdict, half at the margin", studies),
         "coverage": ("coverage of 95 %", studies * COMPARISONS),
         "power": (f"power at {EFFECT}", studies),
         "promised": ("promised", 10**9),
@@ -164,7 +192,7 @@ def markdown(rows: list[dict], studies: int) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         cells = [percent(row.get(key), of) for key, (_, of) in sizes.items()]
-        cells[4] = cells[4].split(" ")[0]  # a promise has no Monte Carlo error
+        cells[5] = cells[5].split(" ")[0]  # a promise has no Monte Carlo error
         lines.append(
             f"| {' | '.join([row['design'], str(row['block']), *cells, row.get('plan', '')])} |"
         )
