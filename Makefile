@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # The uv on the PATH, else one that is installed into the venv.
 UV := $(or $(shell command -v uv),$(BIN)/uv)
 
-.PHONY: setup demo test lint ui bench lock clean
+.PHONY: setup demo test test-fast lint ui bench lock clean
 
 setup: $(INSTALLED)  ## .venv alone; the others do it first
 
@@ -15,6 +15,9 @@ demo: $(INSTALLED)  ## train, evaluate and compare three Dice losses on the embe
 
 test: $(INSTALLED)  ## the tests; those on real data want LOSSBENCH_DATA
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
+
+test-fast: $(INSTALLED)  ## the tests that start no process
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: $(INSTALLED)  ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ from lossbench.stages.compare import compare
 from lossbench.stages.evaluate import evaluate
 from lossbench.stages.prepare import prepare
 from lossbench.stages.train import train
-from tests.stages.train.test_train import DICE, block
+from tests.helpers.trainings import DICE, block
 
 VALUES = {
     "losses in a block": (1, 2, 4, 8, 16),

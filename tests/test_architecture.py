@@ -55,6 +55,14 @@ def test_imports_point_down(path):
         assert part == "stages.track", "only track imports mlflow"
 
 
+def test_no_test_is_imported_by_another():
+    """What tests share is in tests/helpers and conftest.py."""
+    root = SOURCE.parents[1]
+    files = [*root.glob("tests/**/*.py"), *root.glob("benchmarks/*.py")]
+    found = {name for path in files for name in imports(path)}
+    assert not [name for name in found if re.search(r"(^|\.)test_\w+(\.|$)", name)]
+
+
 def test_each_stage_is_a_module_a_rule_and_a_test():
     for stage in STAGES:
         stages = SOURCE / "stages"

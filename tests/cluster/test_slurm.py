@@ -24,6 +24,8 @@ from lossbench.stages.train import train
 
 from .slurm.cluster import NoClusterError, cluster, slurm, why_not
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 REPOSITORY = Path(__file__).parents[2]
 BLOCK = "results/study/shapes/tiny/fold{}/seed3"
 COMMAND = [

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 HOLD = """
 import logging, sys, time
 from pathlib import Path

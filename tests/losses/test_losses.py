@@ -3,12 +3,10 @@
 import copy
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from monai.losses import (
     AsymmetricUnifiedFocalLoss,
     BoundaryLoss,
@@ -43,11 +41,10 @@ from lossbench.losses import (
     of_sums,
     one_hot,
 )
-from tests.stages.check.test_check import problems
+from tests.helpers.catalogue import CATALOGUE, TWO_CLASSES_ALONE
+from tests.helpers.check_runs import problems
 
-CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "config/losses.yaml").read_text())["losses"]
 CLASSES, VOXELS = ["background", "a", "b"], [800, 150, 50]
-TWO_CLASSES_ALONE = {"asymmetric_unified_focal", "smp_mcc"}
 IN_PLACE = {"boundary", "hausdorff", "log_hausdorff", "cldice", "dice_cldice", "nacl"}
 
 

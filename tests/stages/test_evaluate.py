@@ -18,7 +18,7 @@ from lossbench.metrics import measure
 from lossbench.models import build_model, load_run, predict
 from lossbench.stages.evaluate import evaluate
 from lossbench.stages.train import train
-from tests.stages.train.test_train import LOSSES, block
+from tests.helpers.trainings import LOSSES, block
 
 
 @pytest.fixture(scope="module")

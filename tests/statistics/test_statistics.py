@@ -20,13 +20,7 @@ from lossbench.statistics import (
     planned,
     ranks,
 )
-
-FULL = Design(5, 3, 52, 0.003)
-
-
-def verdict(found, margin, alpha, higher=True):
-    """Of a comparison that stands alone."""
-    return decide([found], [margin], [higher], alpha)[0].verdict
+from tests.helpers.simulations import FULL, scores, verdict
 
 
 def folds_of(design=FULL, seed=0, effect=0.0):
@@ -379,18 +373,6 @@ def test_bootstrap_interval_of_a_mean():
     assert [low, high] == pytest.approx([values.mean() - half, values.mean() + half], abs=0.003)
     assert (low, high) == mean_interval(values, 0.95)
     assert np.isnan(mean_interval(values[:1], 0.95)).all()
-
-
-def scores(means, seed=0, folds=3, seeds=3, cases=30):
-    """Values of losses, (losses, seeds, cases) for each fold: mean + hard cases + noise."""
-    generator = np.random.default_rng(seed)
-    return [
-        np.array(means)[:, None, None]
-        + 0.1 * generator.standard_normal(cases)
-        + 0.01 * generator.standard_normal((len(means), seeds, 1))
-        + 0.02 * generator.standard_normal((len(means), seeds, cases))
-        for _ in range(folds)
-    ]
 
 
 def test_ranks():

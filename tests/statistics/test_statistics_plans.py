@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.error_rates import Design, simulated, truth
 from lossbench.statistics import needed, paired_difference, pairing_gain, planned
-from tests.statistics.test_statistics import FULL, scores, verdict
+from tests.helpers.simulations import FULL, scores, verdict
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import pytest
 
 from tests.helpers import kills
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):

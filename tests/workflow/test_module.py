@@ -12,6 +12,8 @@ import yaml
 
 from tests.helpers.fake_results import write_experiment
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
 SNAKEFILE = (EXAMPLES / "other_workflow/Snakefile").read_text()

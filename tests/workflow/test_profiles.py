@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 REPOSITORY = Path(__file__).parents[2]
 PROFILES = REPOSITORY / "workflow/profiles"
 NAMES = sorted(path.name for path in PROFILES.iterdir())

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lossbench.common.files import read_json
-from tests.workflow.test_study import (
+from tests.helpers.workflow_runs import (
     MY_LOSSES,
     REPOSITORY,
     SNAKEMAKE,
@@ -23,6 +23,8 @@ from tests.workflow.test_study import (
     study,
     trained,
 )
+
+pytestmark = pytest.mark.slow  # each starts processes
 
 MATRIX = {**STUDY["matrix"], "fold": [0]}
 BLOCK = "results/study/cells/tiny/fold0/seed3"

@@ -16,7 +16,7 @@ from lossbench.stages.check.data import _is_outlier, survey
 from lossbench.stages.check.study import _draw
 from lossbench.stages.check.words import text
 from lossbench.stages.prepare import prepare
-from tests.stages.check.test_check import DICE, SMALL, experiment_of
+from tests.helpers.check_runs import DICE, SMALL, experiment_of
 
 CLASSES = ["background", "nucleus", "wall"]
 

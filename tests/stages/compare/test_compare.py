@@ -11,6 +11,7 @@ from monai.metrics import DiceMetric
 from lossbench.common.files import read_json, write_json
 from lossbench.config import UserError
 from lossbench.stages.compare import compare
+from tests.helpers.comparison_tables import change, read, tables
 from tests.helpers.fake_results import write_experiment
 
 KEYS = ["dataset", "model", "loss", "fold", "seed"]
@@ -19,31 +20,6 @@ KEYS = ["dataset", "model", "loss", "fold", "seed"]
 @pytest.fixture
 def experiment(tmp_path):
     return write_experiment(tmp_path, n_cases=8)
-
-
-def tables(experiment):
-    output = experiment.parent / "report"
-    compare(experiment, output)
-    named = {
-        name: pd.read_csv(output / f"{name}.csv") for name in ("runs", "summary", "comparisons")
-    }
-    return pd.read_parquet(output / "cases.parquet"), *named.values()
-
-
-def read(experiment, name):
-    return pd.read_csv(
-        experiment.parent / "report" / f"{name}.csv", keep_default_na=False, na_values=""
-    )
-
-
-def change(experiment, where, **columns):
-    """Set columns of cases.parquet, in every block, on the rows of a query."""
-    for file in experiment.parent.glob("*/*/*/*/cases.parquet"):
-        table = pd.read_parquet(file)
-        rows = table.query(where).index
-        for name, value in columns.items():
-            table.loc[rows, name] = value
-        table.to_parquet(file, index=False)
 
 
 def test_columns_are_those_of_the_design(experiment):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED, overlap
+from tests.helpers.comparison_tables import change, read, tables
 from tests.helpers.fake_results import write_experiment
-from tests.stages.compare.test_compare import change, read, tables
 
 PARITY = Path(
     os.environ.get("LOSSBENCH_PARITY")

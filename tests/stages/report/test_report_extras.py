@@ -12,8 +12,7 @@ import pytest
 from lossbench.stages.report import curves, plotting, report, sensitivity, tables
 from lossbench.stages.report.results import Results
 from tests.helpers.fake_results import compare_files
-
-from .test_report import CLASSES, LOSSES, Page, edit, make, verdict_rows
+from tests.helpers.pages import CLASSES, LOSSES, Page, edit, make, verdict_rows
 
 
 def write_extras(experiment):

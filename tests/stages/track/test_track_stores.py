@@ -23,6 +23,8 @@ from lossbench.stages.track import ui
 from tests.helpers.fake_results import write_experiment
 from tests.helpers.stores import Server, content, empty_store, free_port, postgres, runs, sync
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 MLFLOW_2_3 = "3500859a5d39"  # its schema
 
 

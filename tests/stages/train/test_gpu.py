@@ -21,9 +21,9 @@ from lossbench.stages.check.preflight import preflight
 from lossbench.stages.evaluate import evaluate
 from lossbench.stages.train.loop import optimise, take_step
 from lossbench.stages.train.run import Run
-from tests.losses.test_losses import CATALOGUE, TWO_CLASSES_ALONE
-from tests.stages.check.test_check import SMALL, experiment_of
-from tests.stages.train.test_train import DICE, MODELS, Interrupted, block, killed_at, run
+from tests.helpers.catalogue import CATALOGUE, TWO_CLASSES_ALONE
+from tests.helpers.check_runs import SMALL, experiment_of
+from tests.helpers.trainings import DICE, MODELS, Interrupted, block, killed_at, run
 
 META = torch.device("meta")
 # Distances on the CPU, and questions to the target.

@@ -13,30 +13,32 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from filelock import FileLock
-from safetensors.torch import load_file
 from torch import nn
 
 import lossbench.stages.train.loop
 import lossbench.stages.train.run
-from lossbench.common.files import read_json, write_json, write_text
+from lossbench.common.files import read_json, write_json
 from lossbench.common.provenance import run_digest, state_digest
-from lossbench.config import UserError, canonical, validate
+from lossbench.config import UserError, canonical
 from lossbench.datasets.prepared import Prepared
 from lossbench.models import build_model, load_run, to_device
-from lossbench.stages.train import train
 from lossbench.stages.train.engine import choose_update, warm_up
 from lossbench.stages.train.loop import learning_rate
 from lossbench.stages.train.store import FILES, is_finished
-from tests.helpers.configs import CONFIG
-
-NETS = "monai.networks.nets"
-UNET = {
-    "_target_": f"{NETS}.UNet", "spatial_dims": "$spatial_dims", "in_channels": "$in_channels",
-    "out_channels": "$num_classes", "channels": [4, 8], "strides": [2], "dropout": 0.2,
-}  # fmt: skip
-DICE = {"_target_": "monai.losses.DiceLoss", "softmax": True}
+from tests.helpers.trainings import (
+    DICE,
+    LOSSES,
+    MODELS,
+    NETS,
+    UNET,
+    Interrupted,
+    block,
+    equal,
+    killed_at,
+    run,
+    weights,
+)
 
 
 class Noisy(nn.Module):
@@ -67,48 +69,6 @@ class Exploding(nn.Module):
         return (logits - target).square().mean() / (0 if self.calls > 12 else 1)
 
 
-class Interrupted(BaseException):
-    """Stands for a job that is killed."""
-
-
-EXECUTION = {"log_every", "validate_every", "ledger", "speed"}
-
-
-def block(root: Path, data, losses: dict, seed: int = 0, model: dict = UNET, **training) -> Path:
-    """Write a block.json as the workflow does."""
-    settings = {"steps": 20, "batch_size": 3, "patch_size": [16] * data.info["spatial_dims"]}
-    execution = {"log_every": 5, "validate_every": 10}
-    execution |= {key: training.pop(key) for key in EXECUTION & training.keys()}
-    experiment = validate(
-        {
-            "experiment": "test",
-            "matrix": {"dataset": ["d"], "model": ["m"], "loss": list(losses), "seed": [seed]},
-            "training": settings | training,
-            "execution": execution,
-            "comparison": {"reference": next(iter(losses))},
-            "datasets": {"d": {"_target_": "x.Y"}},
-            "models": {"m": model},
-            "losses": losses,
-        }
-    )
-    path = root / f"seed{seed}" / "block.json"
-    write_text(path, experiment.block_json(**next(experiment.blocks())))
-    return path
-
-
-def run(path: Path, data) -> Path:
-    train(path, data.folder, path.parents[1] / "runs")
-    return path.parent
-
-
-def weights(folder: Path) -> dict:
-    return load_file(folder / "model.safetensors")
-
-
-def equal(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
 def locked(path: Path) -> FileLock:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
@@ -118,9 +78,6 @@ def locked(path: Path) -> FileLock:
 
 def finished(folder: Path) -> bool:
     return is_finished(folder, {"precision": "bf16"})
-
-
-LOSSES = {"dice": DICE, "dice_no_background": {**DICE, "include_background": False}}
 
 
 @pytest.fixture(scope="module")
@@ -177,17 +134,6 @@ def test_another_seed_gives_other_weights_and_batches(trained, tmp_path, phantom
     status = [read_json(folder / "dice" / "status.json") for folder in (other, trained)]
     assert status[0]["init_digest"] != status[1]["init_digest"]
     assert status[0]["batch_digest"] != status[1]["batch_digest"]
-
-
-def killed_at(monkeypatch, step: int):
-    real = lossbench.stages.train.loop.take_step
-
-    def interrupted(run):
-        if run.step == step:
-            raise Interrupted
-        real(run)
-
-    monkeypatch.setattr(lossbench.stages.train.loop, "take_step", interrupted)
 
 
 @pytest.mark.parametrize("step", [3, 13])
@@ -327,9 +273,6 @@ def test_a_network_with_the_same_weights_under_two_names(tmp_path, phantom):
     assert found.head[0] is found.layer
     assert torch.equal(weights(folder)["head.0.weight"], weights(folder)["layer.weight"])
     assert torch.equal(found.layer.weight, weights(folder)["layer.weight"])
-
-
-MODELS = yaml.safe_load((CONFIG / "models.yaml").read_text())["models"]
 
 
 @pytest.mark.parametrize(
