@@ -1,12 +1,13 @@
 """The command line: each subcommand's help is enough to use it."""
 
+import inspect
 import subprocess
 import sys
 
 import pytest
 
 import lossbench.__main__
-from lossbench.__main__ import EXAMPLES, UNUSED, _parser, main
+from lossbench.__main__ import EXAMPLES, STAGES, UNUSED, _function, _parser, main
 
 
 @pytest.mark.parametrize("stage", EXAMPLES)
@@ -19,6 +20,24 @@ def test_the_example_of_each_subcommand_can_be_used(stage, capsys):
     assert _parser().parse_args(words).stage == stage
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_options_are_the_parameters_of_the_stage_with_their_defaults_and_words(stage, capsys):
+    function = _function(stage)
+    parameters = inspect.signature(function).parameters
+    with pytest.raises(SystemExit):
+        _parser().parse_args([stage, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert function.__doc__.split("\n")[0] in shown
+    words = EXAMPLES[stage].split(">")[0].split()
+    options = vars(_parser().parse_args([stage, *words]))
+    assert options.keys() - {"stage", "log"} == parameters.keys()
+    for name, parameter in parameters.items():
+        assert f"--{name}" in shown
+        if f"--{name}" not in words and parameter.default is not parameter.empty:
+            assert options[name] == parameter.default
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
 def test_a_job_imports_nothing_that_it_does_not_use(stage):
     code = f"""

@@ -1,21 +1,37 @@
-"""Command line: one subcommand per stage, paths in, one function called."""
+"""Command line: a subcommand per stage, made from the stage's signature and docstring."""
 
 import argparse
+import ast
 import atexit
 import gc
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lossbench.config import UserError
 
 BLOCK = "results/default/mni152/unet_small/fold0/seed0"
-# Of what MONAI imports: for parts of it with which nothing is trained or evaluated.
+# Parts of what MONAI imports that no training and no evaluation uses.
 UNUSED = ("matplotlib", "mlflow", "sklearn")
+# The module of each subcommand, and how it is called.
+STAGES = {
+    "prepare": "lossbench.stages.prepare",
+    "check": "lossbench.stages.check",
+    "train": "lossbench.stages.train",
+    "evaluate": "lossbench.stages.evaluate",
+    "compare": "lossbench.stages.compare",
+    "report": "lossbench.stages.report",
+    "track": "lossbench.stages.track",
+    "plan": "lossbench.stages.compare.plan",
+    "ui": "lossbench.stages.track.ui",
+    "schema": "lossbench.config.schema",
+}
 EXAMPLES = {
     "prepare": "--dataset results/datasets/mni152/dataset.json --output results/datasets/mni152",
     "check": "--configfile my_study.yaml",
@@ -25,10 +41,11 @@ EXAMPLES = {
     "compare": "--cases dice=a.csv focal=b.csv --reference dice --output compared",
     "report": "--experiment results/default/experiment.json --output results/default/report",
     "track": "--experiment results/default/experiment.json --follow",
-    "plan": "results/default --difference 0.01",
+    "plan": "--results results/default --difference 0.01",
     "ui": "--port 5000",
     "schema": "> experiment.schema.json",
 }
+TYPES = {"Path": Path, "str": str, "int": int, "float": float}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,35 +53,97 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     stage = options.pop("stage")
     _log_to(options.pop("log"))
+    log = logging.getLogger("lossbench")
     try:
-        run = _compare if stage == "compare" else _function(stage)
-        run(**options)
+        _function(stage)(**options)
+        if stage == "compare" and options["cases"]:  # results of others get their report as well
+            output = options["output"]
+            _function("report")(output / "experiment.json", output)
+            print((output / "verdict.txt").read_text(), end="")
     except UserError as error:
-        logging.getLogger("lossbench").error("error: %s", error)
+        log.error("error: %s", error)
+        return 1
+    except (SystemExit, KeyboardInterrupt) as error:
+        log.error("%s ended early: %r", stage, error)
         return 1
     except Exception:
-        logging.getLogger("lossbench").exception("%s failed; this is not your mistake:", stage)
-        return 1
-    except (SystemExit, KeyboardInterrupt) as error:  # of a signal, or exit() in somebody's class
-        logging.getLogger("lossbench").error("%s ended early: %r", stage, error)
+        log.exception("%s failed; this is not your mistake:", stage)
         return 1
     return 0
 
 
-def _compare(experiment: Path | None, output: Path, **options: Any) -> None:
-    """`compare`; the results of other programs get their report as well."""
-    _function("compare")(experiment, output, **options)
-    if options["cases"]:
-        _function("report")(output / "experiment.json", output)
-        print((output / "verdict.txt").read_text(), end="")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lossbench",
+        description="Which loss should I train my segmentation model with? "
+        "The workflow (snakemake --cores 2) calls these stages; each can be called by hand.",
+    )
+    parser.add_argument("--log", type=Path, help="file that gets the messages too")
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for name, module in STAGES.items():
+        definition = _definition(name, module)
+        summary, parameters = _documented(ast.get_docstring(definition) or "")
+        sub = stages.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example:\n  python -m lossbench {name} {EXAMPLES[name]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        arguments = definition.args.args
+        defaults = [None] * (len(arguments) - len(definition.args.defaults))
+        for argument, default in zip(
+            arguments, [*defaults, *definition.args.defaults], strict=True
+        ):
+            _add_option(sub, argument, default, parameters[argument.arg])
+    return parser
 
 
-def _function(stage: str, name: str = "") -> Callable[..., Any]:
-    """The function of a stage, or another of its module; only that module is imported."""
-    others = {"ui": "stages.track.ui", "plan": "stages.compare.plan", "schema": "config.schema"}
-    module = others.get(stage, f"stages.{stage}")
+def _definition(name: str, module: str) -> ast.FunctionDef:
+    """The function of a stage as it is written: read, since importing a stage takes seconds."""
+    source = Path(find_spec("lossbench").submodule_search_locations[0]).joinpath(
+        *module.split(".")[1:]
+    )
+    file = source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
+    found = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)]
+    return next(node for node in found if node.name == name)
+
+
+def _documented(docstring: str) -> tuple[str, dict[str, str]]:
+    """The first line of a numpy docstring, and what it says of each parameter."""
+    section = re.search(r"\nParameters\n-+\n(.*?)(?=\n\n\w+\n-+\n|\Z)", docstring, flags=re.DOTALL)
+    entries = re.split(r"^(\w+)\n", section[1] if section else "", flags=re.MULTILINE)[1:]
+    texts = (" ".join(text.split()) for text in entries[1::2])
+    return docstring.split("\n")[0], dict(zip(entries[::2], texts, strict=True))
+
+
+def _add_option(
+    parser: argparse.ArgumentParser, argument: ast.arg, default: ast.expr | None, text: str
+) -> None:
+    """An option of a parameter: a flag for a bool, several values for a sequence."""
+    annotation = ast.unparse(argument.annotation)
+    flag, text = f"--{argument.arg}", text.replace("%", "%%")
+    if annotation == "bool":
+        parser.add_argument(flag, action="store_true", help=text)
+        return
+    several = annotation.startswith("Sequence[")
+    kind = TYPES[annotation.removeprefix("Sequence[").removesuffix("]").removesuffix(" | None")]
+    value = None if default is None else eval(ast.unparse(default), {"Path": Path})
+    parser.add_argument(
+        flag,
+        type=kind,
+        nargs="+" if several else None,
+        required=default is None and not annotation.endswith("| None"),
+        default=value,
+        metavar={Path: "PATH", str: "TEXT", int: "N", float: "X"}[kind],
+        help=text if value in (None, ()) else f"{text} ({value})",
+    )
+
+
+def _function(stage: str) -> Callable[..., Any]:
+    """The function of a stage; only its module is imported."""
     with _quick_imports(UNUSED if stage in ("train", "evaluate") else ()):
-        return getattr(import_module(f"lossbench.{module}"), name or stage)
+        return getattr(import_module(STAGES[stage]), stage)
 
 
 @contextmanager
@@ -96,145 +175,6 @@ def _log_to(file: Path | None) -> None:
         handlers.append(logging.FileHandler(file, mode="w"))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=handlers)
     logging.getLogger("lossbench").setLevel(logging.INFO)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lossbench",
-        description="Which loss should I train my segmentation model with? "
-        "The workflow (snakemake --cores 2) calls these stages; each can be called by hand.",
-    )
-    parser.add_argument("--log", type=Path, help="file that gets the messages too")
-    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
-    _stage(
-        stages,
-        "prepare",
-        "read a dataset ($LOSSBENCH_DATA: local copies), check it, write arrays, folds, a picture",
-        dataset="dataset.json: class, keyword arguments, folds",
-        output="folder to write",
-    )
-    _add_check(stages)
-    train = _stage(
-        stages,
-        "train",
-        "train the losses of a block, from the same weights on the same batches",
-        block="block.json: the specification of each run",
-        data="folder of the prepared dataset",
-        store="folder of finished runs, by digest",
-    )
-    evaluate = _stage(
-        stages,
-        "evaluate",
-        "measure the runs of a block on its validation cases",
-        block="block.json, beside the folders of its runs",
-        data="folder of the prepared dataset",
-        output="cases.parquet to write",
-    )
-    for sub in (train, evaluate):
-        sub.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (1)")
-    _add_compare(stages)
-    _stage(
-        stages,
-        "report",
-        "write the report page, its figures and tables",
-        experiment="experiment.json, beside the blocks",
-        output="folder of the report, with the tables of compare",
-    )
-    _add_track(stages)
-    _add_plan(stages)
-    ui = _stage(stages, "ui", "the MLflow UI over the store that track writes")
-    ui.add_argument("--port", type=int, help="port on 127.0.0.1 (5000, or the next free one)")
-    schema = _stage(stages, "schema", "print the keys of an experiment: a JSON schema, for editors")
-    schema.add_argument(
-        "--markdown", action="store_true", help="a table of keys, defaults and meanings instead"
-    )
-    return parser
-
-
-def _stage(
-    stages: argparse._SubParsersAction, name: str, text: str, **paths: str
-) -> argparse.ArgumentParser:
-    """A subcommand, with the paths that it cannot do without and what each is."""
-    sub = stages.add_parser(
-        name,
-        help=text,
-        description=text,
-        epilog=f"example:\n  python -m lossbench {name} {EXAMPLES[name]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_paths(sub, required=True, **paths)
-    return sub
-
-
-def _add_paths(sub: argparse.ArgumentParser, required: bool, **paths: str) -> None:
-    for name, meaning in paths.items():
-        sub.add_argument(f"--{name}", type=Path, required=required, metavar="PATH", help=meaning)
-
-
-def _add_check(stages: argparse._SubParsersAction) -> None:
-    """Two ways in: a config, for people, and what the workflow writes of it."""
-    text = (
-        "look at the data of an experiment, try every model and loss on it, say what each computes"
-    )
-    _add_paths(
-        _stage(stages, "check", text),
-        required=False,
-        configfile="config of an experiment: prepare its data, check it, say what it will take",
-        experiment="instead: experiment.json, as the workflow writes it",
-        output="check.json to write",
-    )
-
-
-def _add_compare(stages: argparse._SubParsersAction) -> None:
-    """Two ways in: an experiment, or the results of others."""
-    text = "compare each loss with the reference, per class"
-    sub = _stage(stages, "compare", text, output="folder of the report")
-    sub.description = f"{text}: of an experiment, or of --cases FILES"
-    _add_paths(sub, required=False, experiment="experiment.json, beside the blocks")
-    sub.add_argument(
-        "--cases",
-        nargs="+",
-        default=(),
-        metavar="[NAME=]FILE",
-        help="instead of an experiment: CSV or Parquet files with columns loss, case and a metric "
-        "(and class, fold, seed, dataset, model), or summary.json files of nnU-Net; NAME: the loss",
-    )
-    sub.add_argument("--reference", metavar="NAME", help="the loss to compare with, for --cases")
-    sub.add_argument(
-        "--margin", type=float, metavar="X", help="differences within it are equivalent (0.01)"
-    )
-    sub.add_argument(
-        "--alpha", type=float, metavar="X", help="error rate over all comparisons (0.05)"
-    )
-    sub.add_argument("--metrics", nargs="+", default=(), metavar="NAME", help="to compare (dice)")
-
-
-def _add_track(stages: argparse._SubParsersAction) -> None:
-    text = "make MLflow equal to the results"
-    sub = _stage(stages, "track", text, experiment="experiment.json, beside the blocks")
-    _add_paths(sub, required=False, output="report/mlflow.json")
-    flags = {
-        "follow": "again and again while the workflow runs, so that curves grow",
-        "restore": "bring back runs that somebody deleted in MLflow",
-        "models": "give each run its weights as an artifact",
-    }
-    for name, meaning in flags.items():
-        sub.add_argument(f"--{name}", action="store_true", help=meaning)
-
-
-def _add_plan(stages: argparse._SubParsersAction) -> None:
-    text = "how many cases, seeds and hours would show a difference, from the results of a pilot"
-    sub = _stage(stages, "plan", text)
-    sub.add_argument(
-        "results", type=Path, metavar="RESULTS", help="folder of an experiment or of its report"
-    )
-    sub.add_argument(
-        "--difference", type=float, required=True, metavar="X", help="to be shown, e.g. 0.005"
-    )
-    sub.add_argument(
-        "--power", type=float, default=0.8, metavar="X", help="chance of showing it (0.8)"
-    )
-    _add_paths(sub, required=False, output="CSV to write as well")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from lossbench.config import Experiment
 
 
 def schema(markdown: bool = False) -> None:
-    """Print it; workflow/schemas/experiment.schema.json is this text, config/README.md has it.
+    """Print the keys of an experiment: a JSON schema, for editors.
 
     Parameters
     ----------
     markdown
-        A table of keys, defaults and meanings instead of the JSON schema.
+        Print a table of keys, defaults and meanings instead of the JSON schema.
     """
     if markdown:
         rows = [f"| {' | '.join(row)} |" for row in _rows(Experiment, "")]

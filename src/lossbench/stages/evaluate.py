@@ -21,19 +21,19 @@ from lossbench.models import load_run, predict
 
 
 def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
-    """Write a row per run x case x class.
+    """Measure the runs of a block on its validation cases.
 
     Parameters
     ----------
     block
-        block.json, beside the folders of its runs.
+        block.json, next to the folders of its runs.
     data
         Folder of the prepared dataset.
     output
-        cases.parquet: dataset, model, loss, fold, seed, case, subject, class, the counts, the
-        metrics, and a column for each metric of the user's.
+        cases.parquet to write, a row per run x case x class: dataset, model, loss, fold, seed,
+        case, subject, class, the counts, the metrics, and a column for each metric of the user's.
     threads
-        Of the CPU.
+        CPU threads.
 
     Raises
     ------

@@ -31,7 +31,7 @@ VALUES_HINT = " (an ImageFolder can translate: values: {0: 0, 255: 1})"
 
 
 def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
-    """Read, check and normalise a dataset; write it as `Prepared` reads it.
+    """Read and check a dataset; write its arrays, its folds and a picture.
 
     Images are normalised to mean 0 and standard deviation 1 per case and channel. One case is in
     memory at a time.
@@ -39,12 +39,11 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     Parameters
     ----------
     dataset
-        dataset.json: name, spec (`_target_` and its arguments), folds, fold_seed,
-        surface_tolerance.
+        dataset.json: the class of the dataset, its arguments and its folds.
     output
         Folder to write. classes.json comes last: where it is, all is.
     data_root
-        Value of `$data_root`; None: $LOSSBENCH_DATA, else ``data``.
+        Folder of local copies of datasets; $LOSSBENCH_DATA or data/ where it is not given.
 
     Raises
     ------

@@ -23,7 +23,7 @@ def check(
     output: Path | None = None,
     configfile: Path | None = None,
 ) -> None:
-    """Refuse an experiment that cannot be trained, with everything that is wrong with it.
+    """Look at the data, try every model and loss on it, say what each loss computes.
 
     Parameters
     ----------
@@ -34,7 +34,8 @@ def check(
         meaning), cards (dataset -> loss -> property), data (dataset -> `survey`) and gradients
         (of `preflight`).
     configfile
-        Instead of the two: a config, for which the workflow writes them; printed as tables.
+        Config of an experiment, instead of the two: prepare its data, check it, and print what
+        was found and what a block will take.
 
     Raises
     ------

@@ -36,7 +36,7 @@ def compare(
     experiment
         experiment.json, next to the blocks.
     output
-        Folder for the tables (DESIGN: files and columns) and verdict.txt; for results of other
+        Folder for the tables and verdict.txt; for results of other
         programs also experiment.json, which `report` reads, and source.json.
     cases
         Instead of an experiment: CSV or Parquet files with columns loss, case and a metric (and

@@ -19,18 +19,18 @@ LARGEST_GAIN = 1_000  # by pairing; what is above differs by chance
 
 
 def plan(results: Path, difference: float, power: float = 0.8, output: Path | None = None) -> None:
-    """Print what a study needs to show a true difference, for every loss and class of a pilot.
+    """Say how many cases, seeds and hours would show a difference, from a pilot.
 
     Parameters
     ----------
     results
         Folder of an experiment, or of its report.
     difference
-        To be shown, in the unit of the metric.
+        True difference that is to be shown, in the unit of the metric.
     power
         Probability of showing it.
     output
-        CSV (`tables.PLAN`) with a row per comparison and number of seeds: the cases needed.
+        CSV to write as well, with a row per comparison and number of seeds: the cases needed.
 
     Raises
     ------

@@ -15,7 +15,7 @@ PAPER = ("claims", "comparisons", "means", "cost")  # the tables that a paper pr
 
 
 def report(experiment: Path, output: Path) -> None:
-    """Write figures/, tables/ and, last, report.html.
+    """Write the report page, its figures and its tables.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ def track(
     restore: bool = False,
     models: bool = False,
 ) -> None:
-    """Make MLflow equal to the results of an experiment; a second time, nothing is written.
+    """Make MLflow equal to the results of an experiment.
 
     The store is $MLFLOW_TRACKING_URI, or mlflow.db in the folder of results.
 
@@ -42,11 +42,11 @@ def track(
     output
         JSON to write: store, experiment_id, runs (counts), links. None: report/mlflow.json.
     follow
-        Whether to do so again and again while the workflow runs: curves grow.
+        Do so again and again while the workflow runs, so that curves grow.
     restore
-        Whether what a person deleted in MLflow comes back.
+        Bring back runs that somebody deleted in MLflow.
     models
-        Whether a run gets its weights as an artifact.
+        Give each run its weights as an artifact.
 
     Raises
     ------

@@ -23,7 +23,7 @@ def ui(results: Path = Path("results"), port: int | None = None) -> None:
     results
         Folder of results.
     port
-        None: 5000, or the next that is free.
+        Port on 127.0.0.1; 5000, or the next that is free, where it is not given.
 
     Raises
     ------

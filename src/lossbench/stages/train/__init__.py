@@ -25,7 +25,9 @@ WAIT_SECONDS = 2.0  # between two looks at a run that another process trains
 
 
 def train(block: Path, data: Path, store: Path, threads: int = 1) -> None:
-    """Train what the store does not hold yet, and link every run of the block into its folder.
+    """Train the losses of a block from the same weights on the same batches.
+
+    What the store holds is taken from there; every run is linked into the folder of the block.
 
     Parameters
     ----------
