@@ -10,7 +10,7 @@ from lossbench.losses.adapters import (
     NeighborAwareLoss,
     WassersteinDiceLoss,
 )
-from lossbench.losses.build import batch_loss, build_loss, run_loss
+from lossbench.losses.build import batch_loss, batch_loss_of_copies, build_loss, run_loss
 from lossbench.losses.fscore import FScoreLoss, f_score
 from lossbench.losses.ignoring import Ignoring
 from lossbench.losses.scaled import Scaled, match_scale, scale_of
@@ -30,6 +30,7 @@ __all__ = [
     "activation_problem",
     "are_probabilities",
     "batch_loss",
+    "batch_loss_of_copies",
     "build_loss",
     "class_weights",
     "f_score",

@@ -4,6 +4,7 @@ Logits of a perfect prediction are tried at several depths. With an activation, 
 perfect probabilities; without one, each gives another value.
 """
 
+import copy
 import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +39,7 @@ def activation_problem(loss: nn.Module, num_classes: int, spatial_dims: int) -> 
         That the loss, or one that it calls, takes logits as probabilities; that it takes the
         softmax of probabilities; that perfect logits score no better than inverted ones.
     """
-    target = _target(num_classes, spatial_dims)
+    loss, target = copy.deepcopy(loss), _target(num_classes, spatial_dims)
     probes, twice = _measure(loss, target)
     if twice:
         return (
@@ -153,6 +154,7 @@ class _Watched(TorchDispatchMode):
     def __init__(self, loss: nn.Module, probes: dict[nn.Module, _Probe]) -> None:
         super().__init__()
         self.loss, self.probes, self.twice, self.count = loss, probes, False, 0
+        self.state = copy.deepcopy(loss.state_dict())
         self.hooks = [part.register_forward_pre_hook(self._enter) for part in loss.modules()]
         self.hooks += [part.register_forward_hook(self._leave) for part in loss.modules()]
 
@@ -160,6 +162,7 @@ class _Watched(TorchDispatchMode):
         """Compute the loss of logits by this name."""
         self.name, self.logits, self.starts = name, logits, []
         self.loss(logits, target)
+        self.loss.load_state_dict(self.state)
 
     def _enter(self, part: nn.Module, arguments: Sequence[Any]) -> None:
         self.starts.append(self.count)

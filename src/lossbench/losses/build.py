@@ -1,5 +1,6 @@
 """From an entry of losses.yaml and the training cases of a fold to a loss."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from lossbench.config import UserError, unnamed
 from lossbench.datasets.prepared import Prepared
 from lossbench.losses.facts import NOT_CALLED, WEIGHT_KEYS, WEIGHTS_OF_ALL_CLASSES
 from lossbench.losses.ignoring import Ignoring
+from lossbench.losses.schedule import add_schedule, set_step
 from lossbench.losses.sums import of_sums
 from lossbench.losses.targets import one_hot
 from lossbench.losses.weights import class_weights
@@ -51,7 +53,7 @@ def build_loss(spec: Mapping[str, Any], voxels: Sequence[int], classes: Sequence
             f"{where}: its weight would be ignored in silence: other weights give the same loss"
             f"{_why_ignored(filled, classes)}; take the weight away"
         )
-    return instantiate(filled, nn.Module, where)
+    return add_schedule(instantiate(filled, nn.Module, where))
 
 
 def run_loss(run: Mapping[str, Any], data: Prepared) -> nn.Module:
@@ -77,12 +79,25 @@ def run_loss(run: Mapping[str, Any], data: Prepared) -> nn.Module:
     return loss
 
 
-def batch_loss(loss: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
-    """Value of a run's loss: logits (B, K, *S) float32, labels (B, *S) uint8 -> scalar."""
+def batch_loss(
+    loss: nn.Module, logits: Tensor, labels: Tensor, step: int = 0, steps: int = 1
+) -> Tensor:
+    """Value of a run's loss: logits (B, K, *S) float32, labels (B, *S) uint8 -> scalar.
+
+    A loss whose forward has arguments `step` and `steps` gets the steps taken and their total.
+    """
+    set_step(loss, step, steps)
     k = logits.shape[1]
     if isinstance(loss, Ignoring):
         return loss(logits, one_hot(labels, k), labels < k)
     return loss(logits, one_hot(labels, k))
+
+
+def batch_loss_of_copies(
+    loss: nn.Module, labels: Tensor, step: int = 0, steps: int = 1
+) -> Callable[[Tensor], Tensor]:
+    """Make a run's loss a function of the logits that leaves the state of the loss as it is."""
+    return lambda logits: batch_loss(copy.deepcopy(loss), logits, labels, step, steps)
 
 
 def _has_placeholder(value: Any) -> bool:
@@ -165,7 +180,9 @@ def _ignores_weights(spec: Mapping[str, Any], k: int, where: str) -> bool:
         generator = torch.Generator().manual_seed(0)
         labels = torch.randint(k, (2, *shape[2:]), generator=generator)
         logits, target = torch.randn(shape, generator=generator), one_hot(labels, k)
-        makes = [instantiate(s, nn.Module, where) for s in (spec, _other_weights(spec))]
+        makes = [
+            add_schedule(instantiate(s, nn.Module, where)) for s in (spec, _other_weights(spec))
+        ]
         try:
             before, after = (_value(loss, logits, target) for loss in makes)
         except Exception:  # `check` reports it, or the loss is for the other dimensions

@@ -1,5 +1,7 @@
 """A loss without the ignored pixels."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -73,6 +75,10 @@ def _pools(loss: nn.Module, k: int, spatial_dims: int, name: str) -> bool:
 
     The classes lie in stripes, and the samples are of different make-up.
     """
+
+    def value_of(*batch: Tensor) -> Tensor:
+        return copy.deepcopy(loss)(*batch)  # the state of the loss stays as it is
+
     generator = torch.Generator().manual_seed(0)
     size = [8, 8] if spatial_dims == 2 else [4] * spatial_dims
     labels = (torch.arange(64) * k // 64).repeat(2, 1)
@@ -84,9 +90,9 @@ def _pools(loss: nn.Module, k: int, spatial_dims: int, name: str) -> bool:
     valid = torch.ones(2, *size, dtype=torch.bool)
     try:
         with torch.no_grad():
-            value, elsewhere = loss(logits, target), loss(*mixed)
-            pooled = loss(*_cut(logits, target, valid))
-            single = [loss(*_cut(logits[[b]], target[[b]], valid[[b]])) for b in (0, 1)]
+            value, elsewhere = value_of(logits, target), value_of(*mixed)
+            pooled = value_of(*_cut(logits, target, valid))
+            single = [value_of(*_cut(logits[[b]], target[[b]], valid[[b]])) for b in (0, 1)]
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         raise UserError(_in_place(name, f" ({error})")) from error
     if not _close(value, elsewhere):

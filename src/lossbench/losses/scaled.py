@@ -1,5 +1,6 @@
 """A loss times a factor: what scale alone does."""
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ def _norm(
     parameters: Sequence[Tensor],
 ) -> float:
     """Gradient norm of a part, called in the place of the whole."""
-    scaled.measured = part
+    scaled.measured = copy.deepcopy(part)  # a state of its own stays as it is
     norm = float(flat_gradient(value(), parameters).norm())
     scaled.measured = None
     if not 0 < norm < float("inf"):

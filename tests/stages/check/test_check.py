@@ -57,6 +57,59 @@ class WantsIndices(nn.Module):
         return self.scale * nn.functional.nll_loss(logits.log_softmax(1), target)
 
 
+class Forgetful(nn.Module):
+    """Counts its calls where no checkpoint sees it."""
+
+    calls = 0
+
+    def forward(self, logits, target):
+        self.calls += 1
+        return self.calls * nn.functional.cross_entropy(logits, target)
+
+
+class Remembering(nn.Module):
+    """Counts its calls in a buffer, where every checkpoint has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, logits, target):
+        self.calls += 1
+        return self.calls * nn.functional.cross_entropy(logits, target)
+
+
+class Annealed(nn.Module):
+    def forward(self, logits, target, step, steps):
+        return (1 + step / steps) * nn.functional.cross_entropy(logits, target)
+
+
+class NoBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.sum()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise ValueError("no gradient here")
+
+
+class FailsBackward(nn.Module):
+    def forward(self, logits, target):
+        return NoBackward.apply(logits)
+
+
+class OneValue(nn.Module):
+    """Batch normalisation of one pixel."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.norm, self.layer = nn.BatchNorm2d(channels), nn.Conv2d(channels, 3, 1)
+
+    def forward(self, x):
+        return self.layer(x + self.norm(x.mean((2, 3), keepdim=True)))
+
+
 class Scaled(nn.Module):
     """A multiple of a loss."""
 
@@ -92,6 +145,15 @@ def test_what_can_be_trained_passes(tmp_path, phantom):
             "lossbench.losses.IndexTarget, loss: {_target_: tests.stages.check.test_check.WantsIndices, scale: 3}}",
         ),
         ({"_target_": f"{__name__}.Flat"}, "the gradient is all 0"),
+        (
+            {"_target_": f"{__name__}.FailsBackward"},
+            "losses.it: the gradient of FailsBackward failed: ValueError: no gradient here",
+        ),
+        ({"_target_": f"{__name__}.Forgetful"}, "state_dict and seeds, so a training that is"),
+        (
+            {"_target_": "lossbench.losses.Scaled", "loss": {"_target_": f"{__name__}.Forgetful"}},
+            "register_buffer",
+        ),
         ({"_target_": f"{__name__}.Indices"}, "losses.it: Indices failed on logits [2, 3, 16, 16]"),
         (
             {"_target_": "monai.losses.DiceLos"},
@@ -104,6 +166,26 @@ def test_what_can_be_trained_passes(tmp_path, phantom):
 )
 def test_losses_that_cannot_be_used(tmp_path, phantom, loss, text):
     assert text in problems(tmp_path, phantom, {"it": loss})
+
+
+def test_losses_with_a_state_that_is_saved_and_with_a_schedule(tmp_path, phantom):
+    losses = {n: {"_target_": f"{__name__}.{n.title()}"} for n in ("remembering", "annealed")}
+    found = run(tmp_path, phantom, {"ce": {"_target_": "torch.nn.CrossEntropyLoss"}, **losses})
+    start, later = found["gradients"][0]["snapshots"]
+    for name in losses:  # at the start, both are cross-entropy, however often they are called
+        assert found["cards"]["phantom"][name] == found["cards"]["phantom"]["ce"]
+        assert start["losses"][name]["scale"] == 1
+    assert later["losses"]["remembering"]["scale"] == 1
+    assert later["losses"]["annealed"]["scale"] > 1
+
+
+def test_batch_normalisation_of_one_value(tmp_path, phantom):
+    net = {"_target_": f"{__name__}.OneValue", "channels": "$in_channels"}
+    flat = {"_target_": f"{__name__}.Flat"}
+    text = problems(tmp_path, phantom, {"flat": flat}, {"net": net}, batch_size=1)
+    assert "models.net: its batch normalisation gets one value per channel" in text
+    assert "raise training.batch_size" in text
+    assert "the gradient is all 0" in text
 
 
 USERS = """

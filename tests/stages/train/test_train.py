@@ -8,6 +8,7 @@ import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from lossbench.common.files import read_json, write_json
 from lossbench.common.provenance import run_digest, state_digest
 from lossbench.config import UserError, canonical
 from lossbench.datasets.prepared import Prepared
+from lossbench.losses import build_loss
 from lossbench.models import build_model, load_run, to_device
 from lossbench.stages.train.engine import choose_update, warm_up
 from lossbench.stages.train.loop import learning_rate
@@ -662,12 +664,61 @@ def test_a_step_that_cannot_be_a_graph_is_taken_eagerly(monkeypatch, caplog):
     monkeypatch.setattr("lossbench.stages.train.engine.capture_cuda_graph", refused)
     on_gpu = SimpleNamespace(
         name="dice", execution={"speed": "auto"}, device=torch.device("cuda"),
-        engine={"graph": False},
+        engine={"graph": False}, loss=nn.Identity(),
     )  # fmt: skip
     update = object()
     assert choose_update(update, on_gpu, None, None) is update
     assert on_gpu.engine == {"graph": False}
     assert "dice: takes its steps without a CUDA graph (the step copies" in caplog.text
+
+
+class Scheduled(nn.Module):
+    """A loss that takes the step."""
+
+    called: ClassVar[list[tuple[int, int]]] = []
+
+    def forward(self, logits, target, step, *, steps):
+        self.called.append((step, steps))
+        return (1 + step / steps) * nn.functional.cross_entropy(logits, target)
+
+
+def test_a_loss_that_takes_the_step_is_no_graph(monkeypatch, caplog):
+    caplog.set_level("INFO", "lossbench")
+    captured = []
+    monkeypatch.setattr(
+        "lossbench.stages.train.engine.capture_cuda_graph", lambda *given: captured.append(given)
+    )
+    spec = {"_target_": f"{__name__}.Scheduled"}
+    for loss in (spec, {"_target_": "lossbench.losses.Scaled", "loss": spec}):
+        on_gpu = SimpleNamespace(
+            name="it", execution={"speed": "auto"}, device=torch.device("cuda"),
+            engine={"graph": False}, loss=build_loss({"name": "it", **loss}, [1, 1], ["a", "b"]),
+        )  # fmt: skip
+        update = object()
+        assert choose_update(update, on_gpu, None, None) is update
+    assert not captured
+    assert "its loss takes the step" in caplog.text
+
+
+def test_a_loss_gets_the_step_also_after_a_kill(tmp_path, phantom, monkeypatch):
+    inner = {"_target_": f"{__name__}.Scheduled"}
+    losses = {"it": {"_target_": "lossbench.losses.Scaled", "loss": inner}, "dice": DICE}
+    Scheduled.called.clear()
+    whole = run(block(tmp_path / "whole", phantom, losses), phantom)
+    assert Scheduled.called == [(step, 20) for step in range(20)]
+    path = block(tmp_path / "killed", phantom, losses)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 13)
+        with pytest.raises(Interrupted):
+            run(path, phantom)
+    assert equal(weights(run(path, phantom) / "it"), weights(whole / "it"))
+
+
+def test_a_ledger_moves_no_state_of_a_loss(tmp_path, phantom):
+    losses = {"annealed": {"_target_": f"{__name__}.Annealed"}, "dice": DICE}
+    plain = run(block(tmp_path / "plain", phantom, losses), phantom)
+    looked = run(block(tmp_path / "ledger", phantom, losses, ledger=LEDGER), phantom)
+    assert equal(weights(looked / "annealed"), weights(plain / "annealed"))
 
 
 class Counting(nn.Module):

@@ -50,7 +50,7 @@ class RefusedError(Exception):
 
 
 def called(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
-    """Value of a loss.
+    """Value of a loss, from the state that it is in and stays in.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def called(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
         Whatever the loss raised.
     """
     try:
-        return loss(logits, target)
+        return copy.deepcopy(loss)(logits, target)
     except Exception as error:
         raise RefusedError(str(error)) from error
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lossbench.common.files import write_json
+from lossbench.common.instantiate import location_of
 from lossbench.config import ConfigError, UserError, load
 from lossbench.datasets.prepared import Prepared
 from lossbench.stages.check.data import survey
@@ -90,6 +91,8 @@ def _try(attempts: Iterable[tuple[str, Callable[[], None]]]) -> list[str]:
             tried.append(what)
         except UserError as error:
             problems.append(str(error))
+        except Exception as error:  # of one entry; the problems of the others are shown as well
+            problems.append(f"{what}: {type(error).__name__}: {error} ({location_of(error)})")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return tried

@@ -18,7 +18,7 @@ from lossbench.common.provenance import seed_of
 from lossbench.config import MATCHED, Experiment
 from lossbench.datasets.batches import Batches
 from lossbench.datasets.prepared import Prepared
-from lossbench.losses import batch_loss, match_scale, one_hot, run_loss
+from lossbench.losses import batch_loss, batch_loss_of_copies, match_scale, one_hot, run_loss
 from lossbench.losses.gradients import gradient_snapshot
 from lossbench.models import build_model, make_optimizer, seed_everything, to_device
 
@@ -89,7 +89,8 @@ class GradientProbe:
         """Gradients of all losses on the probe, with the weights of now."""
         logits, labels = self._logits(0), self.probe.labels
         losses = {
-            name: partial(batch_loss, loss, labels=labels) for name, loss in self.losses.items()
+            name: batch_loss_of_copies(loss, labels, self.step, self.trainings[name]["steps"])
+            for name, loss in self.losses.items()
         }
         found = gradient_snapshot(
             losses,
@@ -125,7 +126,8 @@ class GradientProbe:
         self.step += 1  # batch 0 is the probe
         logits, labels = self._logits(self.step), self.batches(self.step).labels
         self.optimizer.zero_grad()
-        batch_loss(self.losses[loss], logits, labels).backward()
+        steps = self.trainings[loss]["steps"]
+        batch_loss(self.losses[loss], logits, labels, self.step - 1, steps).backward()
         self.optimizer.step()
 
     def _logits(self, step: int) -> Tensor:

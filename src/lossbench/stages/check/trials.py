@@ -1,5 +1,6 @@
 """Try what an experiment names on its data: folds, losses, models, metrics, claims; and cards."""
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from lossbench.losses import (
 )
 from lossbench.losses.semantics import PROPERTIES, Property, measure, probe_voxels
 from lossbench.metrics import build_metric
-from lossbench.models import build_model
+from lossbench.models import build_model, seed_everything
 
 
 def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -81,7 +82,7 @@ def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) ->
     logits = (3 * torch.randn(shape, generator=generator)).requires_grad_()
     target = one_hot(torch.randint(k, [2, *shape[2:]], generator=generator), k)
     try:
-        value = loss(logits, target)
+        value = copy.deepcopy(loss)(logits, target)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     except Exception as error:
@@ -100,7 +101,15 @@ def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) ->
         raise UserError(f"{where}: gives {found}, and a scalar tensor is wanted")
     if not value.requires_grad:
         raise UserError(f"{where}: has no gradient with respect to the logits")
-    value.backward()
+    try:
+        value.backward()
+    except Exception as error:
+        raise UserError(
+            f"{where}: the gradient of {type(loss).__name__} failed: "
+            f"{type(error).__name__}: {error} ({location_of(error)})"
+        ) from error
+    if problem := _state_problem(loss, logits.detach(), target):
+        raise UserError(f"{where}: {problem}")
     # Before what is not finite, since logits taken as probabilities often are the cause of that.
     if logits.grad.any() and (problem := activation_problem(loss, k, dims)):
         raise UserError(f"{where}: {problem}")
@@ -113,6 +122,24 @@ def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) ->
             Ignoring(loss, k, dims)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+
+
+def _state_problem(loss: torch.nn.Module, logits: torch.Tensor, target: torch.Tensor) -> str | None:
+    """Whether a checkpoint would miss a part of the state: the same state gives other values."""
+    state, values = copy.deepcopy(loss.state_dict()), []
+    for _ in range(3):
+        loss.load_state_dict(state)
+        seed_everything(0, torch.device("cpu"))
+        values.append(loss(logits, target).item())
+    loss.load_state_dict(state)
+    if np.array_equal(values, values[:1] * len(values), equal_nan=True):
+        return None
+    return (
+        f"{type(loss).__name__} gives {', '.join(f'{value:.6g}' for value in values)} when called "
+        "with the same batch, state_dict and seeds, so a training that is resumed would differ; "
+        "keep what changes from call to call in a buffer (register_buffer), or give forward the "
+        "arguments step and steps"
+    )
 
 
 def _takes_indices(loss: torch.nn.Module, logits: torch.Tensor, target: torch.Tensor) -> bool:
@@ -158,21 +185,29 @@ def _check_model(run: dict[str, Any], data: Prepared) -> None:
             f"and {data.info['name']} has {data.info['spatial_dims']} dimensions"
         )
     model = build_model(run["model"], data, run["fold"], run["seed"])
-    wanted = (2, len(data.classes), *patch)
+    size = run["training"]["batch_size"]
+    expected = (size, len(data.classes), *patch)
     try:
         with torch.no_grad():
-            found = model(torch.zeros(2, data.info["channels"], *patch))
+            found = model(torch.zeros(size, data.info["channels"], *patch))
     except Exception as error:
         if _takes_other_dimensions(model, data):
             raise UserError(f"{where}: {_other_dimensions(data)}") from error
+        if "more than 1 value per channel" in str(error):
+            raise UserError(
+                f"{where}: its batch normalisation gets one value per channel, from a batch of "
+                f"{size} and a patch of {list(patch)}; raise training.batch_size or "
+                "training.patch_size"
+            ) from error
         raise UserError(
             f"{where}: cannot take a patch of {list(patch)} of {data.info['name']} "
             f"({type(error).__name__}: {error}; {location_of(error)}){_larger(patch)}"
         ) from error
-    if not isinstance(found, torch.Tensor) or tuple(found.shape) != wanted:
+    if not isinstance(found, torch.Tensor) or tuple(found.shape) != expected:
         shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
         raise UserError(
-            f"{where}: gives {shape} for a patch of {list(patch)}; expected logits {list(wanted)}"
+            f"{where}: gives {shape} for a patch of {list(patch)}; "
+            f"expected logits {list(expected)}"
         )
     if are_probabilities(found):
         raise UserError(

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lossbench.losses.schedule import takes_step
+
 if TYPE_CHECKING:
     from lossbench.stages.train.run import Run
 
@@ -45,6 +47,9 @@ def choose_update(update: Update, run: "Run", images: Tensor, labels: Tensor) ->
         run.engine["deterministic"] = all(map(torch.equal, first, second))
         return update
     if run.device.type != "cuda":
+        return update
+    if takes_step(run.loss):  # a graph would keep the first one
+        log.info("%s: takes its steps without a CUDA graph (its loss takes the step)", run.name)
         return update
     try:
         replay = capture_cuda_graph(update, run, images, labels)

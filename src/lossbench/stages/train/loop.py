@@ -100,7 +100,7 @@ def optimise(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Forward, loss, backward, optimiser: the loss and the gradient norm, scalars on the device."""
     run.optimizer.zero_grad(set_to_none=True)
     logits = run.predict(images)
-    loss = batch_loss(run.loss, logits, labels)
+    loss = batch_loss(run.loss, logits, labels, run.step, run.steps)
     loss.backward()
     if limit := run.training["clip_norm"]:
         norm = clip_grad_norm_(run.parameters, limit)

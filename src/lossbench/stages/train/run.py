@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,14 @@ from lossbench.common.provenance import commit, seed_of, state_digest, versions
 from lossbench.config import canonical
 from lossbench.datasets.batches import Batches, patch_size
 from lossbench.datasets.prepared import Prepared
-from lossbench.losses import batch_loss, match_scale, one_hot, run_loss, scale_of
+from lossbench.losses import (
+    batch_loss,
+    batch_loss_of_copies,
+    match_scale,
+    one_hot,
+    run_loss,
+    scale_of,
+)
 from lossbench.losses.gradients import gradient_snapshot
 from lossbench.metrics import counts, dice_of
 from lossbench.models import (
@@ -115,7 +121,7 @@ class Run:
 
         def value() -> Tensor:
             self.seed_step()
-            return batch_loss(self.loss, self.predict(first.images), first.labels)
+            return batch_loss(self.loss, self.predict(first.images), first.labels, 0, self.steps)
 
         with preserve_buffers(self.model):
             match_scale(self.name, self.loss, value, self.model.parameters())
@@ -183,7 +189,10 @@ class Run:
         labels, classes = self.probe.labels, self.data.classes
         with preserve_buffers(self.model):
             found = gradient_snapshot(
-                {name: partial(batch_loss, loss, labels=labels) for name, loss in losses.items()},
+                {
+                    name: batch_loss_of_copies(loss, labels, self.step, self.steps)
+                    for name, loss in losses.items()
+                },
                 self.predict(self.probe.images),
                 one_hot(labels, len(classes)),
                 self.model.parameters(),
