@@ -206,8 +206,7 @@ def _check_model(run: dict[str, Any], data: Prepared) -> None:
     if not isinstance(found, torch.Tensor) or tuple(found.shape) != expected:
         shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
         raise UserError(
-            f"{where}: gives {shape} for a patch of {list(patch)}; "
-            f"expected logits {list(expected)}"
+            f"{where}: gives {shape} for a patch of {list(patch)}; expected logits {list(expected)}"
         )
     if are_probabilities(found):
         raise UserError(
