@@ -78,6 +78,7 @@ def test_no_file_outgrows_a_page_of_thought(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "absent"),
     [

@@ -182,6 +182,7 @@ def test_a_dataset_that_is_not_prepared(tmp_path):
     assert line.startswith("  hippocampus, unet: not prepared yet")
 
 
+@pytest.mark.slow
 def test_a_workflow_that_stops_says_how_to_go_on(tmp_path):
     """After an error, as after Ctrl-C: Snakemake has one hook for both."""
     datasets = {"none": {"_target_": "lossbench.datasets.ImageFolder", "images": "a", "masks": "b"}}

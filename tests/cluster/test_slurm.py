@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow  # each starts processes
 REPOSITORY = Path(__file__).parents[2]
 BLOCK = "results/study/shapes/tiny/fold{}/seed3"
 COMMAND = [
-    *(sys.executable, REPOSITORY / "tests/slurm/impatient.py"),
+    *(sys.executable, REPOSITORY / "tests/cluster/slurm/impatient.py"),
     # Up to the evaluation: what follows asks for nothing else of Slurm.
     *(BLOCK.format(fold) + "/cases.parquet" for fold in range(2)),
     *("--configfile", "study.yaml"),

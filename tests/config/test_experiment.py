@@ -174,6 +174,7 @@ def test_experiment_json_reads_back(tmp_path):
     assert again.block_json(**keys) == experiment.block_json(**keys)
 
 
+@pytest.mark.slow
 def test_schema_for_editors_is_the_one_of_the_models():
     text = subprocess.check_output([sys.executable, "-m", "lossbench", "schema"], text=True)
     stored = CONFIG.parent / "workflow/schemas/experiment.schema.json"

@@ -52,6 +52,7 @@ ReturnToService=2
 MinJobAge=600
 KillWait={grace}
 GresTypes=gpu
+TaskProlog={root}/task_prolog.sh
 NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=100000 Gres=gpu:2 State=UNKNOWN
 PartitionName=cpu Nodes={host} Default=YES MaxTime=24:00:00 State=UP
 PartitionName=gpu Nodes={host} MaxTime=24:00:00 State=UP
@@ -115,6 +116,10 @@ def cluster(root: Path, grace: int) -> Iterator[None]:
     host = socket.gethostname().split(".")[0]
     for n in range(2):
         os.mknod(root / f"gpu{n}", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    # The GPUs are pretended, so jobs are told to use the CPU: torch would find none of them.
+    prolog = root / "task_prolog.sh"
+    prolog.write_text("#!/bin/sh\necho export CUDA_VISIBLE_DEVICES=\n")
+    prolog.chmod(0o755)
     (root / "gres.conf").write_text(f"NodeName={host} Name=gpu File={root}/gpu[0-1]\n")
     text = CONFIG.format(host=host, root=root, ports=_free_ports(2), grace=grace)
     (root / "slurm.conf").write_text(text)

@@ -429,6 +429,7 @@ def test_one_of_two_ways_in(tmp_path):
         check(experiment=tmp_path / "experiment.json")
 
 
+@pytest.mark.slow
 def test_a_config_is_checked_by_the_workflow(tmp_path):
     study = {
         "experiment": "mine",

@@ -255,6 +255,7 @@ def test_results_of_others_have_a_page(tmp_path):
     assert len(verdict_rows((tmp_path / "out/tables/verdict.md").read_text())) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium")
 @pytest.mark.parametrize(
     ("clicks", "order"),
