@@ -140,9 +140,9 @@ def test_mistakes_are_said(tmp_path):
 def test_the_command_line(tmp_path, capsys, caplog):
     experiment = pilot(tmp_path, folds=(0, 1), seeds=(0, 1), n_cases=4)
     folder = str(experiment.parent)
-    assert main(["plan", folder, "--difference", "0.01", "--power", "0.7"]) == 0
+    assert main(["plan", "--results", folder, "--difference", "0.01", "--power", "0.7"]) == 0
     assert "difference of 0.01 to dice with probability 0.7" in capsys.readouterr().out
-    assert main(["plan", folder, "--difference", "-1"]) == 1
+    assert main(["plan", "--results", folder, "--difference", "-1"]) == 1
     assert "--difference -1" in caplog.text
 
 
