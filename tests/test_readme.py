@@ -171,6 +171,7 @@ def test_every_other_command_can_start(command, monkeypatch, capsys):
     elif words[0] == "-m":
         monkeypatch.setattr(sys, "argv", [words[1], "--help"])
         monkeypatch.syspath_prepend(ROOT)
+        monkeypatch.delitem(sys.modules, words[1], raising=False)  # another test may have it
         with pytest.raises(SystemExit):
             runpy.run_module(words[1], run_name="__main__")
         usage = capsys.readouterr().out

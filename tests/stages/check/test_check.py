@@ -208,14 +208,14 @@ class Net(nn.Module):
 
 def test_errors_in_a_users_code_name_its_line(tmp_path, phantom, monkeypatch):
     """Its own line, not the one inside torch that raised."""
-    (tmp_path / "users_own.py").write_text(USERS)
+    (tmp_path / "users_code.py").write_text(USERS)
     monkeypatch.syspath_prepend(tmp_path)
-    loss, net = {"_target_": "users_own.Loss"}, {"_target_": "users_own.Net"}
+    loss, net = {"_target_": "users_code.Loss"}, {"_target_": "users_code.Net"}
     text = problems(tmp_path, phantom, {"it": loss}, {"net": net})
     assert "losses.it: Loss failed on" in text
-    assert "(users_own.py, line 7)" in text
+    assert "(users_code.py, line 7)" in text
     assert "models.net: cannot take a patch" in text
-    assert text.endswith("; users_own.py, line 15)"), "[32, 32] is not what to try instead"
+    assert text.endswith("; users_code.py, line 15)"), "[32, 32] is not what to try instead"
 
 
 def test_everything_is_reported_at_once(tmp_path, phantom):
