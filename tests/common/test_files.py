@@ -1,6 +1,7 @@
 """Files are whole or not there."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lossbench.common.files import altered, checksums, read_json, whole, write_json
+from lossbench.common.files import altered, checksums, read_json, try_lock, whole, write_json
 from lossbench.config import UserError
 
 
@@ -103,3 +104,22 @@ def test_altered_files_are_those_that_differ_or_are_gone(tmp_path):
     (tmp_path / "b").write_text("B")
     (tmp_path / "c").unlink()
     assert altered(tmp_path, expected) == [tmp_path / "b", tmp_path / "c"]
+
+
+def test_a_lock_is_held_until_it_is_released(tmp_path):
+    lock = try_lock(tmp_path / "folder/lock")
+    assert try_lock(tmp_path / "folder/lock") is None
+    lock.release()
+    assert try_lock(tmp_path / "folder/lock")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_stops_nobody(number, tmp_path, monkeypatch):
+    """As Lustre is on some clusters."""
+
+    def refuse(*given):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert try_lock(tmp_path / "lock")
+    assert try_lock(tmp_path / "lock")

@@ -9,12 +9,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
+from lossbench.common.files import try_lock
 from lossbench.config import UserError, counted
 
 log = logging.getLogger(__name__)
@@ -98,14 +98,11 @@ def acquire_gpu(
         released, also where the process is killed.
     """
     folder = folder or Path(tempfile.gettempdir()) / f"lossbench-gpus-{os.getuid()}"
-    folder.mkdir(parents=True, exist_ok=True)
     waited = False
     while True:
         # The first slot of every GPU before the second of any.
         for slot, (index, name) in itertools.product(range(jobs), enumerate(names)):
-            lock = FileLock(folder / f"{name}.{slot}.lock")
-            with suppress(Timeout):
-                lock.acquire(blocking=False)
+            if lock := try_lock(folder / f"{name}.{slot}.lock"):
                 return index, lock
         if not waited:
             waited = True

@@ -1,14 +1,15 @@
 """Where files lie; they are written whole: to a temporary name in the same folder, then renamed."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from lossbench.config import UserError
 
@@ -69,24 +70,22 @@ def _write_problem(error: Exception, folder: Path) -> str:
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
-def try_lock(path: Path) -> IO | None:
-    """Lock a file: open where it was free, None where another process holds it.
+def try_lock(path: Path) -> FileLock | None:
+    """Lock a file without waiting; None where another process holds it.
 
-    It is free again when the file is closed, also where the process is killed. Where the file
+    It is free again when the lock is released, also where the process is killed. Where the file
     system has no locks, it is always free.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+")
+    lock = FileLock(path)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
     except OSError as error:
-        if error.errno in NO_LOCKS:
-            return file
-        file.close()
-        if isinstance(error, BlockingIOError):
-            return None
-        raise
-    return file
+        if error.errno not in NO_LOCKS:
+            raise
+    return lock
 
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:

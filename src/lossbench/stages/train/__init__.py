@@ -2,14 +2,13 @@
 
 import logging
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from lossbench.common.device import device_name, pick_device
-from lossbench.common.files import read_json
+from lossbench.common.files import read_json, try_lock
 from lossbench.common.provenance import run_digest
 from lossbench.config import UserError
 from lossbench.datasets.batches import Batches, batch_settings
@@ -72,17 +71,11 @@ def train(block: Path, data: Path, store: Path, threads: int = 1) -> None:
 
 
 def _lock(folder: Path, locks: ExitStack) -> bool:
-    """Whether no other process trains a run of the store; then it is locked for this one.
-
-    The lock of a process that was killed is free.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    with suppress(Timeout):
-        lock.acquire(blocking=False)
+    """Whether no other process trains a run of the store; then it is locked for this one."""
+    lock = try_lock(folder / "lock")
+    if lock:
         locks.callback(lock.release)
-        return True
-    return False
+    return lock is not None
 
 
 def _train(specs: dict, execution: dict, folders: dict[str, Path], data: Prepared) -> None:
