@@ -29,6 +29,14 @@ class ConfigError(UserError):
         super().__init__("\n".join(["the config cannot be used:", *self.problems]))
 
 
+def duration(seconds: float) -> str:
+    """A time in words: 2.5 h, 12 min, 40 s."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
 def did_you_mean(name: str, names: Sequence[str]) -> str:
     """A suggestion, or the list of what is available."""
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.7)

@@ -26,6 +26,7 @@ class Metric(NamedTuple):
     needs_spacing: bool = False
 
 
+STARTED = 0.1  # Dice that a class reaches once a network has begun to learn it
 METRICS = {
     "dice": Metric("Dice"),
     "iou": Metric("IoU"),

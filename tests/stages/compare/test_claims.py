@@ -46,7 +46,8 @@ def cases(tmp_path):
 
 
 def read(folder, cases, *stated: dict) -> pd.DataFrame:
-    return claims(experiment(*stated), folder, to_scores(pa.Table.from_pandas(cases), list(GAIN)))
+    study, scores = experiment(*stated), to_scores(pa.Table.from_pandas(cases), list(GAIN))
+    return claims(study, folder, scores, family(scores, study))
 
 
 def found(stated: dict, folder, cases) -> dict:

@@ -13,6 +13,7 @@ from lossbench.common.check_tables import (
     snapshot_heading,
     snapshot_table,
 )
+from lossbench.config import duration
 
 
 def text(
@@ -36,7 +37,7 @@ def text(
     """
     total = sum(cost["total_seconds"] for cost in costs)
     parts = [
-        f"{plan}\nFrom nothing, one block after another: about {_time(total)} on "
+        f"{plan}\nFrom nothing, one block after another: about {duration(total)} on "
         f"{', '.join(dict.fromkeys(cost['device'] for cost in costs))}",
         "\n  ".join(["Look at first", *_first(found, pictures)]),
     ]
@@ -90,24 +91,17 @@ def _range(values: Mapping[str, Sequence[float]]) -> str:
 
 def _cost(cost: Mapping[str, Any], losses: Sequence[str]) -> Iterator[str]:
     yield (
-        f"About {_time(cost['block_seconds'])} and {cost['memory_bytes'] / 1e9:.1f} GB on "
-        f"{cost['device']}; {cost['blocks']} blocks: {_time(cost['total_seconds'])}. Making a "
+        f"About {duration(cost['block_seconds'])} and {cost['memory_bytes'] / 1e9:.1f} GB on "
+        f"{cost['device']}; {cost['blocks']} blocks: {duration(cost['total_seconds'])}. Making a "
         f"batch: {1000 * cost['batch_seconds']:.3g} ms, once for all losses."
     )
     columns = {name: f"{name}_seconds" for name in ("train", "validate", "evaluate")}
     rows = {
         name: {"ms per step": f"{1000 * cost['losses'][name]['step_seconds']:.3g}"}
-        | {title: _time(cost["losses"][name][key]) for title, key in columns.items()}
+        | {title: duration(cost["losses"][name][key]) for title, key in columns.items()}
         for name in losses
     }
     yield _shown(pd.DataFrame.from_dict(rows, orient="index"))
-
-
-def _time(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def _shown(table: pd.DataFrame, index: bool = True) -> str:

@@ -14,7 +14,7 @@ from lossbench.config import Study, UserError, load
 from lossbench.stages.compare import blocks, external
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.collapse import collapses
-from lossbench.stages.compare.comparisons import comparisons, pairing, rank_table, scale
+from lossbench.stages.compare.comparisons import comparisons, family, pairing, rank_table, scale
 from lossbench.stages.compare.failures import failures
 from lossbench.stages.compare.scores import Scores
 from lossbench.stages.compare.summary import conventions, dice_of_runs, pooled, summary
@@ -78,8 +78,6 @@ def compare(
     dice = dice_of_runs(groups, background)
     runs = runs.merge(dice, on=list(RUN), how="left", validate="one_to_one")
     tables = _tables(groups, runs, settings, experiment)
-    if settings.claims:
-        tables["claims"] = claims(settings, experiment.parent, groups)
     _write(output, table, tables)
     # Not `make ui` alone: a folder of the user's own has no Makefile.
     ui = "MLflow:  python -m lossbench ui   (or: make ui)\n"
@@ -117,11 +115,11 @@ def _tables(
     settings = study.comparison
     first = [*RUN, "digest", "status", "steps", "dice", "dice_with_background"]
     first = [name for name in first if name in runs]  # external results have fewer
-    collapsed = collapses(groups, experiment)
-    return {
+    collapsed, tested = collapses(groups, experiment), family(groups, study)
+    tables = {
         "runs": runs[[*first, *runs.columns.difference(first, sort=False)]],
         "summary": summary(groups, settings.alpha),
-        "comparisons": comparisons(groups, study, pairing(runs, settings.reference)),
+        "comparisons": comparisons(groups, study, tested, pairing(runs, settings.reference)),
         "pooled": pooled(groups),
         "conventions": conventions(groups),
         "ranks": rank_table(groups, study),
@@ -129,6 +127,9 @@ def _tables(
         "failures": failures(groups, collapsed, settings.reference, settings.alpha),
         "scale": scale(groups, settings),
     }
+    if experiment and study.claims:
+        tables["claims"] = claims(study, experiment.parent, groups, tested)
+    return tables
 
 
 def _write(output: Path, cases: pa.Table, tables: dict[str, pd.DataFrame]) -> None:

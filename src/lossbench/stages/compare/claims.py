@@ -11,7 +11,7 @@ from lossbench.common import tables
 from lossbench.common.files import block_folder, read_json
 from lossbench.config import Experiment
 from lossbench.config.claims import ComparisonClaim, LedgerClaim
-from lossbench.stages.compare.comparisons import family, max_difference
+from lossbench.stages.compare.comparisons import Tested, max_difference
 from lossbench.stages.compare.scores import Scores
 from lossbench.statistics import Decision, Difference
 
@@ -20,7 +20,9 @@ EQUAL = 2.0  # shares are about equal where the largest is less than this many t
 SHARES = {"value": "value", "l1": "L1 norm of the gradient", "l2": "L2 norm of the gradient"}
 
 
-def claims(settings: Experiment, folder: Path, groups: Sequence[Scores]) -> pd.DataFrame:
+def claims(
+    settings: Experiment, folder: Path, groups: Sequence[Scores], tested: Tested
+) -> pd.DataFrame:
     """Say of every claim whether it holds, for each dataset and model.
 
     Parameters
@@ -31,6 +33,8 @@ def claims(settings: Experiment, folder: Path, groups: Sequence[Scores]) -> pd.D
         Of the experiment: its blocks, for the ledgers, and check.json, for the cards.
     groups
         What was measured, for each dataset and model.
+    tested
+        Their `family`.
 
     Returns
     -------
@@ -38,7 +42,6 @@ def claims(settings: Experiment, folder: Path, groups: Sequence[Scores]) -> pd.D
         claim, source, dataset, model, verdict (holds, fails or undecided), figure (what was
         measured, in words) and evidence (where).
     """
-    tested = family(groups, settings)
     rows = []
     for claim, scores in product(settings.claims, groups):
         if claim.comparison:

@@ -8,11 +8,9 @@ import pandas as pd
 
 from lossbench.common import tables
 from lossbench.common.files import block_folder
-from lossbench.config import UserError
+from lossbench.config import STARTED, UserError
 from lossbench.stages.compare.blocks import AGAIN
 from lossbench.stages.compare.scores import Scores, mean, to_rows
-
-STARTED = 0.1  # Dice that a class reaches once a network has begun to learn it
 
 
 def collapses(groups: Sequence[Scores], experiment: Path | None) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Each loss against the reference: difference, interval, verdict, ranks, scale."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -8,8 +8,7 @@ import pandas as pd
 
 from lossbench.common import tables
 from lossbench.common.tables import BLOCK
-from lossbench.config import MATCHED, METRICS, Comparison, Study
-from lossbench.stages.compare.collapse import STARTED
+from lossbench.config import MATCHED, METRICS, STARTED, Comparison, Study
 from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED
 from lossbench.stages.compare.failures import missing
 from lossbench.stages.compare.scores import Pair, Scores, iterate_pairs, mean, to_rows
@@ -44,13 +43,14 @@ def max_difference(scores: Scores, metric: str) -> float:
     return np.inf if (scores.values[metric] > largest + 1e-6).any() else largest
 
 
-def family(
-    groups: Sequence[Scores], study: Study
-) -> dict[tuple[str, ...], tuple[Difference, Decision]]:
+# What is tested, by dataset, model, loss, reference, class and metric.
+Tested = dict[tuple[str, ...], tuple[Difference, Decision]]
+
+
+def family(groups: Sequence[Scores], study: Study) -> Tested:
     """All that is tested, decided together: the comparisons and what the claims compare.
 
-    By dataset, model, loss, reference, class and metric; a claim that is one of the comparisons is
-    no further test.
+    A claim that is one of the comparisons is no further test.
     """
     settings = study.comparison
     pairs = list(iterate_pairs(groups, settings.metrics, settings.reference))
@@ -72,7 +72,10 @@ def family(
 
 
 def comparisons(
-    groups: Sequence[Scores], study: Study, paired: dict[tuple[str, str, str], bool]
+    groups: Sequence[Scores],
+    study: Study,
+    tested: Tested,
+    paired: dict[tuple[str, str, str], bool],
 ) -> pd.DataFrame:
     """Each loss minus the reference, per dataset, model, class and metric.
 
@@ -82,17 +85,25 @@ def comparisons(
         What was measured, for each dataset and model.
     study
         Reference, metrics, margins, alpha.
+    tested
+        Their `family`.
     paired
         Of each (dataset, model, loss): whether all its blocks have the reference's digests.
     """
     settings, alpha = study.comparison, study.comparison.alpha
     pairs = list(iterate_pairs(groups, [*settings.metrics, *settings.also], settings.reference))
-    tested = family(groups, study)
     n_tests = int(np.isfinite([d.variance for d, _ in tested.values()]).sum())
     p_cases = cases_tests([pair.case_folds for pair in pairs])
     is_tested = [pair.keys["metric"] in settings.metrics for pair in pairs]
     p_cases_holm = holm(np.where(is_tested, p_cases, np.nan))
-    models = _compare_models(pairs, is_tested, settings)
+    models = _compare_models(
+        {
+            i: pair
+            for i, pair in enumerate(pairs)
+            if is_tested[i] and tested[tuple(pair.keys.values())][0].n_blocks == 1
+        },
+        settings,
+    )
     rows = []
     for i, pair in enumerate(pairs):
         scores, metric = pair.scores, pair.keys["metric"]
@@ -155,17 +166,15 @@ def comparisons(
 
 
 def _compare_models(
-    pairs: Sequence[Pair], is_tested: Sequence[bool], settings: Comparison
+    pairs: Mapping[int, Pair], settings: Comparison
 ) -> dict[int, dict[str, float | str]]:
-    """What is known of the two trained models where there is one block, by position of the pair."""
-    found = {i: models_difference(pair.folds) for i, pair in enumerate(pairs)}
-    one = [i for i in found if is_tested[i] and paired_difference(pairs[i].folds).n_blocks == 1]
-    margins = [settings.margin_of(pairs[i].keys["metric"]) for i in one]
-    differences = [found[i] for i in one]
-    decisions = decide(differences, margins, [True] * len(one), settings.alpha)
+    """What is known of the two trained models of pairs with one block, by their position."""
+    differences = [models_difference(pair.folds) for pair in pairs.values()]
+    margins = [settings.margin_of(pair.keys["metric"]) for pair in pairs.values()]
+    decisions = decide(differences, margins, [True] * len(pairs), settings.alpha)
     rows = {}
-    for i, d, decision in zip(one, differences, decisions, strict=True):
-        limit = max_difference(pairs[i].scores, pairs[i].keys["metric"])
+    for (i, pair), d, decision in zip(pairs.items(), differences, decisions, strict=True):
+        limit = max_difference(pair.scores, pair.keys["metric"])
         low, high = d.interval(1 - settings.alpha, limit)
         tolerated = np.nan
         if d.variance > 0:

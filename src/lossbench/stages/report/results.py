@@ -14,8 +14,7 @@ from lossbench.common.tables import COMPARISONS, RUN, read_csv
 
 KEYS = list(RUN)
 CURVE, LEDGER = "val/dice/", "ledger/"
-# Mean Dice: under the first a class is not found; from the second the reference finds it.
-NOT_FOUND, FOUND = 0.1, 0.3
+FOUND = 0.3  # mean Dice of the reference from which it is said to find a class
 
 
 @dataclass(frozen=True)
@@ -164,10 +163,10 @@ class Results:
         outcomes = {}
         for (name, loss), mean in means.items():
             reference_mean = means.get((name, self.reference), np.nan)
-            if loss != self.reference and mean < NOT_FOUND:
+            if loss != self.reference and mean < config.STARTED:
                 if reference_mean >= FOUND:
                     outcomes[name, loss] = "lost"
-                elif reference_mean < NOT_FOUND:
+                elif reference_mean < config.STARTED:
                     outcomes[name, loss] = "not learned"
         return outcomes
 

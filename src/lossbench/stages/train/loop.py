@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lossbench.common.instantiate import location_of
-from lossbench.config import UserError
+from lossbench.config import UserError, duration
 from lossbench.datasets.batches import FNV_PRIME
 from lossbench.losses import batch_loss
 from lossbench.models import set_learning_rate
@@ -60,7 +60,7 @@ def train_runs(runs: Sequence[Run], stop: StopSignal) -> dict[str, str]:
             if time.monotonic() - shown > PROGRESS_SECONDS:
                 shown = time.monotonic()
                 left = (shown - begin) / (step + 1 - first) * (last - step - 1)
-                log.info("step %d of %d, about %s left", step + 1, last, _duration(left))
+                log.info("step %d of %d, about %s left", step + 1, last, duration(left))
     for run in runs:
         if run.name not in failures:
             with isolate_failures(run.name, failures, run):
@@ -143,9 +143,3 @@ def checkpoint_and_exit(runs: Sequence[Run], stop: StopSignal) -> None:
             run.checkpoint()
     log.warning("stopped by %s; run the workflow again, and it resumes from here", stop.signal)
     raise SystemExit(1)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
