@@ -156,10 +156,7 @@ class Run:
         loss, norm, size = torch.cat([means, finite[None]]).tolist()
         self.sums.zero_()
         self.logged_step = self.step
-        batches_seconds = self.batches.seconds()
-        shared = (batches_seconds - self.batches_seconds) / self.batches.users
-        self.seconds += self.stopwatch.lap() + shared
-        self.batches_seconds = batches_seconds
+        self._count_seconds()
         row = {
             "step": self.step,
             "seconds": round(self.seconds, 3),
@@ -176,6 +173,13 @@ class Run:
                 self.status = "diverged"
                 torch._foreach_copy_(weights, self.finite_weights)
         return row
+
+    def _count_seconds(self) -> None:
+        """Add the time of the steps since the last call, and a share of that of their batches."""
+        batches_seconds = self.batches.seconds()
+        shared = (batches_seconds - self.batches_seconds) / self.batches.users
+        self.seconds += self.stopwatch.lap() + shared
+        self.batches_seconds = batches_seconds
 
     def _weights(self) -> list[Tensor]:
         """Parameters and floating-point buffers of the network, each once."""
@@ -238,7 +242,7 @@ class Run:
 
     def checkpoint(self) -> None:
         """Write all that the training needs to resume from this step."""
-        self.seconds += self.stopwatch.lap()
+        self._count_seconds()
         state = {name: getattr(self, name) for name in STATE}
         state |= {"model": self.model.state_dict(), "loss": self.loss.state_dict()}
         # Without its groups: settings and learning rate are those of the run.
