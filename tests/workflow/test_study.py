@@ -91,6 +91,11 @@ def test_a_second_run_does_nothing_and_neither_do_comments(done):
 
 def test_an_added_loss_trains_alone_and_a_changed_keyword_that_loss_alone(done):
     folder, _ = done
+
+    def specs(after, before):
+        files = [folder / f"results/runs/{d}/run.json" for d in after.keys() - before]
+        return [json.loads(file.read_text()) for file in files]
+
     before = trained(folder)
     matrix = {**STUDY["matrix"], "loss": ["dice", "my_loss", "focal"]}
     target = "results/study/report/comparisons.csv"
@@ -98,22 +103,14 @@ def test_an_added_loss_trains_alone_and_a_changed_keyword_that_loss_alone(done):
     assert result.returncode == 0, result.stderr
     added = trained(folder)
     assert added.items() > before.items()
-    specs = [
-        json.loads((folder / f"results/runs/{d}/run.json").read_text())
-        for d in added.keys() - before
-    ]
-    assert [spec["loss"]["name"] for spec in specs] == ["focal", "focal"]
+    assert [spec["loss"]["name"] for spec in specs(added, before)] == ["focal", "focal"]
     losses = {"my_loss": {"_target_": "my_losses.Softened", "smooth": 0.25}}
     config = study(folder, matrix=matrix, losses=losses)
     result = snakemake(folder, target, "--configfile", str(config))
     assert result.returncode == 0, result.stderr
     changed = trained(folder)
     assert changed.items() > added.items()
-    specs = [
-        json.loads((folder / f"results/runs/{d}/run.json").read_text())
-        for d in changed.keys() - added
-    ]
-    assert [spec["loss"]["smooth"] for spec in specs] == [0.25, 0.25]
+    assert [spec["loss"]["smooth"] for spec in specs(changed, added)] == [0.25, 0.25]
 
 
 def test_another_experiment_takes_over_what_is_trained(done):
