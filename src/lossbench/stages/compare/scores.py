@@ -11,7 +11,6 @@ import pandas as pd
 import pyarrow as pa
 
 from lossbench.common.tables import CASE, COUNTS
-from lossbench.statistics import paired_difference
 
 
 class DuplicateRowError(Exception):
@@ -74,10 +73,6 @@ class Scores:
         """How many seeds there are."""
         return len({seed for _, seed in self.trainings})
 
-    def of_folds(self, values: np.ndarray) -> list[np.ndarray]:
-        """(..., C) -> the part of each fold, in the order of `folds`."""
-        return [values[..., self.fold == f] for f in range(len(self.folds))]
-
     def blocks(self) -> Iterator[tuple[int, int, int, np.ndarray]]:
         """Fold, seed, position on axis 1, and mask (C,) of its cases, for every block."""
         for f, fold in enumerate(self.folds):
@@ -93,17 +88,13 @@ class Scores:
 
         The cases of a subject are averaged: subjects are the units that are independent.
         """
-        differences = self._case_pairs(metric, loss, reference, class_)
+        differences = self.case_pairs(metric, loss, reference, class_)
         return [average_cases(d, self.subject[of]) for d, of in differences]
 
-    def case_pairs(self, metric: str, loss: str, reference: str, class_: str) -> list[np.ndarray]:
-        """As `pairs`, but (seeds, cases)."""
-        return [d for d, _ in self._case_pairs(metric, loss, reference, class_)]
-
-    def _case_pairs(
+    def case_pairs(
         self, metric: str, loss: str, reference: str, class_: str
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Differences of each fold, and the positions of its cases.
+        """Differences (seeds, cases) of each fold, and the positions of its cases.
 
         A case that does not show the class and for which neither loss has a value is no missing
         pair; it is left out.
@@ -121,7 +112,8 @@ class Scores:
         """
         k = self.classes.index(class_)
         if set(COUNTS) <= self.values.keys():
-            return (self.values["tp"] + self.values["fn"] > 0)[..., k].any(axis=(0, 1))
+            size = self.values["tp"][..., k] + self.values["fn"][..., k]
+            return (size > 0).any(axis=(0, 1))
         return np.isfinite(self.values[metric][..., k]).any(axis=(0, 1))
 
     def _cases_of_folds(self, kept: np.ndarray | bool = True) -> list[np.ndarray]:
@@ -168,7 +160,7 @@ class Pair(NamedTuple):
     @property
     def n_missing(self) -> int:
         """Pairs that are missing though the class is there."""
-        return paired_difference(self.case_folds).n_missing
+        return sum(int((~np.isfinite(d)).sum()) for d in self.case_folds)
 
 
 def iterate_pairs(
@@ -186,7 +178,9 @@ def iterate_pairs(
                 keys = {**scores.keys, "loss": loss, "reference": reference}
                 of = (metric, loss, reference, class_)
                 keys |= {"class": class_, "metric": metric}
-                yield Pair(keys, scores, scores.pairs(*of), scores.case_pairs(*of))
+                of_cases = scores.case_pairs(*of)
+                folds = [average_cases(d, scores.subject[at]) for d, at in of_cases]
+                yield Pair(keys, scores, folds, [d for d, _ in of_cases])
 
 
 def to_rows(
