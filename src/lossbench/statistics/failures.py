@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 
 class Rate(NamedTuple):
@@ -33,11 +33,10 @@ def failure_rate(n_failed: int, n: int, confidence: float = 0.95) -> Rate:
     """
     if n == 0:
         return Rate(0, 0, np.nan, np.nan)
-    low, high = (
-        stats.binomtest(n_failed, n, alternative=side).proportion_ci(confidence, method="exact")
-        for side in ("greater", "less")
-    )
-    return Rate(n, n_failed, float(low.low), float(high.high))
+    # Quantiles of beta distributions; scipy's binomtest searches for them step by step.
+    low = special.betaincinv(n_failed, n - n_failed + 1, 1 - confidence) if n_failed else 0.0
+    high = special.betaincinv(n_failed + 1, n - n_failed, confidence) if n_failed < n else 1.0
+    return Rate(n, n_failed, float(low), float(high))
 
 
 def mcnemar(loss_failed: np.ndarray, reference_failed: np.ndarray) -> float:
