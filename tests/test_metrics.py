@@ -69,6 +69,85 @@ def test_surfaces_are_monais(shape, spacing, seed):
     assert found["surface_dice"] == pytest.approx(surface, abs=1e-4, nan_ok=True)
 
 
+def surfaces_by_brute_force(prediction, label, spacing, k, tolerance):
+    """From the definition: every voxel against all its neighbours and every surface voxel."""
+    shape, nan = label.shape, np.nan
+    steps = [step * unit for unit in np.eye(len(shape), dtype=int) for step in (1, -1)]
+
+    def surface(classes, c):
+        def has_class(voxel):
+            inside = all(0 <= i < n for i, n in zip(voxel, shape, strict=True))
+            return inside and label[voxel] != IGNORE and classes[voxel] == c
+
+        voxels = [v for v in np.ndindex(shape) if has_class(v)]
+        edge = [v for v in voxels if not all(has_class(tuple(np.add(v, step))) for step in steps)]
+        return np.reshape(edge, (-1, len(shape))) * np.array(spacing)
+
+    hd95, surface_dice = [], []
+    for c in range(k):
+        ours, theirs = surface(prediction, c), surface(label, c)
+        if not (len(ours) and len(theirs)):
+            hd95.append(nan)
+            surface_dice.append(0 if len(ours) or len(theirs) else nan)
+            continue
+        table = np.linalg.norm(ours[:, None] - theirs[None], axis=2)
+        there, back = table.min(axis=1), table.min(axis=0)
+        hd95.append(max(np.percentile(there, 95), np.percentile(back, 95)))
+        surface_dice.append((np.r_[there, back] <= tolerance).mean())
+    return {"hd95": np.array(hd95), "surface_dice": np.array(surface_dice)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("shape", "spacing"), [((13, 11), (1.0, 1.0)), ((13, 11), (0.5, 2.0)), ((6, 7, 5), (1, 3, 0.7))]
+)
+def test_surfaces_without_the_ignored_voxels_are_those_of_the_definition(shape, spacing, seed):
+    """Ignored: a block, the border on one side, and single voxels; a class that is there alone."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 4, (2, *(-(-n // 3) for n in shape)), dtype=np.uint8)
+    blocks = np.kron(coarse, np.ones((1, *(3,) * len(shape)), np.uint8))
+    prediction, label = (block[tuple(slice(n) for n in shape)].copy() for block in blocks)
+    label[label == 3] = 0
+    label[(slice(2, 5),) * len(shape)], label[-1:] = IGNORE, IGNORE
+    label[generator.random(shape) < 0.05] = IGNORE
+    found = measure(prediction, label, spacing, 5, 1.5)
+    expected = surfaces_by_brute_force(prediction, label, spacing, 5, 1.5)
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, nan_ok=True), name
+    assert np.isfinite(found["hd95"]).any()
+
+
+def test_a_class_that_is_predicted_in_the_ignored_zone_alone_is_not_predicted():
+    """From above: class 0, ignored, class 1; the prediction is 1, or 0 where it is ignored."""
+    label = np.repeat(np.array([0, IGNORE, 1], np.uint8), 10)[:, None].repeat(30, axis=1)
+    prediction = np.ones_like(label)
+    for ignored_as in (1, 0):
+        prediction[10:20] = ignored_as
+        found = measure(prediction, label, (1.0, 1.0), 2, 1.0)
+        assert found["dice"][0] == 0
+        assert np.isnan(found["hd95"][0])
+        assert found["surface_dice"][0] == 0
+    right = np.where(label == IGNORE, 0, label)
+    found = measure(right, label, (1.0, 1.0), 2, 1.0)
+    assert found["hd95"].tolist() == [0, 0]
+    assert found["surface_dice"].tolist() == [1, 1]
+
+
+def test_a_surface_inside_the_ignored_band_is_right_and_one_beyond_it_is_as_far_as_it_is():
+    """An object in a band of two pixels, whose true outline may lie anywhere in the band."""
+    row, column = np.mgrid[:40, :40]
+    radius = np.hypot(row - 20, column - 20)
+    label = np.where(radius < 8, 1, np.where(radius < 10, IGNORE, 0)).astype(np.uint8)
+    for size in (8, 9, 10):
+        found = measure((radius < size).astype(np.uint8), label, (1.0, 1.0), 2, 0.5)
+        assert found["hd95"].tolist() == [0, 0], size
+        assert found["surface_dice"].tolist() == [1, 1], size
+    for size, hd95 in ((6, 2), (12, 4)):
+        found = measure((radius < size).astype(np.uint8), label, (1.0, 1.0), 2, 0.5)
+        assert found["hd95"][1] == pytest.approx(hd95, abs=0.6), size
+        assert found["surface_dice"][1] < 0.6
+
+
 def test_a_perfect_prediction():
     _, label = pair()
     found = measure(label, label, (1.0, 1.0), 3, 1.0)
@@ -103,11 +182,12 @@ def test_ignored_voxels_count_in_nothing():
     ignored = label.copy()
     ignored[:5] = IGNORE
     found = measure(prediction, ignored, (1.0, 1.0), 3, 1.0)
-    for name in ("tp", "fp", "fn", "dice", "iou", "precision", "recall"):
-        assert found[name] == pytest.approx(cut[name])
+    for name, values in cut.items():
+        assert found[name] == pytest.approx(values), name
     other = prediction.copy()
     other[:5] = 2
-    assert measure(other, ignored, (1.0, 1.0), 3, 1.0)["hd95"] == pytest.approx(found["hd95"])
+    for name, values in measure(other, ignored, (1.0, 1.0), 3, 1.0).items():
+        assert values == pytest.approx(found[name]), name
 
 
 def test_mean_dice_leaves_out_cases_without_the_class():
