@@ -23,7 +23,7 @@ from lossbench.statistics import (
     paired_difference,
     planned,
 )
-from lossbench.statistics.components import balanced
+from lossbench.statistics.variance_components import balanced
 
 COMPARISONS, ALPHA, EFFECT = 6, 0.05, 0.005
 

@@ -27,7 +27,7 @@ from lossbench import config
 from lossbench.common.files import block_folder, write_json, write_text
 from lossbench.common.provenance import sha256
 from lossbench.common.tables import CASE_TEXT, case_schema
-from lossbench.stages.compare import blocks, compare
+from lossbench.stages.compare import compare, read_blocks
 
 CASES, CLASSES = 52, ("background", "anterior", "posterior")
 FOLDS, SEEDS, DATASETS = 5, 5, 2
@@ -148,8 +148,8 @@ def measure(path: Path) -> list[dict]:
     settings = config.load(path)
 
     def ours() -> None:
-        blocks.read_cases(path, settings)
-        blocks.read_runs(path, settings)
+        read_blocks.read_cases(path, settings)
+        read_blocks.read_runs(path, settings)
 
     def by_pandas() -> None:
         pd.concat(map(pd.read_parquet, path.parent.rglob("cases.parquet")))

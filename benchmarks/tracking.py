@@ -15,7 +15,7 @@ import pandas as pd
 from mlflow import MlflowClient
 
 from benchmarks.table import write
-from lossbench.stages.track import store, track
+from lossbench.stages.track import mlflow_store, track
 from tests.helpers.fake_results import write_experiment, write_report
 from tests.helpers.stores import empty_store
 
@@ -47,7 +47,7 @@ def seconds(call: Callable[[], object]) -> tuple[float, float]:
 
 def one_by_one(root: Path) -> tuple[float, float]:
     """Seconds per value of log_metric, wall and CPU."""
-    client = MlflowClient(store.embedded(root / "results"))
+    client = MlflowClient(mlflow_store.embedded(root / "results"))
     run = client.create_run(client.create_experiment("one by one")).info.run_id
 
     def log() -> None:

@@ -113,13 +113,13 @@ def build_metric(name: str, spec: Mapping[str, Any], data: Prepared) -> OwnMetri
             what = f"{type(error).__name__}: {error} ({location_of(error)})"
             called = "called as metric(prediction, label, spacing)"
             raise UserError(f"{where}: failed, {called}: {what}") from error
-        wanted = f"expected {k} numbers, one for each class, NaN where it has none"
+        expected = f"expected {k} numbers, one for each class, NaN where it has none"
         try:
             found = np.array(given, dtype=float)
         except (TypeError, ValueError):
-            raise UserError(f"{where}: gives {given!r}; {wanted}") from None
+            raise UserError(f"{where}: gives {given!r}; {expected}") from None
         if found.shape != (k,):
-            raise UserError(f"{where}: gives shape {list(found.shape)}; {wanted}")
+            raise UserError(f"{where}: gives shape {list(found.shape)}; {expected}")
         return np.where(np.isfinite(found), found, np.nan)
 
     return measured

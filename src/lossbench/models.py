@@ -121,8 +121,8 @@ def seed_everything(seed: int, device: torch.device) -> None:
 
 def precision_used(training: Mapping[str, Any], device: torch.device) -> str:
     """Precision in which a network runs here: bf16 only on a GPU that computes in it."""
-    wanted = training["precision"]
-    if wanted == "bf16" and device.type == "cuda":
+    precision = training["precision"]
+    if precision == "bf16" and device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "float32"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lossbench.common.files import read_json
-from lossbench.stages.track import store
+from lossbench.stages.track import mlflow_store
 from tests.helpers.stores import Server
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -65,7 +65,7 @@ def pictures(results: Path, experiment: str, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as folder,
-        Server(store.embedded(results), Path(folder)) as server,
+        Server(mlflow_store.embedded(results), Path(folder)) as server,
         browser_page() as page,
     ):
         for name, link in said["links"].items():

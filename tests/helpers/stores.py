@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 from mlflow import MlflowClient
 
-from lossbench.stages.track import store, track
+from lossbench.stages.track import mlflow_store, track
 
 QUERIES = {
     "r.name, r.status, r.start_time, r.end_time": "",
@@ -48,7 +48,7 @@ def _template() -> Path:
     """An empty store: MLflow takes seconds to make one."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    store.connect(store.embedded(folder), folder)
+    mlflow_store.connect(mlflow_store.embedded(folder), folder)
     return folder / "mlflow.db"
 
 
@@ -59,7 +59,7 @@ def empty_store(results: Path) -> Path:
 
 def client(experiment: Path) -> MlflowClient:
     """A client of the embedded store of an experiment."""
-    return MlflowClient(store.embedded(experiment.parents[1]))
+    return MlflowClient(mlflow_store.embedded(experiment.parents[1]))
 
 
 def runs(experiment: Path, kind: str, uri: str | None = None) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def runs(experiment: Path, kind: str, uri: str | None = None) -> pd.DataFrame:
 
     ours = f"tags.`lossbench.kind` = '{kind}'"
     with pytest.MonkeyPatch.context() as patch:  # mlflow.set_tracking_uri would set it for good
-        patch.setenv("MLFLOW_TRACKING_URI", uri or store.embedded(experiment.parents[1]))
+        patch.setenv("MLFLOW_TRACKING_URI", uri or mlflow_store.embedded(experiment.parents[1]))
         found = mlflow.search_runs(experiment_names=["fake"], filter_string=ours)
     assert isinstance(found, pd.DataFrame)
     return found
@@ -77,7 +77,7 @@ def runs(experiment: Path, kind: str, uri: str | None = None) -> pd.DataFrame:
 def content(experiment: Path, experiment_id: str = "1", database: str | None = None) -> list[str]:
     """Every row of the active runs, with the names of runs in place of ids that MLflow draws."""
     engine = sa.create_engine(
-        database or store.embedded(experiment.parents[1]), poolclass=sa.pool.NullPool
+        database or mlflow_store.embedded(experiment.parents[1]), poolclass=sa.pool.NullPool
     )
     where = "where r.lifecycle_stage = 'active' and r.experiment_id = :id"
     rows = []
@@ -125,7 +125,7 @@ class Server:
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mlflow", "server", *options],
-                env=environment | store.SETTINGS,
+                env=environment | mlflow_store.SETTINGS,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

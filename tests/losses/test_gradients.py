@@ -6,7 +6,7 @@ from monai.losses import DiceCELoss, DiceFocalLoss, DiceLoss, FocalLoss
 from segmentation_models_pytorch import losses as smp
 from torch import nn
 
-from lossbench.losses import Ignoring, IndexTarget, one_hot
+from lossbench.losses import IndexTarget, MaskedLoss, one_hot
 from lossbench.losses.gradients import class_terms, cosines, flat_gradient, shares
 
 K = 3
@@ -108,7 +108,7 @@ def test_a_softmax_by_hand_cannot_be_taken_apart():
 def test_ignored_pixels_take_no_part():
     loss, valid = DiceLoss(softmax=True), torch.ones((2, 9, 8), dtype=torch.bool)
     valid[:, :3] = False
-    ignoring = Ignoring(loss, K, 2)
+    ignoring = MaskedLoss(loss, K, 2)
     found = class_terms(lambda z: ignoring(z, TARGET, valid), LOGITS, TARGET)
     logits, target = LOGITS[:, :, 3:], TARGET[:, :, 3:]
     for ours, cut in zip(

@@ -27,18 +27,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossbench.config import Loss, UserError
 from lossbench.losses import (
-    DiceOfSums,
     ForegroundProbability,
     FScoreLoss,
-    Ignoring,
     IndexTarget,
+    MaskedLoss,
     NeighborAwareLoss,
+    SyncFreeDice,
     WassersteinDiceLoss,
     activation_problem,
     are_probabilities,
     build_loss,
     class_weights,
-    of_sums,
+    make_sync_free,
     one_hot,
 )
 from tests.helpers.catalogue import CATALOGUE, TWO_CLASSES_ALONE
@@ -316,7 +316,7 @@ def test_f_score_loss_is_monai_s_dice_but_for_the_constant():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"class_indexes": [0, 3]}, "class_indexes .0, 3.: wanted are numbers from 0 to 2"),
+        ({"class_indexes": [0, 3]}, "class_indexes .0, 3.; expected numbers from 0 to 2"),
         (
             {"class_indexes": [1, 2], "class_weights": [1.0, 2.0, 3.0]},
             "class_weights has 3 numbers; expected 2",
@@ -500,7 +500,7 @@ def without(loss, logits, target, valid):
     """Value and gradient of the loss that leaves pixels out; whatever is predicted in them."""
     noise = 100 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
     logits = torch.where(valid[:, None], logits, noise.to(logits))
-    ignoring = Ignoring(loss, logits.shape[1], logits.ndim - 2)
+    ignoring = MaskedLoss(loss, logits.shape[1], logits.ndim - 2)
     return value_and_gradient(lambda z, t: ignoring(z, t, valid), logits, target * valid[:, None])
 
 
@@ -619,15 +619,15 @@ def test_entries_that_need_their_pixels_in_place_are_refused(name, dims):
     with pytest.raises(
         UserError, match=f"{type(build(name)).__name__} needs its pixels in place, so"
     ):
-        Ignoring(build(name), 3, dims)
+        MaskedLoss(build(name), 3, dims)
 
 
 def test_other_losses_that_cannot_leave_pixels_out_are_refused():
     with pytest.raises(UserError, match="Window needs its pixels in place"):
-        Ignoring(Window(), 3, 2)
+        MaskedLoss(Window(), 3, 2)
     for loss in (FirstSample(), DiceLoss(softmax=True, reduction="sum")):
         with pytest.raises(UserError, match=r"neither pools the pixels .* set reduction: mean"):
-            Ignoring(loss, 3, 2)
+            MaskedLoss(loss, 3, 2)
 
 
 def test_one_hot_of_ignored_is_zero():
@@ -664,8 +664,8 @@ PLAIN = [
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("loss", PLAIN, ids=range(len(PLAIN)))
 def test_dice_of_sums_is_dice(loss, dims):
-    sums = of_sums(copy.deepcopy(loss))
-    assert any(isinstance(part, DiceOfSums) for part in sums.modules())
+    sums = make_sync_free(copy.deepcopy(loss))
+    assert any(isinstance(part, SyncFreeDice) for part in sums.modules())
     logits, target = batch(dims)
     values, gradients = [], []
     for function in (loss, sums):
@@ -692,5 +692,5 @@ def test_monai_reads_its_weights_from_the_device():
     ids=["activation", "soft", "tversky"],
 )
 def test_what_is_no_function_of_these_sums_stays_monais(loss):
-    assert of_sums(loss) is loss
-    assert not any(isinstance(part, DiceOfSums) for part in loss.modules())
+    assert make_sync_free(loss) is loss
+    assert not any(isinstance(part, SyncFreeDice) for part in loss.modules())

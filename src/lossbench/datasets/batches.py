@@ -63,7 +63,7 @@ class Batches:
     training
         Settings of a run; those in `BATCH_SETTINGS` matter here.
     device
-        Where the batches are wanted.
+        Where the batches are computed on.
     """
 
     def __init__(
@@ -147,11 +147,11 @@ class Batches:
         image = image.view(self.channels, *shape)
         label = self.labels[offset : offset + size].view(shape)
         window, padding = [], []
-        for n, wanted in zip(shape, self.patch, strict=True):
-            spare = max(n - wanted, 0)
+        for n, extent in zip(shape, self.patch, strict=True):
+            spare = max(n - extent, 0)
             start = int(torch.randint(spare + 1, (1,), generator=generator))
-            window.append(slice(start, start + wanted))
-            missing = max(wanted - n, 0)
+            window.append(slice(start, start + extent))
+            missing = max(extent - n, 0)
             padding = [missing // 2, missing - missing // 2, *padding]
         image, label = image[(slice(None), *window)], label[tuple(window)]
         if not any(padding):

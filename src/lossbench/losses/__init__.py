@@ -12,20 +12,20 @@ from lossbench.losses.adapters import (
 )
 from lossbench.losses.build import batch_loss, batch_loss_of_copies, build_loss, run_loss
 from lossbench.losses.fscore import FScoreLoss, f_score
-from lossbench.losses.ignoring import Ignoring
+from lossbench.losses.masked import MaskedLoss
 from lossbench.losses.scaled import Scaled, match_scale, scale_of
-from lossbench.losses.sums import DiceOfSums, of_sums
+from lossbench.losses.sync_free import SyncFreeDice, make_sync_free
 from lossbench.losses.targets import one_hot
 from lossbench.losses.weights import class_weights
 
 __all__ = [
-    "DiceOfSums",
     "FScoreLoss",
     "ForegroundProbability",
-    "Ignoring",
     "IndexTarget",
+    "MaskedLoss",
     "NeighborAwareLoss",
     "Scaled",
+    "SyncFreeDice",
     "WassersteinDiceLoss",
     "activation_problem",
     "are_probabilities",
@@ -34,8 +34,8 @@ __all__ = [
     "build_loss",
     "class_weights",
     "f_score",
+    "make_sync_free",
     "match_scale",
-    "of_sums",
     "one_hot",
     "run_loss",
     "scale_of",

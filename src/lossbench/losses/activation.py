@@ -44,7 +44,7 @@ def activation_problem(loss: nn.Module, num_classes: int, spatial_dims: int) -> 
     if twice:
         return (
             f"{type(loss).__name__} applies softmax or sigmoid to what already are probabilities, "
-            "so that none comes near 0 or 1; take one of the two away"
+            "so that none comes near 0 or 1; remove one of the two"
         )
     for part, probe in probes.items():
         if not probe.activated and (why := _depends_on_depth(probe.values)):
@@ -89,7 +89,7 @@ def _measure(loss: nn.Module, target: Tensor) -> tuple[dict[nn.Module, "_Probe"]
     tries = {name: _logits(target, *depth) for name, depth in PERFECT.items()}
     tries |= {"inverted": _logits(target, -10, 10), "some": some, "shifted": some + shift}
     probes: dict[nn.Module, _Probe] = {}
-    with _Watched(loss, probes) as watched:
+    with _WatchActivations(loss, probes) as watched:
         for name, logits in tries.items():
             watched.run(name, logits.requires_grad_(), target)
     whole = {part: probe for part, probe in probes.items() if len(probe.values) == len(tries)}
@@ -139,11 +139,12 @@ class _Probe:
     activated: bool = False
 
 
-class _Watched(TorchDispatchMode):
+class _WatchActivations(TorchDispatchMode):
     """Runs a loss and sees its parts, and every softmax and sigmoid of something of their size.
 
     It looks at operations, below torch's functions: a softmax inside torch's cross-entropy is seen
-    here, with its input. `gradients._Watch` replaces outputs, for which it needs the functions.
+    here, with its input. `gradients._RecordProbabilities` replaces outputs, for which it needs the
+    functions.
 
     Attributes
     ----------

@@ -12,9 +12,9 @@ from lossbench.common.instantiate import instantiate
 from lossbench.config import UserError, unnamed
 from lossbench.datasets.prepared import Prepared
 from lossbench.losses.facts import NOT_CALLED, WEIGHT_KEYS, WEIGHTS_OF_ALL_CLASSES
-from lossbench.losses.ignoring import Ignoring
+from lossbench.losses.masked import MaskedLoss
 from lossbench.losses.schedule import add_schedule, set_step
-from lossbench.losses.sums import of_sums
+from lossbench.losses.sync_free import make_sync_free
 from lossbench.losses.targets import one_hot
 from lossbench.losses.weights import class_weights
 
@@ -51,7 +51,7 @@ def build_loss(spec: Mapping[str, Any], voxels: Sequence[int], classes: Sequence
     if _has_weight(filled) and _ignores_weights(filled, len(classes), where):
         raise UserError(
             f"{where}: its weight would be ignored in silence: other weights give the same loss"
-            f"{_why_ignored(filled, classes)}; take the weight away"
+            f"{_why_ignored(filled, classes)}; remove the weight"
         )
     return add_schedule(instantiate(filled, nn.Module, where))
 
@@ -69,13 +69,13 @@ def run_loss(run: Mapping[str, Any], data: Prepared) -> nn.Module:
     Returns
     -------
     nn.Module
-        As `build_loss`, with MONAI's Dice as a function of sums; an `Ignoring` where the dataset
+        As `build_loss`, with a sync-free form of MONAI's Dice; an `MaskedLoss` where the dataset
         has an ignore label.
     """
     rows = data.training(run["fold"], run["training"]["min_foreground"])
-    loss = of_sums(build_loss(run["loss"], data.voxels()[rows].sum(axis=0), data.classes))
+    loss = make_sync_free(build_loss(run["loss"], data.voxels()[rows].sum(axis=0), data.classes))
     if data.info["ignore"]:
-        return Ignoring(loss, len(data.classes), data.info["spatial_dims"])
+        return MaskedLoss(loss, len(data.classes), data.info["spatial_dims"])
     return loss
 
 
@@ -88,7 +88,7 @@ def batch_loss(
     """
     set_step(loss, step, steps)
     k = logits.shape[1]
-    if isinstance(loss, Ignoring):
+    if isinstance(loss, MaskedLoss):
         return loss(logits, one_hot(labels, k), labels < k)
     return loss(logits, one_hot(labels, k))
 
@@ -118,20 +118,20 @@ def _fill(
         cap = spec.pop("weight_cap")
         if not _has_placeholder(spec):
             raise UserError("weight_cap is set, but no weight is written $inverse_frequency or so")
-    wanted = _wanted(spec, len(classes))
+    indices = _weighted_classes(spec, len(classes))
     filled = {}
     for key, value in spec.items():
         if isinstance(value, Mapping):
             value = _fill(value, voxels, classes, cap)
         elif isinstance(value, str) and value.startswith("$"):
-            value = torch.tensor(class_weights(value[1:], voxels, classes, wanted, cap))
+            value = torch.tensor(class_weights(value[1:], voxels, classes, indices, cap))
         elif key in WEIGHT_KEYS and _are_numbers(value):
-            value = _literal(key, value, spec["_target_"], classes)
+            value = _written_weights(key, value, spec["_target_"], classes)
         filled[key] = value
     return filled
 
 
-def _wanted(spec: Mapping[str, Any], k: int) -> list[int]:
+def _weighted_classes(spec: Mapping[str, Any], k: int) -> list[int]:
     """Indices of the classes that the loss takes a weight of."""
     indexes = spec.get("class_indexes")
     if indexes is not None:
@@ -144,7 +144,7 @@ def _are_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(x, int | float) for x in value)
 
 
-def _literal(key: str, value: list[float], target: str, classes: list[str]) -> Tensor:
+def _written_weights(key: str, value: list[float], target: str, classes: list[str]) -> Tensor:
     """Weights that the config spells out.
 
     Libraries check the length themselves, but segmentation_models_pytorch broadcasts one weight.

@@ -97,4 +97,4 @@ class FScoreLoss(nn.Module):
     @staticmethod
     def _check(indexes: Sequence[int], k: int) -> None:
         if not indexes or not all(0 <= index < k for index in indexes):
-            raise UserError(f"class_indexes {list(indexes)}: wanted are numbers from 0 to {k - 1}")
+            raise UserError(f"class_indexes {list(indexes)}; expected numbers from 0 to {k - 1}")

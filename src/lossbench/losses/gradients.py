@@ -11,8 +11,8 @@ from torch.overrides import TorchFunctionMode
 from lossbench.losses.facts import SIGMOID, SOFTMAX
 
 LossOf = Callable[[Tensor], Tensor]  # logits (B, K, *S) -> scalar, the target held fixed
-CERTAIN = 60.0  # gap of logits that makes a probability of 1 in float32, without underflow
-INCOMPLETE = 1e-2  # largest part of a gradient that may pass by the probabilities
+PERFECT_GAP = 60.0  # gap of logits that makes a probability of 1 in float32, without underflow
+MAX_BYPASS = 1e-2  # largest part of a gradient that may pass by the probabilities
 
 
 class ClassTerms(NamedTuple):
@@ -105,11 +105,11 @@ def flat_gradient(value: Tensor, inputs: Iterable[Tensor]) -> Tensor:
 
     Inputs that the value does not depend on have gradient 0; frozen ones are left out.
     """
-    moving = [tensor for tensor in inputs if tensor.requires_grad]
-    found = torch.autograd.grad(
-        value, moving, retain_graph=True, allow_unused=True, materialize_grads=True
+    trained = [tensor for tensor in inputs if tensor.requires_grad]
+    gradients = torch.autograd.grad(
+        value, trained, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    return torch.cat([gradient.flatten() for gradient in found])
+    return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def cosines(gradients: Sequence[Tensor]) -> Tensor:
@@ -119,9 +119,9 @@ def cosines(gradients: Sequence[Tensor]) -> Tensor:
     return (unit @ unit.T).double().clamp(-1, 1)
 
 
-def certain(target: Tensor) -> Tensor:
+def perfect_logits(target: Tensor) -> Tensor:
     """Logits of a prediction that is the one-hot target, by softmax and by sigmoid."""
-    return CERTAIN * (target - 0.5)
+    return PERFECT_GAP * (target - 0.5)
 
 
 def shares(parts: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def shares(parts: Tensor) -> Tensor:
 def class_terms(loss_of: LossOf, logits: Tensor, target: Tensor) -> ClassTerms:
     """Take a loss apart into what each class adds to its value and to its gradient.
 
-    The loss runs as it is; what it makes of the logits by softmax or sigmoid is watched. A loss
+    The loss runs as it is; what it makes of the logits by softmax or sigmoid is record. A loss
     that computes its probabilities by other means cannot be taken apart.
 
     Parameters
@@ -145,21 +145,24 @@ def class_terms(loss_of: LossOf, logits: Tensor, target: Tensor) -> ClassTerms:
         One-hot, float (B, K, *S): what a perfect prediction is; all 0 where a pixel is ignored.
     """
     logits = logits.detach().requires_grad_()
-    with _Watch(logits.shape[1]) as watched:
+    with _RecordProbabilities(logits.shape[1]) as record:
         value = loss_of(logits)
     whole, *parts = torch.autograd.grad(
-        value, [logits, *watched.found], retain_graph=True, allow_unused=True,
+        value, [logits, *record.probabilities], retain_graph=True, allow_unused=True,
         materialize_grads=True,
     )  # fmt: skip
-    terms = [_through(watched.found, logits, parts, k) for k in range(logits.shape[1])]
+    terms = [
+        _gradient_through_class(record.probabilities, logits, parts, k)
+        for k in range(logits.shape[1])
+    ]
     rest = whole - sum(terms)
-    if watched.sigmoid:  # a class's probabilities depend on its own logits alone
-        terms = [term + _only(rest, k) for k, term in enumerate(terms)]
-    elif not rest.norm() <= INCOMPLETE * whole.norm() + _rounding(parts):
+    if record.sigmoid:  # a class's probabilities depend on its own logits alone
+        terms = [term + _keep_class(rest, k) for k, term in enumerate(terms)]
+    elif not rest.norm() <= MAX_BYPASS * whole.norm() + _rounding(parts):
         unknown = torch.full((len(terms),), torch.nan, device=logits.device)
         return ClassTerms(unknown, unknown, unknown)
     return ClassTerms(
-        _values(loss_of, logits.detach(), certain(target), watched.found),
+        _values(loss_of, logits.detach(), perfect_logits(target), record.probabilities),
         torch.stack([term.abs().sum() for term in terms]),
         torch.stack([term.norm() for term in terms]),
     )
@@ -170,61 +173,65 @@ def _rounding(parts: Sequence[Tensor]) -> float:
     return sum(100 * torch.finfo(part.dtype).eps * float(part.norm()) for part in parts)
 
 
-def _through(found: Sequence[Tensor], logits: Tensor, parts: Sequence[Tensor], k: int) -> Tensor:
+def _gradient_through_class(
+    probabilities: Sequence[Tensor], logits: Tensor, parts: Sequence[Tensor], k: int
+) -> Tensor:
     """The part of the logits' gradient that passes through the probabilities of a class."""
-    if not found:
+    if not probabilities:
         return torch.zeros_like(logits)
-    only = [_only(part, k) for part in parts]
-    return torch.autograd.grad(found, logits, only, retain_graph=True)[0]
+    kept = [_keep_class(part, k) for part in parts]
+    return torch.autograd.grad(probabilities, logits, kept, retain_graph=True)[0]
 
 
 @torch.no_grad()
-def _values(loss_of: LossOf, logits: Tensor, perfect: Tensor, found: Sequence[Tensor]) -> Tensor:
+def _values(
+    loss_of: LossOf, logits: Tensor, perfect: Tensor, probabilities: Sequence[Tensor]
+) -> Tensor:
     """Loss of each class alone, all others perfect, less the loss of a perfect prediction."""
-    with _Watch(logits.shape[1]) as ideal:
+    with _RecordProbabilities(logits.shape[1]) as perfect_record:
         floor = loss_of(perfect)
-    if len(ideal.found) != len(found):
+    if len(perfect_record.probabilities) != len(probabilities):
         return torch.full((logits.shape[1],), torch.nan, device=logits.device)
     values = []
     for k in range(logits.shape[1]):
         mixed = [
-            best + _only(predicted - best, k)
-            for best, predicted in zip(ideal.found, found, strict=True)
+            best + _keep_class(predicted - best, k)
+            for best, predicted in zip(perfect_record.probabilities, probabilities, strict=True)
         ]
-        with _Watch(logits.shape[1], mixed):
-            values.append(loss_of(perfect + _only(logits - perfect, k)))
+        with _RecordProbabilities(logits.shape[1], mixed):
+            values.append(loss_of(perfect + _keep_class(logits - perfect, k)))
     return torch.stack(values) - floor
 
 
-def _only(tensor: Tensor, index: int) -> Tensor:
+def _keep_class(tensor: Tensor, index: int) -> Tensor:
     """One class, (B, K, *S), the others 0."""
     kept = torch.zeros_like(tensor)
     kept[:, index] = tensor[:, index]
     return kept
 
 
-class _Watch(TorchFunctionMode):
-    """Sees the probabilities that a loss makes of logits by softmax, and can replace them.
+class _RecordProbabilities(TorchFunctionMode):
+    """Records the probabilities that a loss makes of logits by softmax, and can replace them.
 
     Parameters
     ----------
     num_classes
         Size of dimension 1 of what counts as probabilities.
-    instead
+    replacements
         What each call of softmax gives; empty: what it does give.
 
     Attributes
     ----------
-    found
+    probabilities
         Probabilities, or their logarithms, call by call.
     sigmoid
         Whether probabilities were made class by class.
     """
 
-    def __init__(self, num_classes: int, instead: Sequence[Tensor] = ()) -> None:
+    def __init__(self, num_classes: int, replacements: Sequence[Tensor] = ()) -> None:
         super().__init__()
-        self.num_classes, self.instead = num_classes, instead
-        self.found: list[Tensor] = []
+        self.num_classes, self.replacements = num_classes, replacements
+        self.probabilities: list[Tensor] = []
         self.sigmoid = False
 
     def __torch_function__(
@@ -234,21 +241,21 @@ class _Watch(TorchFunctionMode):
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         if name == "cross_entropy" and not kwargs.get("label_smoothing"):
             return self._cross_entropy(*args, **kwargs)
-        found = func(*args, **kwargs)
+        output = func(*args, **kwargs)
         self.sigmoid |= name in SIGMOID
-        return self._see(found) if name in SOFTMAX else found
+        return self._record(output) if name in SOFTMAX else output
 
-    def _see(self, found: Tensor) -> Tensor:
-        if found.ndim < 2 or found.shape[1] != self.num_classes:
-            return found
-        self.found.append(found)
-        return self.instead[len(self.found) - 1] if self.instead else found
+    def _record(self, output: Tensor) -> Tensor:
+        if output.ndim < 2 or output.shape[1] != self.num_classes:
+            return output
+        self.probabilities.append(output)
+        return self.replacements[len(self.probabilities) - 1] if self.replacements else output
 
     def _cross_entropy(
         self, logits: Tensor, target: Tensor, weight: Tensor | None = None, **options: Any
     ) -> Tensor:
         """torch's, in two steps, since its own softmax cannot be seen."""
-        log_p = self._see(functional.log_softmax(logits, dim=1))
+        log_p = self._record(functional.log_softmax(logits, dim=1))
         reduction = options.get("reduction", "mean")
         if not target.is_floating_point():
             ignored = options.get("ignore_index", -100)

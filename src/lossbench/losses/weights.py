@@ -22,7 +22,7 @@ def class_weights(
     name: str,
     voxels: Sequence[int],
     classes: Sequence[str],
-    wanted: Sequence[int] | None = None,
+    indices: Sequence[int] | None = None,
     cap: float | None = None,
 ) -> list[float]:
     """Weights of classes by their frequency in the training cases.
@@ -35,17 +35,17 @@ def class_weights(
         Voxels per class over the training cases, int (K,).
     classes
         Their names, for messages.
-    wanted
+    indices
         Indices of the classes that the loss takes a weight of; None: all. Frequencies are those
-        among all classes, the mean is that of the wanted ones.
+        among all classes, the mean is that of these classes.
     cap
-        Largest ratio to the smallest of the wanted weights; larger weights are cut to it, before
+        Largest ratio to the smallest of these weights; larger weights are cut to it, before
         the mean is made 1. A class without a voxel then gets the cap.
 
     Returns
     -------
     list of float
-        A weight for each wanted class.
+        A weight for each of these classes.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def class_weights(
     if formula not in WEIGHTS:
         names = [f"${n}{end}" for n in WEIGHTS for end in ("", "_raw")]
         raise UserError(f"unknown weights ${name}; {did_you_mean('$' + name, names)}")
-    chosen = list(range(len(classes)) if wanted is None else wanted)
+    chosen = list(range(len(classes)) if indices is None else indices)
     counts = np.asarray(voxels, dtype=float)
     absent = [classes[c] for c in chosen if counts[c] == 0]
     if absent and (cap is None or len(absent) == len(chosen)):

@@ -55,8 +55,8 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
         keys |= {"fold": spec["fold"], "seed": spec["seed"]}
         tables.append(_cases(block.parent / loss, run, prepared, own).assign(**keys))
     table = pd.concat(tables, ignore_index=True)
-    wanted = case_schema([*METRICS, *own]).with_metadata({DIGESTS: json.dumps(digests)})
-    arrow = pa.Table.from_pandas(table[wanted.names], wanted, preserve_index=False)
+    schema = case_schema([*METRICS, *own]).with_metadata({DIGESTS: json.dumps(digests)})
+    arrow = pa.Table.from_pandas(table[schema.names], schema, preserve_index=False)
     with whole(output) as part:
         # Dictionaries of figures would only be read more slowly.
         pq.write_table(

@@ -1,6 +1,5 @@
 """Pure functions on arrays: differences, verdicts, plans, resampling. No files, no pandas."""
 
-from lossbench.statistics.components import Components as Components
 from lossbench.statistics.differences import Decision as Decision
 from lossbench.statistics.differences import Difference as Difference
 from lossbench.statistics.differences import cases_tests as cases_tests
@@ -18,3 +17,4 @@ from lossbench.statistics.planning import planned as planned
 from lossbench.statistics.resampling import Ranks as Ranks
 from lossbench.statistics.resampling import mean_interval as mean_interval
 from lossbench.statistics.resampling import ranks as ranks
+from lossbench.statistics.variance_components import Components as Components

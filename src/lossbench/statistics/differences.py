@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from lossbench.statistics.components import UNKNOWN, Components, combine, fold
+from lossbench.statistics.variance_components import UNKNOWN, Components, combine, fold
 
 
 @dataclass(frozen=True)

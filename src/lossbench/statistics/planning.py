@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from lossbench.statistics.components import NOISE_EXPONENT, Components, balanced
 from lossbench.statistics.differences import Difference, paired_difference
+from lossbench.statistics.variance_components import NOISE_EXPONENT, Components, balanced
 
 POWER = 0.8  # of the numbers of cases and blocks that would decide
 MAX_PLANNED = 1_000_000  # cases or blocks that anybody would plan for

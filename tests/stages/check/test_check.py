@@ -20,7 +20,7 @@ from lossbench.config import UserError
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.losses import batch_loss
 from lossbench.stages.check import check, preflight
-from lossbench.stages.check.words import text
+from lossbench.stages.check.wording import text
 from tests.helpers.check_runs import SMALL, experiment_of, problems, run
 from tests.helpers.configs import CONFIG
 
@@ -136,7 +136,7 @@ def test_what_can_be_trained_passes(tmp_path, phantom):
     [
         (
             {"_target_": f"{__name__}.Vector"},
-            "losses.it: gives shape [2], and a scalar tensor is wanted",
+            "losses.it: gives shape [2], expected a scalar tensor",
         ),
         ({"_target_": f"{__name__}.Constant"}, "losses.it: has no gradient"),
         (
@@ -414,7 +414,7 @@ def test_text_for_a_terminal(found):
     shown = text(found, "", [], dict.fromkeys(found["data"]))
     for part in (
         "What each loss computes, on batches like those of phantom",
-        "its gradient; dies: below a 1,000th of that of the same class",
+        "its gradient; vanishing: below a 1,000th of a present class's",
         "Gradients on phantom, small",
         "At the start",
         "After 20 steps of training with dice",

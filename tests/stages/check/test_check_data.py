@@ -13,8 +13,8 @@ from lossbench.datasets.prepared import Prepared
 from lossbench.models import build_model
 from lossbench.stages.check import cost
 from lossbench.stages.check.data import _is_outlier, survey
-from lossbench.stages.check.study import _draw
-from lossbench.stages.check.words import text
+from lossbench.stages.check.for_people import _draw
+from lossbench.stages.check.wording import text
 from lossbench.stages.prepare import prepare
 from tests.helpers.check_runs import DICE, SMALL, experiment_of
 

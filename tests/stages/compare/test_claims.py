@@ -135,4 +135,4 @@ def test_cards(tmp_path, cases):
     row = found({"card": stated}, tmp_path, cases)
     assert (row["verdict"], row["figure"]) == ("holds", "counts")
     assert row["evidence"] == "card of b: absent class"
-    assert found({"card": stated | {"expect": "dies"}}, tmp_path, cases)["verdict"] == "fails"
+    assert found({"card": stated | {"expect": "vanishing"}}, tmp_path, cases)["verdict"] == "fails"

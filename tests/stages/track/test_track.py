@@ -11,8 +11,8 @@ from mlflow.entities import ViewType
 
 from lossbench.common.files import read_json, write_json
 from lossbench.config import UserError, load
-from lossbench.stages.track import _print, store, track, ui
-from lossbench.stages.track.study import Study
+from lossbench.stages.track import _print, mlflow_store, track, ui
+from lossbench.stages.track.read_runs import Study
 from lossbench.stages.track.view import verdict_table
 from tests.helpers.fake_results import write_block, write_experiment, write_report
 from tests.helpers.stores import client, content, runs, sync
@@ -46,7 +46,7 @@ def finished(synced, tmp_path):
 @pytest.fixture
 def unsynced(finished):
     """The experiment with an empty store."""
-    fresh = MlflowClient(store.embedded(finished.parents[1]))
+    fresh = MlflowClient(mlflow_store.embedded(finished.parents[1]))
     fresh.rename_experiment("1", "of somebody else")
     return finished
 

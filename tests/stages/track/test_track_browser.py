@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from lossbench.stages.track import store
+from lossbench.stages.track import mlflow_store
 from tests.helpers.browser import CHROMIUM, browser_page, visit
 from tests.helpers.fake_results import write_experiment
 from tests.helpers.stores import Server, empty_store, runs, sync
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no {CHROMIUM}")
 def test_the_links_lead_to_tables_charts_and_artifacts(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     experiment = write_experiment(tmp_path, folds=(0,))
-    uri = store.embedded(experiment.parents[1])
+    uri = mlflow_store.embedded(experiment.parents[1])
     empty_store(experiment.parents[1])
     said = sync(experiment)
     picture = tmp_path / "screen.png"  # of the last screen: pytest keeps it where this fails

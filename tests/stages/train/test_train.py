@@ -26,8 +26,8 @@ from lossbench.datasets.prepared import Prepared
 from lossbench.losses import build_loss
 from lossbench.models import build_model, load_run, to_device
 from lossbench.stages.train.engine import choose_update, warm_up
+from lossbench.stages.train.finished_runs import FILES, is_finished
 from lossbench.stages.train.loop import learning_rate
-from lossbench.stages.train.store import FILES, is_finished
 from tests.helpers.trainings import (
     DICE,
     LOSSES,

@@ -14,7 +14,7 @@ from lossbench.common.instantiate import location_of
 from lossbench.config import ConfigError, UserError, load
 from lossbench.datasets.prepared import Prepared
 from lossbench.stages.check.data import survey
-from lossbench.stages.check.study import study
+from lossbench.stages.check.for_people import study
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +49,9 @@ def check(
     if not (experiment and output):
         raise UserError("check: expected --experiment and --output, or --configfile")
     # Here, since these import torch, and with a config another process does the work.
-    from lossbench.losses.semantics import PROPERTIES
+    from lossbench.losses.card import PROPERTIES
     from lossbench.stages.check.preflight import preflight
-    from lossbench.stages.check.trials import attempts, cards
+    from lossbench.stages.check.try_entries import attempts, cards
 
     settings = load(experiment)
     folder = experiment.parent.parent / "datasets"

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from lossbench.common.files import whole, write_json, write_text
 from lossbench.common.tables import CASE_TEXT, RUN
 from lossbench.config import Study, UserError, load
-from lossbench.stages.compare import blocks, external
+from lossbench.stages.compare import external, read_blocks
 from lossbench.stages.compare.claims import claims
-from lossbench.stages.compare.collapse import collapses
+from lossbench.stages.compare.collapses import collapses
 from lossbench.stages.compare.comparisons import comparisons, family, pairing, rank_table, scale
 from lossbench.stages.compare.failures import failures
 from lossbench.stages.compare.scores import Scores
@@ -69,10 +69,10 @@ def compare(
         if value:
             raise UserError(f"--{name} goes with --cases: experiment.json says how to compare")
     settings = load(experiment)
-    table, digests = blocks.read_cases(experiment, settings)
-    groups = blocks.complete_scores(experiment, settings, table)
-    runs = blocks.read_runs(experiment, settings)
-    blocks.refuse_stale(experiment, settings, runs, digests)
+    table, digests = read_blocks.read_cases(experiment, settings)
+    groups = read_blocks.complete_scores(experiment, settings, table)
+    runs = read_blocks.read_runs(experiment, settings)
+    read_blocks.refuse_stale(experiment, settings, runs, digests)
     # Class 0 is the first that a case lists.
     background = {scores.dataset: scores.classes[0] for scores in groups}
     dice = dice_of_runs(groups, background)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lossbench.datasets.prepared import Prepared
-from lossbench.stages.report import checks, wording
+from lossbench.stages.report import loss_cards, wording
 from lossbench.stages.report.plotting import (
     Picture,
     colour,
@@ -45,7 +45,7 @@ def curves(results: Results, dataset: str, model: str, name: str) -> Iterator[Fi
 
 def gradients(results: Results) -> dict[str, Any] | None:
     """Pictures of the ledger along the training, and the tables of check before it."""
-    ledger, probes = _ledger(results), checks.preflights(results)
+    ledger, probes = _ledger(results), loss_cards.preflights(results)
     if not ledger and not probes:
         return None
     return {"ledger": ledger, "shares": per_class(results, "shares", shares), "probes": probes}

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lossbench.stages.report import (
-    checks,
     curves,
     examples,
     figures,
+    loss_cards,
     plotting,
     provenance,
     sensitivity,
@@ -60,7 +60,7 @@ SECTIONS = (
     Section("pairs", "Each case against the reference", _per_class("pairs", figures.pairs)),
     Section("curves", "Learning curves", curves.learning_curves, "history.csv of the runs"),
     Section("collapses", "Collapses", tables.collapses, "collapses.csv"),
-    Section("cards", "What each loss computes", checks.cards, "check.json"),
+    Section("cards", "What each loss computes", loss_cards.cards, "check.json"),
     Section("gradients", "Gradients", curves.gradients, "execution.ledger or check.json"),
     Section("scale", "What scale alone explains", tables.scale, "comparison.scale_control"),
     Section("sizes", "The size of a class", curves.sizes, "three datasets with the same classes"),

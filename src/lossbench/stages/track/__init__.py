@@ -13,8 +13,8 @@ from typing import Any
 from lossbench import config
 from lossbench.common.files import write_json
 from lossbench.config import UserError
-from lossbench.stages.track import store
-from lossbench.stages.track.study import Study
+from lossbench.stages.track import mlflow_store
+from lossbench.stages.track.read_runs import Study
 from lossbench.stages.track.sync import get_or_create_experiment, sync
 from lossbench.stages.track.view import experiment_tags, links
 
@@ -73,7 +73,7 @@ def _follow(experiment: Path, restore: bool, models: bool) -> None:
             raise UserError(f"{experiment}: no such file; start the workflow, then follow it")
         time.sleep(INTERVAL_SECONDS / 4)
     refusal = "process {process} follows this experiment already; end it first"
-    with store.locked(folder / ".follow.lock", refusal):
+    with mlflow_store.locked(folder / ".follow.lock", refusal):
         log.info("following %s; Ctrl-C ends this and harms nothing", folder)
         try:
             printed = False
@@ -121,27 +121,31 @@ def _sync(
 ) -> dict[str, Any] | None:
     """Sync an experiment, finished or with a status; a summary. None: there is nothing yet."""
     e, results = config.load(experiment), experiment.resolve().parents[1]
-    uri = store.tracking_uri(results)
+    uri = mlflow_store.tracking_uri(results)
     # Results in an embedded store move with it; on a server, each folder of results has its own.
-    source = e.experiment if uri == store.embedded(results) else str(experiment.resolve().parent)
+    source = (
+        e.experiment if uri == mlflow_store.embedded(results) else str(experiment.resolve().parent)
+    )
     busy = "process {process} is writing to MLflow; run this again when it has ended"
-    with store.locked(results / ".mlflow.lock", busy, LOCK_SECONDS):
+    with mlflow_store.locked(results / ".mlflow.lock", busy, LOCK_SECONDS):
         study = Study(e, experiment.parent)
         records = study.under_way(status) if status else study.finished(models)
         if not records:
             return None
         tags = experiment_tags(e, records[0].tags["mlflow.note.content"], study.classes)
         location = (
-            None if store.is_server(uri) else (results / "mlartifacts" / e.experiment).as_uri()
+            None
+            if mlflow_store.is_server(uri)
+            else (results / "mlartifacts" / e.experiment).as_uri()
         )
-        with store.explained(uri, experiment):
-            client = store.connect(uri, results)
+        with mlflow_store.explained(uri, experiment):
+            client = mlflow_store.connect(uri, results)
             number = get_or_create_experiment(client, e.experiment, location, tags, restore)
             counts, ids = sync(client, number, source, records, restore)
     # Without the password that a server's URI may carry: links are printed and written down.
-    address = store.redacted(uri, "").rstrip("/") if store.is_server(uri) else ""
+    address = mlflow_store.redacted(uri, "").rstrip("/") if mlflow_store.is_server(uri) else ""
     return {
-        "store": store.redacted(uri),
+        "store": mlflow_store.redacted(uri),
         "experiment_id": number,
         "runs": counts,
         "links": links(address, number, records, ids),
@@ -151,7 +155,7 @@ def _sync(
 def _print(summary: dict[str, Any]) -> None:
     print(f"MLflow: {', '.join(f'{n} runs {what}' for what, n in summary['runs'].items() if n)}")
     print(f"  store   {summary['store']}")
-    if not store.is_server(summary["store"]):
+    if not mlflow_store.is_server(summary["store"]):
         print("  look    python -m lossbench ui   (or: make ui), which prints the links")
         return
     for name, link in summary["links"].items():

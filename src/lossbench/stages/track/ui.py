@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lossbench.common.files import read_json
 from lossbench.config import UserError
-from lossbench.stages.track import store
+from lossbench.stages.track import mlflow_store
 
 HOST, PORT = "127.0.0.1", 5000
 POLL_SECONDS = 0.2  # between two looks whether the server listens
@@ -30,16 +30,18 @@ def ui(results: Path = Path("results"), port: int | None = None) -> None:
     UserError
         Where the store is missing, a server already or of another MLflow, or the port is taken.
     """
-    uri = store.tracking_uri(results)
-    if store.is_server(uri):
-        raise UserError(f"MLFLOW_TRACKING_URI is a server: open {store.redacted(uri)} in a browser")
-    if uri == store.embedded(results) and not (results / "mlflow.db").exists():
+    uri = mlflow_store.tracking_uri(results)
+    if mlflow_store.is_server(uri):
+        raise UserError(
+            f"MLFLOW_TRACKING_URI is a server: open {mlflow_store.redacted(uri)} in a browser"
+        )
+    if uri == mlflow_store.embedded(results) and not (results / "mlflow.db").exists():
         raise UserError(
             f"{results / 'mlflow.db'}: no such file; run the workflow, which writes it, "
             "or start this next to the folder of results"
         )
-    store.set_defaults()
-    store.refuse_other_schema(uri)
+    mlflow_store.set_defaults()
+    mlflow_store.refuse_other_schema(uri)
     candidates = range(PORT, PORT + 100) if port is None else [port]
     port = next((p for p in candidates if 0 < p < 65536 and not _listens(p)), None)
     if port is None:

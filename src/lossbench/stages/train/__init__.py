@@ -14,10 +14,10 @@ from lossbench.config import UserError
 from lossbench.datasets.batches import Batches, batch_settings
 from lossbench.datasets.prepared import Prepared
 from lossbench.stages.train.engine import set_global_flags
+from lossbench.stages.train.finished_runs import is_finished, link_run
 from lossbench.stages.train.loop import isolate_failures, train_runs
 from lossbench.stages.train.run import Run
 from lossbench.stages.train.stop import StopSignal
-from lossbench.stages.train.store import is_finished, link_run
 
 log = logging.getLogger(__name__)
 WAIT_SECONDS = 2.0  # between two looks at a run that another process trains

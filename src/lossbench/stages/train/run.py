@@ -39,7 +39,7 @@ from lossbench.models import (
     to_device,
 )
 from lossbench.stages.train.engine import Update
-from lossbench.stages.train.store import FILES
+from lossbench.stages.train.finished_runs import FILES
 
 log = logging.getLogger(__name__)
 PROGRESS_SECONDS = 2.0  # between two writings of progress.csv

@@ -8,7 +8,7 @@ import yaml
 from torch import nn
 
 from lossbench.losses import build_loss
-from lossbench.losses.semantics import PROPERTIES, measure, probe_voxels
+from lossbench.losses.card import PROPERTIES, measure, probe_voxels
 from tests.helpers.configs import CONFIG
 
 CATALOGUE = yaml.safe_load((CONFIG / "losses.yaml").read_text())["losses"]
@@ -76,7 +76,7 @@ def card(spec, k=K, dims=2):
             {
                 "form": "Dice", "denominator": "linear", "smoothing": 1e-5, "pooling": "per sample",
                 "background_value": "yes", "background_gradient": "yes",
-                "absent_class": "adds a constant", "absent_value": 1 / K, "absent_gradient": "dies",
+                "absent_class": "adds a constant", "absent_value": 1 / K, "absent_gradient": "vanishing",
                 "weights": "none", "weights_mean": "none", "value_perfect": 0, "value_worst": 1,
                 "scale": 1, "cosine": 1, "float16": "wrong outside autocast", "hard_value": "1 - Dice, per sample",
             },

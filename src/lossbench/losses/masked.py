@@ -12,7 +12,7 @@ from lossbench.losses.targets import one_hot
 TOLERANCE = 1e-5  # relative, of losses that are the same but for the order of summation
 
 
-class Ignoring(nn.Module):
+class MaskedLoss(nn.Module):
     """A loss without the ignored pixels: equal, in value and gradient, to cutting them out.
 
     A loss that pools the batch (the same value when a batch is laid out as one image) gets all

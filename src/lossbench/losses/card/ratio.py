@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lossbench.losses import one_hot
-from lossbench.losses.gradients import certain
-from lossbench.losses.semantics.probes import Measured, Probe, holding
+from lossbench.losses.card.probes import Measured, Probe, holding
+from lossbench.losses.gradients import perfect_logits
 
 MISSED = (1, 8, 64)  # voxels of a class that is missed
 ROUNDING = 1e-9
@@ -57,22 +57,24 @@ def _smoothing(m: Measured, k: int) -> tuple[float, float]:
     NaN where no such term is found.
     """
     missed = [float(m.terms(_missed(m, k, n)).value[k]) for n in MISSED]
-    found = []
+    sizes = []
     for n, term in zip(MISSED[1:], missed[1:], strict=True):
         part = missed[0] / term if term else np.nan  # (n + s) / (n (1 + s)), to be solved for s
-        found.append(n * (1 - part) / (n * part - 1) if abs(n * part - 1) > 0.1 else np.nan)
+        sizes.append(n * (1 - part) / (n * part - 1) if abs(n * part - 1) > 0.1 else np.nan)
     # Of a true ratio both sizes tell the same; a float32 loss shows nothing below 1e-5 or so.
-    if not np.isclose(*found, rtol=0.05, atol=1e-5) or found[1] < -1e-5:
+    if not np.isclose(*sizes, rtol=0.05, atol=1e-5) or sizes[1] < -1e-5:
         return np.nan, np.nan
-    smoothing = found[0] if found[0] > ROUNDING else 0.0
+    smoothing = sizes[0] if sizes[0] > ROUNDING else 0.0
     return smoothing, missed[2] * (MISSED[2] + smoothing) / MISSED[2]
 
 
 def _missed(m: Measured, k: int, number: int) -> Probe:
     """A class of some voxels that are all surely predicted as background."""
     labels = holding(k, number, m.num_classes, m.probe.logits.ndim - 2)
-    target, found = (one_hot(x, m.num_classes).double() for x in (labels, labels * (labels != k)))
-    return Probe(certain(found), target)
+    target, predicted = (
+        one_hot(x, m.num_classes).double() for x in (labels, labels * (labels != k))
+    )
+    return Probe(perfect_logits(predicted), target)
 
 
 def _overlap(probe: Probe, k: int, power: int) -> tuple[float, float, float]:

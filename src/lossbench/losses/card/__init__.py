@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lossbench.losses.gradients import certain, cosines, flat_gradient
-from lossbench.losses.semantics.probes import (
+from lossbench.losses.card.probes import (
     SIZES,
     Measured,
     Probe,
@@ -20,8 +19,9 @@ from lossbench.losses.semantics.probes import (
     called,
     labels_of,
 )
-from lossbench.losses.semantics.probes import probe_voxels as probe_voxels
-from lossbench.losses.semantics.ratio import ratio
+from lossbench.losses.card.probes import probe_voxels as probe_voxels
+from lossbench.losses.card.ratio import ratio
+from lossbench.losses.gradients import cosines, flat_gradient, perfect_logits
 
 Property = str | float
 UNKNOWN, NONE = "unknown", "none"
@@ -36,7 +36,7 @@ PROPERTIES = {
     "background_voxels": "share of the L1 norm of the logits' gradient at the background's voxels",
     "absent_class": "what the term of a class without a voxel in the batch does",
     "absent_value": "that term, where the prediction is right and sure (logits 10 apart)",
-    "absent_gradient": "its gradient; dies: below a 1,000th of that of the same class when present",
+    "absent_gradient": "its gradient; vanishing: below a 1,000th of a present class's",
     "weights": "whether the loss has class weights, and divides by their sum",
     "weights_mean": "their mean, as filled from the classes of the probe",
     "value_perfect": "lowest value: a perfect prediction",
@@ -49,9 +49,9 @@ PROPERTIES = {
 }
 # One sample whose background's probabilities sum to more than float16 holds.
 LARGE = {1: (384 * 256,), 2: (384, 256), 3: (384, 256, 1)}
-SURE = 10.0  # gap of logits of a trained network
-DIES = 1e-3  # a gradient that many times smaller than a present class's
-WRONG = 0.1  # relative error of a value that is not rounding any more
+SURE_GAP = 10.0  # gap of logits of a trained network
+VANISHING = 1e-3  # a gradient that many times smaller than a present class's
+MAX_ROUNDING = 0.1  # relative error of a value that is not rounding any more
 SAME = 1e-4  # relative; what float32 sums may differ by
 
 
@@ -88,10 +88,10 @@ def measure(
 
 
 def _term(m: Measured) -> dict[str, Property]:
-    found = ratio(m)
-    if found is None:
+    term = ratio(m)
+    if term is None:
         return {"form": "other", "denominator": NONE, "smoothing": NONE}
-    return {**found._asdict(), "smoothing": _round(found.smoothing)}
+    return {**term._asdict(), "smoothing": _round(term.smoothing)}
 
 
 def _pooling(m: Measured) -> dict[str, Property]:
@@ -122,41 +122,43 @@ def _absent(m: Measured) -> dict[str, Property]:
     k = m.example
     labels = m.probe.target.argmax(dim=1)
     without = m.soft(labels * (labels != k))
-    sure = Probe(SURE * without.target, without.target)
+    sure = Probe(SURE_GAP * without.target, without.target)
     absent, present = m.terms(without), m.terms(m.probe)
     if absent.value.isnan().any():
         return {}
-    # What the absence adds to a perfect prediction, and so no prediction takes away.
-    floor = m(certain(without.target), without.target) - m(certain(m.probe.target), m.probe.target)
+    # What the absence adds to a perfect prediction, and so no prediction removes.
+    floor = m(perfect_logits(without.target), without.target) - m(
+        perfect_logits(m.probe.target), m.probe.target
+    )
     gradient = absent.l1[k] / present.l1[k]
-    fate = NONE if gradient == 0 else "dies" if gradient < DIES else "alive"
+    gradient_kind = NONE if gradient == 0 else "vanishing" if gradient < VANISHING else "normal"
     has_term = (absent.value[k] + floor).abs() > SAME * present.value[k].abs()
     if has_term:
-        kind = "counts" if fate == "alive" else "adds a constant"
+        kind = "counts" if gradient_kind == "normal" else "adds a constant"
     else:
         kind = _without_term(m, without)
     return {
         "absent_class": kind,
         "absent_value": _round(m.terms(sure).value[k] + floor),
-        "absent_gradient": fate,
+        "absent_gradient": gradient_kind,
     }
 
 
 def _without_term(m: Measured, without: Probe) -> str:
     """Either the other classes share the whole loss, or the absent one's share is perfect."""
-    worst = [m(certain(p.target.roll(1, dims=1)), p.target) for p in (without, m.probe)]
+    worst = [m(perfect_logits(p.target.roll(1, dims=1)), p.target) for p in (without, m.probe)]
     return "left out" if torch.isclose(*worst, rtol=0.01) else "counted as perfect"
 
 
 def _weights(m: Measured) -> dict[str, Property]:
     """Double every class weight: a loss that divides by their sum stays the same."""
     doubled = copy.deepcopy(m)
-    found = [w for part in doubled.loss.modules() for w in _weights_of(part, m.num_classes)]
-    if not found:
+    weights = [w for part in doubled.loss.modules() for w in _weights_of(part, m.num_classes)]
+    if not weights:
         return {"weights": NONE, "weights_mean": NONE}
-    mean = _round(torch.cat(found).mean())
+    mean = _round(torch.cat(weights).mean())
     # All are read before one is written, since modules may share a tensor.
-    for weight, twice in zip(found, [2 * weight for weight in found], strict=True):
+    for weight, twice in zip(weights, [2 * weight for weight in weights], strict=True):
         weight.copy_(twice)
     change = float(doubled.gradient(m.probe).norm() / m.gradient(m.probe).norm())
     names = {1.0: "divided by their sum", 2.0: "not divided by their sum"}
@@ -173,7 +175,7 @@ def _weights_of(module: nn.Module, num_classes: int) -> list[Tensor]:
 
 def _range(m: Measured) -> dict[str, Property]:
     target = m.probe.target
-    perfect, worst = certain(target), certain(target.roll(1, dims=1))
+    perfect, worst = perfect_logits(target), perfect_logits(target.roll(1, dims=1))
     values = [float(m(logits, target)) for logits in (perfect, worst / 2, worst)]
     bounded = np.isclose(values[1], values[2], rtol=0.1)
     return {
@@ -186,7 +188,7 @@ def _hard_value(m: Measured) -> dict[str, Property]:
     """Hold the loss of a prediction without doubts, but with errors, against the metrics."""
     target = m.probe.target
     predicted = target.roll(1, dims=2)  # by a voxel: some are wrong, every class is there
-    value = float(m(certain(predicted), target))
+    value = float(m(perfect_logits(predicted), target))
     space = tuple(range(2, target.ndim))
     for kind, axes in (("per sample", space), ("per batch", (0, *space))):
         tp, both = (predicted * target).sum(axes), (predicted + target).sum(axes)
@@ -223,15 +225,15 @@ def _half(m: Measured, dtype: torch.dtype) -> dict[str, Property]:
     error = abs(float(value.detach()) - exact) / abs(exact)
     if not gradient.any():
         return {name: "gradient is 0"}
-    return {name: f"error {error:.0e}" if error < WRONG else "wrong outside autocast"}
+    return {name: f"error {error:.0e}" if error < MAX_ROUNDING else "wrong outside autocast"}
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return torch.isclose(a, b, rtol=SAME).item()
 
 
-def _yes(found: Tensor) -> str:
-    return "yes" if found else "no"
+def _yes(condition: Tensor) -> str:
+    return "yes" if condition else "no"
 
 
 def _round(value: Tensor | float) -> float:

@@ -18,14 +18,14 @@ from lossbench.config.claims import Claim
 from lossbench.datasets.batches import MULTIPLE, patch_size, round_up
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.losses import (
-    Ignoring,
     IndexTarget,
+    MaskedLoss,
     activation_problem,
     are_probabilities,
     build_loss,
     one_hot,
 )
-from lossbench.losses.semantics import PROPERTIES, Property, measure, probe_voxels
+from lossbench.losses.card import PROPERTIES, Property, measure, probe_voxels
 from lossbench.metrics import build_metric
 from lossbench.models import build_model, seed_everything
 
@@ -93,12 +93,12 @@ def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) ->
             f"same shape: {type(error).__name__}: {error} ({location_of(error)})"
         ) from error
     if not isinstance(value, torch.Tensor) or value.ndim:
-        found = (
+        kind = (
             f"shape {list(value.shape)}"
             if isinstance(value, torch.Tensor)
             else type(value).__name__
         )
-        raise UserError(f"{where}: gives {found}, and a scalar tensor is wanted")
+        raise UserError(f"{where}: gives {kind}, expected a scalar tensor")
     if not value.requires_grad:
         raise UserError(f"{where}: has no gradient with respect to the logits")
     try:
@@ -119,7 +119,7 @@ def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) ->
         )
     if data.info["ignore"]:
         try:
-            Ignoring(loss, k, dims)
+            MaskedLoss(loss, k, dims)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
@@ -210,7 +210,7 @@ def _check_model(run: dict[str, Any], data: Prepared) -> None:
         )
     if are_probabilities(found):
         raise UserError(
-            f"{where}: gives probabilities, and losses want logits: take its softmax away"
+            f"{where}: gives probabilities, and losses expect logits; remove its softmax"
         )
 
 

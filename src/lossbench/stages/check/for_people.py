@@ -15,7 +15,7 @@ import yaml
 from lossbench.common.files import read_json, whole
 from lossbench.config import Experiment, UserError, load
 from lossbench.datasets.prepared import Prepared
-from lossbench.stages.check import words
+from lossbench.stages.check import wording
 from lossbench.workflow import overview
 
 SECONDS = 60.0  # for timed steps, all datasets and models together
@@ -57,7 +57,7 @@ def study(configfile: Path) -> str:
         for name, data in datasets.items()
     }
     plan = overview(settings, Path("results"))
-    return words.text(found, plan, _costs(settings, datasets), pictures)
+    return wording.text(found, plan, _costs(settings, datasets), pictures)
 
 
 def _experiment_name(configfile: Path) -> str:

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from lossbench.losses.facts import SYNC_FREE_DICE
 
 
-def of_sums(loss: nn.Module) -> nn.Module:
-    """Put a `DiceOfSums` in the place of a DiceLoss: of the loss itself, or of its parts.
+def make_sync_free(loss: nn.Module) -> nn.Module:
+    """Put a `SyncFreeDice` in the place of a DiceLoss: of the loss itself, or of its parts.
 
     Parameters
     ----------
@@ -16,7 +16,7 @@ def of_sums(loss: nn.Module) -> nn.Module:
     Returns
     -------
     nn.Module
-        The same loss up to rounding. What `DiceOfSums` does not know stays MONAI's.
+        The same loss up to rounding. What `SyncFreeDice` does not know stays MONAI's.
     """
     from monai.losses import DiceLoss
 
@@ -25,13 +25,13 @@ def of_sums(loss: nn.Module) -> nn.Module:
         and loss.softmax != loss.sigmoid
         and all(getattr(loss, key) in values for key, values in SYNC_FREE_DICE.items())
     ):
-        return DiceOfSums(loss)
+        return SyncFreeDice(loss)
     for name, part in loss.named_children():
-        setattr(loss, name, of_sums(part))
+        setattr(loss, name, make_sync_free(part))
     return loss
 
 
-class DiceOfSums(nn.Module):
+class SyncFreeDice(nn.Module):
     """MONAI's DiceLoss of a one-hot target, with the same value and gradient.
 
     MONAI looks at its weights in every step, for which the host waits for the GPU; a CUDA graph

@@ -9,7 +9,7 @@ import pandas as pd
 from lossbench.common import tables
 from lossbench.common.files import block_folder
 from lossbench.config import STARTED, UserError
-from lossbench.stages.compare.blocks import AGAIN
+from lossbench.stages.compare.read_blocks import AGAIN
 from lossbench.stages.compare.scores import Scores, mean, to_rows
 
 
