@@ -187,3 +187,15 @@ def test_schema_for_editors_is_the_one_of_the_models():
 def test_every_experiment_of_the_repository_is_valid(path):
     raw = default()
     validate(merged(raw, yaml.safe_load(path.read_text())))
+
+
+def test_a_normalisation_is_of_the_prepared_dataset_and_the_default_one_prepares_nothing_again():
+    raw = default()
+    plain = validate(raw).dataset_json("mni152")
+    assert "normalisation" not in json.loads(plain)
+    raw["datasets"]["mni152"]["normalisation"] = "z_score"
+    assert validate(raw).dataset_json("mni152") == plain
+    raw["datasets"]["mni152"]["normalisation"] = {"window": [-160, 240]}
+    entry = json.loads(validate(raw).dataset_json("mni152"))
+    assert entry["normalisation"] == {"window": [-160, 240]}
+    assert "normalisation" not in entry["spec"]

@@ -9,8 +9,9 @@ from PIL import Image
 import lossbench.stages.prepare
 from lossbench.config import UserError
 from lossbench.datasets import ImageFolder, Phantom
+from lossbench.datasets.normalisation import normalised
 from lossbench.datasets.prepared import IGNORE, Prepared
-from lossbench.stages.prepare import normalised, prepare
+from lossbench.stages.prepare import prepare
 
 SIZES = [(6, 8), (7, 5), (9, 9), (4, 6), (5, 5), (8, 8)]
 
@@ -127,7 +128,7 @@ BREAKS = {
 def run(tmp_path):
     """Prepare a dataset given by class and arguments; the prepared folder."""
 
-    def prepare_it(cls, output="out", folds=None, fold_seed=0, name="made", **arguments):
+    def prepare_it(cls, output="out", folds=None, fold_seed=0, name="made", keys=None, **arguments):
         spec = {"_target_": f"{cls.__module__}.{cls.__name__}", **arguments}
         entry = {
             "name": name,
@@ -135,6 +136,7 @@ def run(tmp_path):
             "folds": folds,
             "fold_seed": fold_seed,
             "surface_tolerance": 1.5,
+            **(keys or {}),
         }
         (tmp_path / "dataset.json").write_text(json.dumps(entry))
         prepare(tmp_path / "dataset.json", tmp_path / output, str(tmp_path))
@@ -200,6 +202,85 @@ def test_normalised_keeps_small_differences_of_large_numbers():
     np.testing.assert_allclose(result.mean(axis=1), 0, atol=1e-6)
     np.testing.assert_allclose(result.std(axis=1), 1, rtol=1e-6)
     np.testing.assert_array_equal(normalised(np.full((1, 2, 2), 0.1)), np.zeros((1, 2, 2)))
+
+
+class Colours(Made):
+    def __getitem__(self, index):
+        case = super().__getitem__(index)
+        rng = np.random.default_rng(index)
+        image = rng.integers(0, 256, (3, *case["label"].shape)).astype(np.uint8)
+        return {**case, "image": image}
+
+
+NORMALISED = {
+    "z_score": ("z_score", lambda x, all_: (x - x.mean()) / x.std()),
+    "none": ("none", lambda x, all_: x),
+    "window": ({"window": [70, 200]}, lambda x, all_: (np.clip(x, 70, 200) - 70) / 130),
+    "dataset": ("dataset", lambda x, all_: (x - all_.mean()) / all_.std()),
+    "imagenet": ("imagenet", None),
+}
+
+
+@pytest.mark.parametrize("name", NORMALISED)
+def test_images_are_normalised_as_the_entry_says(name, run):
+    setting, expected = NORMALISED[name]
+    prepared, dataset = run(Colours, keys={"normalisation": setting}), Colours()
+    images = [case["image"].astype(float) for case in (dataset[i] for i in range(len(dataset)))]
+    if name == "imagenet":  # as torchvision writes it, for colours from 0 to 1
+        mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    for index, image in enumerate(images):
+        for c in range(3):
+            if name == "imagenet":
+                wanted = (image[c] / 255 - mean[c]) / std[c]
+            else:
+                wanted = expected(image[c], np.concatenate([i[c].ravel() for i in images]))
+            np.testing.assert_allclose(prepared.image(index)[c], wanted, atol=1e-5)
+        # A new image is normalised by what classes.json says alone.
+        stored = json.loads((prepared.folder / "classes.json").read_text())["normalisation"]
+        np.testing.assert_array_equal(normalised(image, stored), prepared.image(index))
+    prepared.verify()
+
+
+def test_the_default_normalisation_changes_no_digest(run):
+    default, named = run(Colours), run(Colours, "b", keys={"normalisation": "z_score"})
+    assert default.digest == named.digest
+    others = {
+        run(Colours, kind, keys={"normalisation": kind}).digest
+        for kind in ("dataset", "imagenet", "none")
+    }
+    assert len(others | {default.digest}) == 4
+
+
+def test_a_case_in_no_fold_is_not_in_the_statistics_of_the_dataset(run):
+    own = [["case0", "case1"], ["case2"]]
+    prepared = run(Colours, own=own, keys={"normalisation": "dataset"})
+    used = [Colours()[i]["image"][0].ravel() for i in range(3)]
+    assert prepared.info["normalisation"]["mean"][0] == pytest.approx(np.concatenate(used).mean())
+
+
+@pytest.mark.parametrize(
+    ("cls", "setting", "message"),
+    [
+        (
+            Made,
+            "imagenet",
+            "case case0: the image has 2 channels, and normalisation imagenet needs",
+        ),
+        (Made, {"window": [900, 1000]}, r"all outside the window \[900, 1000\]; fix normalisation"),
+    ],
+)
+def test_a_normalisation_that_does_not_suit_the_images(cls, setting, message, run):
+    with pytest.raises(UserError, match=message):
+        run(cls, keys={"normalisation": setting})
+
+
+def test_imagenet_takes_colours_up_to_255(run, monkeypatch):
+    real = Colours.__getitem__
+    monkeypatch.setattr(
+        Colours, "__getitem__", lambda s, i: {**real(s, i), "image": real(s, i)["image"] / 255}
+    )
+    with pytest.raises(UserError, match="from 0 to 1, and normalisation imagenet takes colours"):
+        run(Colours, keys={"normalisation": "imagenet"})
 
 
 def test_slices_may_be_constant(run, monkeypatch):

@@ -161,6 +161,9 @@ class Experiment(Study):
         """Canonical JSON of a catalogue entry: its class and lossbench's own keys."""
         entry = self.datasets[dataset]
         own = {key: getattr(entry, key) for key in ("folds", "fold_seed", "surface_tolerance")}
+        # What is as always is left out, so that a dataset is not prepared again for a new key.
+        if entry.normalisation != Dataset.model_fields["normalisation"].default:
+            own["normalisation"] = entry.normalisation
         return canonical({"name": dataset, "spec": entry.spec(), **own})
 
     def experiment_json(self) -> str:

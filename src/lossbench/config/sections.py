@@ -68,6 +68,45 @@ class Component(BaseModel):
         return {"_target_": self.target, **(self.model_extra or {})}
 
 
+def _is_normalisation(value: Any) -> Any:
+    window = value.get("window") if isinstance(value, Mapping) and len(value) == 1 else None
+    is_pair = isinstance(window, list) and [type(x) in (int, float) for x in window] == [True] * 2
+    if is_pair and _is_finite(window) and window[0] < window[1]:
+        return value
+    if isinstance(value, str) and value in NORMALISATIONS:
+        return value
+    raise ValueError(
+        f"expected {', '.join(NORMALISATIONS)} or {{window: [low, high]}} (found {value!r})"
+    )
+
+
+NORMALISATIONS = ("z_score", "dataset", "imagenet", "none")
+Normalisation = Annotated[
+    Any,
+    AfterValidator(_is_normalisation),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": list(NORMALISATIONS)},
+                {
+                    "type": "object",
+                    "properties": {
+                        "window": {
+                            "type": "array",
+                            "items": {"type": "number"},
+                            "minItems": 2,
+                            "maxItems": 2,
+                        }
+                    },
+                    "required": ["window"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+
+
 class Dataset(Component):
     """A dataset of the catalogue; keyword arguments go to its class."""
 
@@ -79,6 +118,12 @@ class Dataset(Component):
         1.0,
         gt=0,
         description="Tolerance of surface Dice, in the unit of the spacing (mm or pixels).",
+    )
+    normalisation: Normalisation = Field(
+        "z_score",
+        description="Of the images: z_score (mean 0, standard deviation 1 per case and channel), "
+        "dataset (the same over all cases), imagenet (its mean and standard deviation, for "
+        "pretrained encoders), {window: [low, high]} (clipped, then 0 to 1; for CT), none.",
     )
 
 

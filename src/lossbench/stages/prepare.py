@@ -24,6 +24,12 @@ from lossbench.datasets.contract import (
 )
 from lossbench.datasets.drawing import picture
 from lossbench.datasets.folds import assign_folds
+from lossbench.datasets.normalisation import (
+    IMAGENET,
+    mean_and_std,
+    normalisation_problem,
+    normalised,
+)
 from lossbench.datasets.prepared import IGNORE
 
 log = logging.getLogger(__name__)
@@ -33,13 +39,13 @@ VALUES_HINT = " (an ImageFolder can translate: values: {0: 0, 255: 1})"
 def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     """Read and check a dataset; write its arrays, its folds and a picture.
 
-    Images are normalised to mean 0 and standard deviation 1 per case and channel. One case is in
-    memory at a time.
+    Images are normalised as the entry says, by default to mean 0 and standard deviation 1 per case
+    and channel. One case is in memory at a time.
 
     Parameters
     ----------
     dataset
-        dataset.json: the class of the dataset, its arguments and its folds.
+        dataset.json: the class of the dataset, its arguments, its folds and its normalisation.
     output
         Folder to write. classes.json comes last: where it is, all is.
     data_root
@@ -56,12 +62,16 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     source = instantiate(entry["spec"], object, where, fill)
     check_dataset(source, where)
     with whole(output / "images.npy") as images, whole(output / "labels.npy") as labels:
-        cases = _write_arrays(source, images, labels, where)
+        normalisation = entry.get("normalisation", "z_score")
+        cases = _write_arrays(source, images, labels, where, normalisation)
         own = getattr(source, "folds", None)
         cases["fold"] = assign_folds(cases, own, entry["folds"], entry["fold_seed"], where)
+        if normalisation == "dataset":
+            normalisation = _normalise_by_dataset(images, cases)
         # All is in order: from here, until a new one is written, the folder holds a mixture.
         (output / "classes.json").unlink(missing_ok=True)
-    info = _info(source, entry, cases)
+    stored = IMAGENET if normalisation == "imagenet" else normalisation
+    info = _info(source, entry, cases) | {"normalisation": stored}
     voxels = [f"voxels_{name}" for name in info["classes"]]
     with whole(output / "cases.csv") as part:
         table = cases[["case", "subject", "fold", "shape", "spacing", "offset", *voxels]]
@@ -73,23 +83,14 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     _log_summary(cases, info)
 
 
-def normalised(image: np.ndarray) -> np.ndarray:
-    """Mean 0 and standard deviation 1 per channel: numbers (C, *S) -> float32 (C, *S).
+def _write_arrays(
+    source: Any, images: Path, labels: Path, where: str, normalisation: Any
+) -> pd.DataFrame:
+    """Append every case to the two files; a row per case, with the digests of its bytes.
 
-    A constant channel, as a slice outside the body has, becomes 0.
+    Images that are normalised by the dataset are not yet.
     """
-    channels = image.reshape(len(image), -1)
-    centred = channels.astype(np.float64)
-    centred -= centred.mean(axis=1, keepdims=True)
-    deviation = centred.std(axis=1, keepdims=True)
-    # Not by the deviation: rounding of the mean may leave it above 0.
-    constant = (channels == channels[:, :1]).all(axis=1)
-    centred[constant], deviation[constant] = 0, 1
-    return (centred / deviation).reshape(image.shape).astype(np.float32, order="C")
-
-
-def _write_arrays(source: Any, images: Path, labels: Path, where: str) -> pd.DataFrame:
-    """Append every case to the two files; a row per case, with the digests of its bytes."""
+    applied = {"imagenet": IMAGENET, "dataset": "none"}.get(str(normalisation), normalisation)
     ignore, sliced = getattr(source, "ignore", None), bool(getattr(source, "sliced", False))
     hint = VALUES_HINT if isinstance(source, ImageFolder) else ""
     rows: list[dict[str, Any]] = []
@@ -112,10 +113,13 @@ def _write_arrays(source: Any, images: Path, labels: Path, where: str) -> pd.Dat
                 elif size != expected:
                     wrong = [f"has {size}, and case {first} has {expected}; they must be equal"]
                 sizes.setdefault(case["case"], size)
+                image = np.asarray(case["image"])
+                if unsuited := normalisation_problem(image, normalisation, sliced):
+                    wrong.append(unsuited)
             problems += [f"{describe_case(case, number)}: {problem}" for problem in wrong]
             if problems:  # read on, to report all of them, but write no more
                 continue
-            image = normalised(np.asarray(case["image"]))
+            image = normalised(image, applied)
             label = np.asarray(case["label"])
             label = np.rint(label) if label.dtype.kind == "f" else label
             if ignore is not None:  # it may not fit into uint8
@@ -129,7 +133,8 @@ def _write_arrays(source: Any, images: Path, labels: Path, where: str) -> pd.Dat
                     "shape": "x".join(str(size) for size in label.shape),
                     "spacing": "x".join(repr(float(size)) for size in case["spacing"]),
                     "channels": len(image),
-                    "digest": hashlib.sha256(image).hexdigest() + hashlib.sha256(label).hexdigest(),
+                    "image_digest": hashlib.sha256(image).hexdigest(),
+                    "label_digest": hashlib.sha256(label).hexdigest(),
                     **{
                         f"voxels_{name}": int(n)
                         for name, n in zip(source.classes, counts, strict=False)
@@ -144,6 +149,23 @@ def _write_arrays(source: Any, images: Path, labels: Path, where: str) -> pd.Dat
     if not rows:
         raise UserError(f"{where}: the dataset has no cases")
     return pd.DataFrame(rows)
+
+
+def _normalise_by_dataset(path: Path, cases: pd.DataFrame) -> dict[str, list[float]]:
+    """Shift and scale all images by the mean and standard deviation of those that have a fold."""
+    array = np.load(path, mmap_mode="r+")
+    images = []
+    for row in cases.itertuples():
+        shape = [row.channels, *map(int, row.shape.split("x"))]
+        start = row.offset * row.channels
+        images.append(array[start : start + int(np.prod(shape))].reshape(shape))
+    used = [image for image, fold in zip(images, cases["fold"], strict=True) if fold >= 0]
+    statistics = mean_and_std(used)
+    for image in images:
+        image[...] = normalised(image, statistics)
+    array.flush()
+    cases["image_digest"] = [hashlib.sha256(image).hexdigest() for image in images]
+    return statistics
 
 
 def _cases(source: Any) -> Iterator[Any]:
@@ -199,7 +221,8 @@ class _GrowingArray:
 
 def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[str, Any]:
     """Content of classes.json."""
-    described = cases[["case", "fold", "shape", "spacing", "digest"]].to_dict("list")
+    described = cases[["case", "fold", "shape", "spacing"]].to_dict("list")
+    described["digest"] = (cases["image_digest"] + cases["label_digest"]).tolist()
     ignore = getattr(source, "ignore", None) is not None
     own_folds = getattr(source, "folds", None) is not None and entry["folds"] is None
     classes = list(source.classes)

@@ -1,6 +1,6 @@
 """A prepared dataset before anything is trained on it: what it holds, and what is suspicious there.
 
-Intensities say nothing here, since `prepare` has normalised every case.
+Intensities say nothing here, since `prepare` has normalised the cases.
 """
 
 import hashlib
