@@ -1,4 +1,4 @@
-"""Pure functions on arrays: differences, verdicts, plans, resampling. No files, no pandas."""
+"""Pure functions on arrays: differences, looks, plans, resampling. No files, no pandas."""
 
 from lossbench.statistics.differences import Decision as Decision
 from lossbench.statistics.differences import Difference as Difference
@@ -17,4 +17,7 @@ from lossbench.statistics.planning import planned as planned
 from lossbench.statistics.resampling import Ranks as Ranks
 from lossbench.statistics.resampling import mean_interval as mean_interval
 from lossbench.statistics.resampling import ranks as ranks
+from lossbench.statistics.sequential import Looks as Looks
+from lossbench.statistics.sequential import decide_rounds as decide_rounds
+from lossbench.statistics.sequential import more_rounds_may_decide as more_rounds_may_decide
 from lossbench.statistics.variance_components import Components as Components

@@ -197,7 +197,7 @@ def decide(
         [(d.p(), d.p_equivalent(margin)) for d, margin in zip(differences, margins, strict=True)],
         dtype=float,
     ).reshape(-1, 2)
-    corrected, n_open = _step_down(p)
+    corrected, n_open = step_down(p)
     stopped = n_open[corrected >= alpha].max(initial=1)
     decisions = []
     for i, d in enumerate(differences):
@@ -214,7 +214,7 @@ def decide(
     return decisions
 
 
-def _step_down(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def step_down(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Corrected p of two hypotheses (n, 2) a comparison, and how many are open at each test."""
     corrected, n_open = np.full(p.shape, np.nan), np.ones(p.shape, dtype=int)
     n_hypotheses = (~np.isnan(p)).sum(axis=1)  # open ones of each comparison
