@@ -478,7 +478,7 @@ class EndsInSoftmax(nn.Sequential):
 
 def test_check_refuses_a_network_that_ends_in_softmax(tmp_path, phantom):
     text = problems(tmp_path, phantom, models={"it": {"_target_": f"{__name__}.EndsInSoftmax"}})
-    assert "models.it: gives probabilities, and losses want logits" in text
+    assert "models.it: gives probabilities, and losses expect logits" in text
 
 
 def test_probabilities_are_told_from_logits():
