@@ -38,6 +38,9 @@ def test_default_experiment_is_valid():
         ("execution", {"ledger": {"reference": "dise"}}, "execution.ledger.reference: no loss 'dise' in losses; did you mean"),
         ("execution", {"ledger": {"referense": "dice"}}, "execution.ledger.referense: unknown key; did you mean 'reference'?"),
         ("comparison", {"reference": "dice_no_background", "scale_control": 2}, "comparison.scale_control: input should be a valid boolean"),
+        (None, {"rounds": {"budget": 0}}, "rounds.budget: input should be greater than or equal to 1"),
+        (None, {"rounds": {"frist": 2}}, "rounds.frist: unknown key; did you mean 'first'?"),
+        (None, {"rounds": {"budget": 3, "first": 4}}, "rounds: first is 4, after the last round; budget: 3"),
         (None, {"claims": [{"claim": "x"}]}, "claims.0: expected exactly one of comparison, ledger and card"),
         (None, {"claims": [{"claim": "x", "card": {"loss": "focal", "property": "form", "expect": "Dice"}}]}, "claims.0.card.loss: 'focal' is not in matrix.loss"),
         (None, {"claims": [{"claim": "x", "card": {"loss": "dice", "propertie": "form", "expect": "Dice"}}]}, "claims.0.card.propertie: "),
@@ -199,3 +202,22 @@ def test_a_normalisation_is_of_the_prepared_dataset_and_the_default_one_prepares
     entry = json.loads(validate(raw).dataset_json("mni152"))
     assert entry["normalisation"] == {"window": [-160, 240]}
     assert "normalisation" not in entry["spec"]
+
+
+def test_rounds_say_the_seeds():
+    raw = default() | {"rounds": {"budget": 5}}
+    experiment = validate(raw)
+    assert (experiment.rounds.first, experiment.matrix.seed) == (2, [0, 1, 2, 3, 4])
+    again = validate(json.loads(experiment.model_dump_json(by_alias=True)))
+    assert again.experiment_json() == experiment.experiment_json()
+    beside = merged(raw, {"matrix": {"seed": [0, 1]}})
+    assert "matrix.seed: rounds say the seeds; take this key away" in problems(beside)
+    one_block = merged(raw, {"matrix": {"fold": [0]}, "rounds": {"first": 1}})
+    assert "rounds.first: the first look would be at one block" in problems(one_block)
+
+
+def test_a_block_may_train_fewer_losses():
+    experiment = validate(default())
+    keys = next(experiment.blocks())
+    runs = json.loads(experiment.block_json(**keys, losses=["dice"]))["runs"]
+    assert runs == {"dice": json.loads(experiment.block_json(**keys))["runs"]["dice"]}

@@ -24,5 +24,6 @@ from lossbench.config.sections import Dataset as Dataset
 from lossbench.config.sections import Execution as Execution
 from lossbench.config.sections import Loss as Loss
 from lossbench.config.sections import Matrix as Matrix
+from lossbench.config.sections import Rounds as Rounds
 from lossbench.config.sections import Training as Training
 from lossbench.config.validate import validate as validate

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lossbench.config.sections import (
     Matrix,
     Name,
     OwnMetric,
+    Rounds,
     Strict,
     Training,
 )
@@ -65,6 +66,9 @@ class Study(Strict):
     experiment: Name = Field(description="Its name, a folder of results/.")
     matrix: Matrix = Field(description="The runs: every combination of these lists.")
     comparison: Comparison = Field(description="How losses are compared.")
+    rounds: Rounds | None = Field(
+        None, description="Train round by round until every verdict is reached; null: all seeds."
+    )
     metrics: dict[Name, OwnMetric] = Field({}, description="Metrics of your own.")
 
     @property
@@ -128,6 +132,13 @@ class Experiment(Study):
     def _named(self, loss: str) -> dict[str, Any]:
         return {"name": loss, **self.losses[loss].spec()}
 
+    def with_rounds(self) -> "Experiment":
+        """With the seeds that the rounds may need."""
+        if self.rounds is None:
+            return self
+        seeds = list(range(self.rounds.budget))
+        return self.model_copy(update={"matrix": self.matrix.model_copy(update={"seed": seeds})})
+
     def with_scale_control(self) -> "Experiment":
         """With one more loss for each but the reference: the same, at the reference's scale."""
         if not self.comparison.scale_control:
@@ -145,10 +156,21 @@ class Experiment(Study):
             match=self.losses[self.comparison.reference].spec(),
         )
 
-    def block_json(self, dataset: str, model: str, fold: int, seed: int) -> str:
-        """Canonical JSON of a block: its keys, and the specification of each run and metric."""
+    def block_json(
+        self, dataset: str, model: str, fold: int, seed: int, losses: Sequence[str] | None = None
+    ) -> str:
+        """Canonical JSON of a block: its keys, and the specification of each run and metric.
+
+        Parameters
+        ----------
+        dataset, model, fold, seed
+            Its keys.
+        losses
+            Those that it trains; None for all.
+        """
         keys = {"dataset": dataset, "model": model, "fold": int(fold), "seed": int(seed)}
-        runs = {loss: self.run(loss=loss, **keys) for loss in self.matrix.loss}
+        trained = self.matrix.loss if losses is None else losses
+        runs = {loss: self.run(loss=loss, **keys) for loss in trained}
         metrics = {name: metric.spec() for name, metric in self.metrics.items()}
         own = {"metrics": metrics} if metrics else {}  # so that a metric trains nothing again
         execution = self.execution.model_dump()

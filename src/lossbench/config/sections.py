@@ -277,7 +277,9 @@ class Matrix(Strict):
         [0], min_length=1, description="Folds to validate on, each trained on the others; from 0."
     )
     seed: list[Annotated[int, Field(ge=0)]] = Field(
-        [0], min_length=1, description="Of the initial weights and of the batches."
+        [0, 1],
+        min_length=1,
+        description="Of the initial weights and of the batches; not given where there are rounds.",
     )
 
     @field_validator("*")
@@ -287,6 +289,26 @@ class Matrix(Strict):
         if twice:
             raise ValueError(f"{', '.join(twice)} is listed twice")
         return values
+
+
+class Rounds(Strict):
+    """A study that grows by rounds, a seed in all folds each, and stops when all is decided."""
+
+    budget: int = Field(
+        10,
+        ge=1,
+        le=100,
+        description="Rounds at most: seeds 0 to budget - 1 instead of matrix.seed.",
+    )
+    first: int = Field(
+        2, ge=1, description="Rounds before the first look; there is a look after each further one."
+    )
+
+    @model_validator(mode="after")
+    def _looks_once(self) -> "Rounds":
+        if self.first > self.budget:
+            raise ValueError(f"first is {self.first}, after the last round; budget: {self.budget}")
+        return self
 
 
 def _numbers(value: Any) -> Any:

@@ -14,6 +14,7 @@ from lossbench.config.sections import (
     Execution,
     Ledger,
     Matrix,
+    Rounds,
     Training,
 )
 
@@ -34,7 +35,7 @@ def validate(raw: Mapping[str, Any], files: Mapping[str, str | Path] | None = No
         With every problem: file, key, what was found, what to do.
     """
     where = Where(files or {})
-    problems = [f"{where(path)}: {text}" for path, text in _name_checks(raw)]
+    problems = [f"{where(path)}: {text}" for path, text in (*_name_checks(raw), *_seed_checks(raw))]
     try:
         experiment = Experiment.model_validate(raw)
         problems += [f"{where(path)}: {text}" for path, text in _cross_checks(experiment)]
@@ -42,7 +43,7 @@ def validate(raw: Mapping[str, Any], files: Mapping[str, str | Path] | None = No
         problems += [_explain(problem, where) for problem in error.errors()]
     if problems:
         raise ConfigError(problems)
-    return experiment.with_scale_control()
+    return experiment.with_rounds().with_scale_control()
 
 
 def _name_checks(raw: Mapping[str, Any]) -> Iterator[tuple[tuple, str]]:
@@ -60,6 +61,17 @@ def _name_checks(raw: Mapping[str, Any]) -> Iterator[tuple[tuple, str]]:
                 yield ("matrix", kind), f"no {kind} {name!r} in {section}; {hint}"
 
 
+def _seed_checks(raw: Mapping[str, Any]) -> Iterator[tuple[tuple, str]]:
+    """Seeds beside rounds, which say the seeds."""
+    matrix, rounds = raw.get("matrix"), raw.get("rounds")
+    if isinstance(matrix, Mapping) and isinstance(rounds, Mapping) and "seed" in matrix:
+        budget = rounds.get("budget", Rounds().budget)
+        # A config that was validated once has the seeds of its rounds.
+        if not (isinstance(budget, int) and matrix["seed"] == list(range(budget))):
+            text = "rounds say the seeds; take this key away, or the section rounds"
+            yield ("matrix", "seed"), text
+
+
 def _cross_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
     """What does not fit together, where each section is in order."""
     reference = e.comparison.reference
@@ -72,6 +84,9 @@ def _cross_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
             if folds is not None and fold >= folds:
                 text = f"fold {fold} of {name!r}, which has folds 0 to {folds - 1}"
                 yield ("matrix", "fold"), text
+    if e.rounds and e.rounds.first * len(e.matrix.fold) < 2:
+        text = "the first look would be at one block, which says nothing of the losses; expected: 2"
+        yield ("rounds", "first"), text
     for section in ("models", "losses"):
         for name, entry in getattr(e, section).items():
             if "name" in entry.spec():
@@ -142,6 +157,7 @@ def _keys_beside(path: Sequence[str | int]) -> list[str]:
         ("execution",): Execution,
         ("execution", "ledger"): Ledger,
         ("comparison",): Comparison,
+        ("rounds",): Rounds,
     }
     section = sections.get(tuple(path[:-1]))
     return list(section.model_fields) if section else []
