@@ -17,6 +17,7 @@ from lossbench.config.experiment import unnamed as unnamed
 from lossbench.config.metrics import METRICS as METRICS
 from lossbench.config.metrics import STARTED as STARTED
 from lossbench.config.metrics import Metric as Metric
+from lossbench.config.metrics import outcome as outcome
 from lossbench.config.sections import Augmentation as Augmentation
 from lossbench.config.sections import Comparison as Comparison
 from lossbench.config.sections import Component as Component

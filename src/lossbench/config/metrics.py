@@ -27,6 +27,7 @@ class Metric(NamedTuple):
 
 
 STARTED = 0.1  # Dice that a class reaches once a network has begun to learn it
+FOUND = 0.3  # Dice of a class that a network finds for certain
 METRICS = {
     "dice": Metric("Dice"),
     "iou": Metric("IoU"),
@@ -35,3 +36,17 @@ METRICS = {
     "hd95": Metric("HD95", lower_is_better=True, high=math.inf, needs_spacing=True),
     "surface_dice": Metric("surface Dice", needs_spacing=True),
 }
+
+
+def outcome(dice: float, reference_dice: float) -> str:
+    """Say what became of a class that a loss does not find, by its mean Dice and the reference's.
+
+    Returns
+    -------
+    str
+        "lost" where the reference finds the class, "not learned" where it has not begun to learn
+        it either, and "" otherwise.
+    """
+    if dice < STARTED and reference_dice >= FOUND:
+        return "lost"
+    return "not learned" if dice < STARTED and reference_dice < STARTED else ""

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lossbench.common import tables
 from lossbench.common.tables import BLOCK
-from lossbench.config import MATCHED, METRICS, STARTED, Comparison, Study
+from lossbench.config import MATCHED, METRICS, Comparison, Study, outcome
 from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED
 from lossbench.stages.compare.failures import missing
 from lossbench.stages.compare.scores import Pair, Scores, iterate_pairs, mean, to_rows
@@ -198,7 +198,7 @@ def _learned(pair: Pair) -> bool:
         return True
     both = [pair.scores.losses.index(pair.keys[name]) for name in ("loss", "reference")]
     k = pair.scores.classes.index(pair.keys["class"])
-    return not (mean(pair.scores.values["dice"][both, ..., k], axis=(1, 2)) < STARTED).all()
+    return outcome(*mean(pair.scores.values["dice"][both, ..., k], axis=(1, 2))) != "not learned"
 
 
 def sign_reversals(scores: Scores, **keys: str) -> list[str]:

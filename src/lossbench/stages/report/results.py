@@ -14,7 +14,6 @@ from lossbench.common.tables import COMPARISONS, RUN, read_csv
 
 KEYS = list(RUN)
 CURVE, LEDGER = "val/dice/", "ledger/"
-FOUND = 0.3  # mean Dice of the reference from which it is said to find a class
 
 
 @dataclass(frozen=True)
@@ -156,19 +155,16 @@ class Results:
     def not_found(self, dataset: str, model: str) -> dict[tuple[str, str], str]:
         """Classes that a loss does not find, by class and loss.
 
-        "lost" where the reference finds the class, "not learned" where neither does.
+        What `config.outcome` says of it; classes that are found have no entry.
         """
         rows = self.of(self.summary, dataset, model, metric="dice")
         means = rows.set_index(["class", "loss"])["mean"].to_dict()
-        outcomes = {}
-        for (name, loss), mean in means.items():
-            reference_mean = means.get((name, self.reference), np.nan)
-            if loss != self.reference and mean < config.STARTED:
-                if reference_mean >= FOUND:
-                    outcomes[name, loss] = "lost"
-                elif reference_mean < config.STARTED:
-                    outcomes[name, loss] = "not learned"
-        return outcomes
+        outcomes = {
+            (name, loss): config.outcome(mean, means.get((name, self.reference), np.nan))
+            for (name, loss), mean in means.items()
+            if loss != self.reference
+        }
+        return {key: outcome for key, outcome in outcomes.items() if outcome}
 
     def run_folder(self, dataset: str, model: str, loss: str, fold: int, seed: int) -> Path:
         """The folder that holds a run's own files."""
