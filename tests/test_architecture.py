@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "__main__": {"config", "common"},
     **{f"stages.{stage}": SHELF for stage in STAGES},
 }
+MAY_IMPORT["stages.predict"] = SHELF  # for people; no rule
 # For people, check calls the workflow to prepare a config's data; no other stage does.
 MAY_IMPORT["stages.check"] = SHELF | {"workflow"}
 

@@ -156,7 +156,6 @@ def load_run(folder: Path, data: Prepared) -> torch.nn.Module:
     return model.eval()
 
 
-@torch.no_grad()
 def predict(
     model: torch.nn.Module,
     data: Prepared,
@@ -164,38 +163,65 @@ def predict(
     patch_size: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> list[np.ndarray]:
-    """Class of every voxel of some cases.
+    """Class of every voxel of some cases: uint8 (*S) for each row, in the order of `rows`.
+
+    Parameters
+    ----------
+    data, rows
+        The dataset, and rows of its table of cases.
+    model, patch_size, device
+        As in `predict_images`.
+    """
+    found: dict[int, np.ndarray] = {}
+    for group in _same_shape(data, rows, _batch_size(patch_size)):
+        images = np.stack([data.image(row) for row in group])
+        classes = predict_images(model, images, patch_size, device)
+        found.update(zip(group, classes, strict=True))
+    return [found[row] for row in rows]
+
+
+@torch.no_grad()
+def predict_images(
+    model: torch.nn.Module,
+    images: np.ndarray,
+    patch_size: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
+    """Class of every voxel of normalised images of one size.
 
     Parameters
     ----------
     model
         (B, C, *patch_size) -> logits (B, K, *patch_size); put into evaluation mode and back.
-    data, rows
-        The dataset, and rows of its table of cases.
+    images
+        float32 (N, C, *S).
     patch_size
-        What the model sees at a time: smaller cases are padded, larger ones get a window that
+        What the model sees at a time: smaller images are padded, larger ones get a window that
         slides with an overlap of a half and Gaussian weights.
     device
         Where the model is.
 
     Returns
     -------
-    list of np.ndarray
-        uint8 (*S) for each row, in the order of `rows`.
+    np.ndarray
+        uint8 (N, *S).
     """
     was_training = model.training
     model.eval()
-    found: dict[int, np.ndarray] = {}
-    for group in _same_shape(data, rows, max(1, VOXELS_PER_BATCH // int(np.prod(patch_size)))):
-        images = torch.from_numpy(np.stack([data.image(row) for row in group])).to(device)
+    found = []
+    for batch in torch.from_numpy(images).split(_batch_size(patch_size)):
         logits = sliding_window_inference(
-            images, tuple(patch_size), len(group), model, overlap=OVERLAP, mode="gaussian"
+            batch.to(device), tuple(patch_size), len(batch), model, overlap=OVERLAP, mode="gaussian"
         )
         # argmax finds the same, in nine times the time on a CPU.
-        classes = logits.max(dim=1).indices.to(torch.uint8)
-        found.update(zip(group, classes.cpu().numpy(), strict=True))
+        found.append(logits.max(dim=1).indices.to(torch.uint8).cpu())
     model.train(was_training)
-    return [found[row] for row in rows]
+    return torch.cat(found).numpy()
+
+
+def _batch_size(patch_size: Sequence[int]) -> int:
+    """Images that the network sees at once."""
+    return max(1, VOXELS_PER_BATCH // int(np.prod(patch_size)))
 
 
 def _same_shape(data: Prepared, rows: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -1,6 +1,5 @@
 """Folders of images and masks: PNG, JPEG, TIFF, WebP."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 
 from lossbench.config import UserError
 from lossbench.datasets.contract import problem_list
+from lossbench.datasets.mask_values import parsed, translated
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 _ORIENTATION = 0x0112  # EXIF tag
@@ -68,7 +68,7 @@ class ImageFolder:
         self._names = sorted(self._images)
         self._channels = channels or _common_channels([self._images[name] for name in self._names])
         self._in_colour = any(str(key).startswith("#") for key in values or {})
-        self._values = _parsed(values, self._in_colour) if values else None
+        self._values = parsed(values, self._in_colour) if values else None
         spacing = 1.0 if spacing is None else spacing
         self._spacing = (spacing,) * 2 if isinstance(spacing, int | float) else tuple(spacing)
         self._subjects = _read_subjects(Path(subjects), self._names) if subjects else {}
@@ -81,7 +81,7 @@ class ImageFolder:
         path = self._masks[name]
         mask = read_mask(path, self._in_colour)
         if self._values is not None:
-            mask = _translated(mask, self._values, path, self._in_colour)
+            mask = translated(mask, self._values, path, self._in_colour)
         case = {
             "image": read_image(self._images[name], self._channels),
             "label": mask,
@@ -179,34 +179,6 @@ def _is_lossy(image: Image.Image, path: Path) -> bool:
 
 def _is_grey(mode: str, alpha: bool = True) -> bool:
     return mode in ("1", "L", "F") or mode.startswith("I") or (alpha and mode == "LA")
-
-
-def _parsed(values: Mapping[int | str, int], in_colour: bool) -> dict[int, int]:
-    """The keys of `values` as numbers: they are text where the catalogue went through JSON."""
-    try:
-        if not in_colour:
-            return {int(key): label for key, label in values.items()}
-        if not all(re.fullmatch("#[0-9A-Fa-f]{6}", str(key)) for key in values):
-            raise ValueError
-        return {int(str(key)[1:], 16): label for key, label in values.items()}
-    except ValueError:
-        raise UserError(
-            f"values: the keys are {list(values)}; expected whole numbers, or colours such as "
-            "'#ff0000' alone"
-        ) from None
-
-
-def _translated(
-    mask: np.ndarray, values: Mapping[int, int], path: Path, in_colour: bool
-) -> np.ndarray:
-    present = np.unique(mask)
-    if unknown := [value.item() for value in present if value not in values]:
-        name = "#{:06x}".format if in_colour else str
-        raise UserError(
-            f"{path}: holds the values [{', '.join(name(value) for value in unknown[:5])}], which "
-            f"`values` does not list; available: {', '.join(name(value) for value in values)}"
-        )
-    return np.array([values[value.item()] for value in present])[np.searchsorted(present, mask)]
 
 
 def _pairs(images: Path, masks: Path, suffix: str) -> tuple[dict[str, Path], dict[str, Path]]:

@@ -15,6 +15,7 @@ from lossbench.datasets.contract import problem_list
 # Image and label may lie this far apart, in voxels: affines are stored in float32 and rounded.
 PLACE_TOLERANCE = 0.1
 SPACING_DIGITS = 7  # of float32, in which affines are stored: 0.7 and not 0.699999988
+RAS = np.array([[0, 1], [1, 1], [2, 1]])  # as nibabel writes an orientation: axis, direction
 MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
 
@@ -126,31 +127,64 @@ def read_case(name: str, files: Files) -> dict[str, Any]:
         raise UserError(
             f"{files.label}: has shape {label.shape}; a label has 3 axes, one class a voxel"
         )
-    channels: list[np.ndarray] = []
-    for path in files.images:
-        file = _load(path)
-        image = _data(file, path, np.float32)
-        channels.append(np.moveaxis(image, 3, 0) if image.ndim == 4 else image[None])
-        where = f"case {name}: {path} and {files.label}"
-        if channels[-1].shape[1:] != label.shape:
-            raise UserError(
-                f"{where} differ in size: {channels[-1].shape[1:]} and {label.shape}; "
-                "resample one to the grid of the other"
-            )
-        _check_place(file.affine, label_file.affine, label_file.shape[:3], where)
-    orientation = nibabel.io_orientation(label_file.affine)
-    # Not from pixdim, which may say something else: the affine is what viewers show.
-    sizes = nibabel.affines.voxel_sizes(label_file.affine)[np.argsort(orientation[:, 0])]
-    if isinstance(label_file.header, nibabel.Nifti1Header):
-        sizes = sizes * MM[label_file.header.get_xyzt_units()[0]]
-    image = nibabel.apply_orientation(np.moveaxis(np.concatenate(channels), 0, 3), orientation)
+    image, spacing = read_volume(files.images, files.label, f"case {name}: ")
     return {
-        "image": np.moveaxis(image, 3, 0),
-        "label": nibabel.apply_orientation(label, orientation),
-        "spacing": tuple(float(f"{size:.{SPACING_DIGITS}g}") for size in sizes),
+        "image": image,
+        "label": nibabel.apply_orientation(label, nibabel.io_orientation(label_file.affine)),
+        "spacing": spacing,
         "case": name,
         "file": str(files.label),
     }
+
+
+def read_volume(
+    paths: Sequence[Path], reference: Path, where: str = ""
+) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Read the channels of a volume that lie on the grid of a reference file, in RAS+.
+
+    Returns
+    -------
+    tuple
+        The image, float32 (C, X, Y, Z), and its spacing in mm.
+
+    Raises
+    ------
+    UserError
+        A file that cannot be read, or does not agree with the reference in size or place.
+    """
+    grid = _load(reference)
+    channels: list[np.ndarray] = []
+    for path in paths:
+        file = _load(path)
+        image = _data(file, path, np.float32)
+        channels.append(np.moveaxis(image, 3, 0) if image.ndim == 4 else image[None])
+        both = f"{where}{path} and {reference}"
+        if channels[-1].shape[1:] != grid.shape[:3]:
+            raise UserError(
+                f"{both} differ in size: {channels[-1].shape[1:]} and {grid.shape[:3]}; "
+                "resample one to the grid of the other"
+            )
+        _check_place(file.affine, grid.affine, grid.shape[:3], both)
+    orientation = nibabel.io_orientation(grid.affine)
+    # Not from pixdim, which may say something else: the affine is what viewers show.
+    sizes = nibabel.affines.voxel_sizes(grid.affine)[np.argsort(orientation[:, 0])]
+    if isinstance(grid.header, nibabel.Nifti1Header):
+        sizes = sizes * MM[grid.header.get_xyzt_units()[0]]
+    image = nibabel.apply_orientation(np.moveaxis(np.concatenate(channels), 0, 3), orientation)
+    spacing = tuple(float(f"{size:.{SPACING_DIGITS}g}") for size in sizes)
+    return np.moveaxis(image, 3, 0), spacing
+
+
+def label_file(label: np.ndarray, reference: Path) -> bytes:
+    """The NIfTI file of a label, uint8 (X, Y, Z) in RAS+, on the grid of a reference file."""
+    grid = _load(reference)
+    header = grid.header.copy() if isinstance(grid.header, nibabel.Nifti1Header) else None
+    if header is not None:
+        header.set_data_dtype(np.uint8)
+        header["cal_min"] = header["cal_max"] = 0  # the range of grey values to show
+    back = nibabel.orientations.ornt_transform(RAS, nibabel.io_orientation(grid.affine))
+    array = nibabel.apply_orientation(label, back)
+    return nibabel.Nifti1Image(np.asarray(array, np.uint8), grid.affine, header).to_bytes()
 
 
 def _check_place(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...], where: str) -> None:
