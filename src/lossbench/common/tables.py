@@ -55,6 +55,16 @@ FAILURES = (
     *("p_mcnemar", "n_runs", "n_collapsed", "collapse_high"),
 )
 SCALE = (*COMPARISON, "difference", "matched", "explained", "ci_low", "ci_high")
+# One value per data set, the mean over its foreground classes, and what holds over data sets; both
+# from three data sets on.
+DATASETS = (
+    *("dataset", "model", "loss", "reference", "metric", "n_subjects", "n_blocks"),
+    *("difference", "standard_error", "ci_low", "ci_high"),
+)
+OVER_DATASETS = (
+    *("model", "loss", "reference", "metric", "n_datasets", "difference", "ci_low", "ci_high"),
+    *("p", "p_holm", "verdict", "sd_between", "prediction_low", "prediction_high"),
+)
 CLAIMS = ("claim", "source", *GROUP, "verdict", "figure", "evidence")
 PLAN = (
     *(*GROUP, "loss", "class", "metric", "pilot_cases", "pilot_seeds", "pilot_blocks"),

@@ -14,6 +14,8 @@ from lossbench.statistics.planning import Plan as Plan
 from lossbench.statistics.planning import needed as needed
 from lossbench.statistics.planning import pairing_gain as pairing_gain
 from lossbench.statistics.planning import planned as planned
+from lossbench.statistics.random_effects import RandomEffects as RandomEffects
+from lossbench.statistics.random_effects import random_effects as random_effects
 from lossbench.statistics.resampling import Ranks as Ranks
 from lossbench.statistics.resampling import mean_interval as mean_interval
 from lossbench.statistics.resampling import ranks as ranks

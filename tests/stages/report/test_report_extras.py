@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lossbench.stages.report import curves, plotting, report, sensitivity, tables
+from lossbench.stages.report import curves, plotting, report, sensitivity, tables, wording
 from lossbench.stages.report.results import Results
 from tests.helpers.fake_results import compare_files
 from tests.helpers.pages import CLASSES, LOSSES, Page, edit, make, verdict_rows
@@ -281,3 +281,34 @@ def test_tables_sort_by_value(tmp_path, clicks, order):
     found = [cell.split("</td>")[0] for cell in dom.split("<td>")[1:]]
     assert found == order
     assert f'aria-sort="{["ascending", "descending"][clicks - 1]}"' in dom
+
+
+def test_over_data_sets_there_is_a_table_a_forest_plot_a_loss_and_the_population(tmp_path):
+    experiment, output = make(tmp_path, datasets=["hippocampus", "nuclei", "brain"])
+    report(experiment, output)
+    page = Page(output / "report.html")
+    assert 'id="over_datasets"' in page.source
+    over = pd.read_csv(output / "over_datasets.csv").set_index("loss")
+    rows = verdict_rows((output / "tables/over_datasets.md").read_text())
+    assert [row["loss"] for row in rows] == LOSSES[1:]
+    for row in rows:
+        figures = over.loc[row["loss"]]
+        assert row["verdict"].endswith(figures["verdict"])
+        assert row["difference"] == f"{figures['difference']:+.3f}"
+        ends = (figures[f"prediction_{end}"] for end in ("low", "high"))
+        assert row["on a new data set"].replace(wording.MINUS, "-") == " to ".join(
+            f"{x:+.3f}" for x in ends
+        )
+    for loss in LOSSES[1:]:
+        text = (output / f"figures/over_datasets_unet_{loss}_dice.svg").read_text()
+        assert all(f">{name}<" in text for name in ("brain", "hippocampus", "mean", "new data set"))
+    assert "new subjects of this kind, and new trainings on training sets" in page.text
+    assert "other data sets nothing is said" not in page.text
+
+
+def test_under_three_data_sets_one_sentence_says_that_nothing_is_said(tmp_path):
+    experiment, output = make(tmp_path, datasets=["hippocampus", "nuclei"])
+    report(experiment, output)
+    page = Page(output / "report.html")
+    assert "About other data sets nothing is said" in page.text
+    assert 'id="over_datasets"' not in page.source

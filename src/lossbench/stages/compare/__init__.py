@@ -16,6 +16,7 @@ from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.collapses import collapses
 from lossbench.stages.compare.comparisons import comparisons, family, pairing, rank_table, scale
 from lossbench.stages.compare.failures import failures
+from lossbench.stages.compare.over_datasets import over_datasets
 from lossbench.stages.compare.scores import Scores
 from lossbench.stages.compare.summary import conventions, dice_of_runs, pooled, summary
 
@@ -77,11 +78,11 @@ def compare(
     background = {scores.dataset: scores.classes[0] for scores in groups}
     dice = dice_of_runs(groups, background)
     runs = runs.merge(dice, on=list(RUN), how="left", validate="one_to_one")
-    tables = _tables(groups, runs, settings, experiment)
+    tables = _tables(groups, runs, settings, experiment, background)
     _write(output, table, tables)
     # Not `make ui` alone: a folder of the user's own has no Makefile.
     ui = "MLflow:  python -m lossbench ui   (or: make ui)\n"
-    write_text(output / "verdict.txt", _verdicts(settings, tables["comparisons"], output) + ui)
+    write_text(output / "verdict.txt", _verdicts(settings, tables, output) + ui)
 
 
 def _compare_files(
@@ -98,18 +99,23 @@ def _compare_files(
     results = external.read(cases)
     study = external.to_study(results, output.resolve().name, reference, metrics, numbers)
     groups = results.to_scores(study.matrix.loss)
-    tables = _tables(groups, dice_of_runs(groups, external.background(groups)), study, None)
+    background = external.background(groups)
+    tables = _tables(groups, dice_of_runs(groups, background), study, None, background)
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "source.json", {"files": results.files, "notes": results.notes})
     write_text(output / "experiment.json", study.experiment_json())
     _write(output, results.table, tables)
     notes = "".join(f"{note}\n" for note in results.notes)
-    verdicts = _verdicts(study, tables["comparisons"], output)
+    verdicts = _verdicts(study, tables, output)
     write_text(output / "verdict.txt", notes + ("\n" if notes else "") + verdicts)
 
 
 def _tables(
-    groups: Sequence[Scores], runs: pd.DataFrame, study: Study, experiment: Path | None
+    groups: Sequence[Scores],
+    runs: pd.DataFrame,
+    study: Study,
+    experiment: Path | None,
+    background: dict[str, str],
 ) -> dict[str, pd.DataFrame]:
     """Every table but the cases, by the name of its file."""
     settings = study.comparison
@@ -127,6 +133,7 @@ def _tables(
         "failures": failures(groups, collapsed, settings.reference, settings.alpha),
         "scale": scale(groups, settings),
     }
+    tables["datasets"], tables["over_datasets"] = over_datasets(groups, study, background)
     if experiment and study.claims:
         tables["claims"] = claims(study, experiment.parent, groups, tested)
     return tables
@@ -138,7 +145,7 @@ def _write(output: Path, cases: pa.Table, tables: dict[str, pd.DataFrame]) -> No
         pq.write_table(
             cases, part, compression="lz4", use_dictionary=list(CASE_TEXT), store_schema=False
         )
-    for name in ("scale", "claims"):  # only where there is a scale control, or a claim
+    for name in ("scale", "claims", "datasets", "over_datasets"):  # what some studies have
         if name not in tables or tables[name].empty:
             tables.pop(name, None)
             (output / f"{name}.csv").unlink(missing_ok=True)
@@ -147,9 +154,9 @@ def _write(output: Path, cases: pa.Table, tables: dict[str, pd.DataFrame]) -> No
             table.to_csv(part, index=False)
 
 
-def _verdicts(study: Study, compared: pd.DataFrame, output: Path) -> str:
+def _verdicts(study: Study, tables: dict[str, pd.DataFrame], output: Path) -> str:
     """The verdicts as text, for the terminal, and where the report is."""
-    settings = study.comparison
+    settings, compared = study.comparison, tables["comparisons"]
     table = compared[["dataset", "model", "class", "metric", "loss"]].copy()
     table["difference"] = compared["difference"].map("{:+z.4f}".format)
     table["interval"] = [_interval(row) for row in compared.itertuples()]
@@ -158,7 +165,8 @@ def _verdicts(study: Study, compared: pd.DataFrame, output: Path) -> str:
         f"{study.experiment}: each loss minus {settings.reference}, paired by case within blocks; "
         f"verdicts and intervals hold together at error rate {settings.alpha:g}, margin "
         f"{settings.margins_text()}\n\n"
-        f"{table.to_string(index=False)}\n{_missing(compared, settings.alpha)}{_models(compared)}\n"
+        f"{table.to_string(index=False)}\n{_missing(compared, settings.alpha)}{_models(compared)}"
+        f"{_over_datasets(tables)}\n"
         f"report:  {output / 'report.html'}\n"
     )
 
@@ -202,6 +210,20 @@ def _models(compared: pd.DataFrame) -> str:
             )
         lines.append(f"{line}\n")
     return "\n" * bool(lines) + "".join(lines)
+
+
+def _over_datasets(tables: dict[str, pd.DataFrame]) -> str:
+    """What holds over data sets, a line for each loss; nothing under three data sets."""
+    if "over_datasets" not in tables:
+        return ""
+    lines = [
+        f"over {row['n_datasets']} data sets, mean {row['metric']} of the foreground with "
+        f"{row['model']}: {row['loss']} minus {row['reference']} {row['difference']:+z.4f} "
+        f"({row['ci_low']:+z.4f} to {row['ci_high']:+z.4f}), {row['verdict']}; expected on a new "
+        f"data set: {row['prediction_low']:+z.4f} to {row['prediction_high']:+z.4f}\n"
+        for row in tables["over_datasets"].to_dict("records")
+    ]
+    return "\n" + "".join(lines)
 
 
 def _interval(row: Any) -> str:

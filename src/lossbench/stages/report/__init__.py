@@ -37,6 +37,8 @@ def report(experiment: Path, output: Path) -> None:
         data = {section.anchor: section.data(results) for section in SECTIONS}
     frames = {"verdict": first_screen.verdict_frame(results)}
     frames |= {name: data[name] for name in PAPER if _is_shown(data[name])}
+    if data["over_datasets"]:
+        frames["over_datasets"] = data["over_datasets"]["table"]
     tables.write(frames, results.output / "tables")
 
     environment = Environment(

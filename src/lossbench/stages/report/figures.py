@@ -14,9 +14,13 @@ from lossbench.stages.report.plotting import (
     MAX_VECTOR_POINTS,
     VERDICTS,
     WIDTH,
+    Picture,
     colour,
     losses_on_y,
+    save,
     small,
+    stem,
+    titled,
     wrapped,
 )
 from lossbench.stages.report.results import Results
@@ -63,6 +67,42 @@ def differences(results: Results, dataset: str, model: str, name: str) -> Iterat
     better = "lower" if results.lower_is_better else "higher"
     axes.set_xlabel(f"{results.title()}, difference to the reference\n({better} is better)")
     yield figure
+
+
+def over_datasets(results: Results) -> list[Picture]:
+    """Forest plots over data sets, one for each loss, model and metric.
+
+    A line for each data set with its interval, then the mean over data sets with the interval of
+    its verdict, and below it the prediction interval for a new data set.
+    """
+    means, rows = (results.optional(name) for name in ("over_datasets", "datasets"))
+    pictures = []
+    for _, mean in means.iterrows():
+        keys = ["model", "loss", "metric"]
+        of = rows[(rows[keys] == mean[keys]).all(axis=1)]
+        names = [*of["dataset"], "mean", "new data set"]
+        figure, axes = small(0.3 * len(names) + 1.3)
+        margin = results.experiment.comparison.margin_of(mean["metric"])
+        axes.axvspan(-margin, margin, color="0.92", zorder=0)
+        axes.axvline(0, color="0.3", linewidth=1, zorder=1)
+        for y, (_, row) in enumerate(of.iterrows()):
+            axes.plot([row["ci_low"], row["ci_high"]], [y, y], color="0.35", linewidth=1.5)
+            axes.plot(row["difference"], y, "s", color="0.35", markersize=5)
+        shade, y = VERDICTS[mean["verdict"]][0], len(of)
+        ends = [mean["ci_low"], mean["difference"], mean["ci_high"], mean["difference"]]
+        axes.fill(ends, [y, y - 0.25, y, y + 0.25], color=shade)
+        limits = [mean["prediction_low"], mean["prediction_high"]]
+        axes.plot(limits, [y + 1, y + 1], "|-", color=shade, linewidth=1.5)
+        losses_on_y(axes, names)
+        axes.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10])
+        metric = results.experiment.metric(mean["metric"])
+        better = "lower" if metric.lower_is_better else "higher"
+        axes.set_xlabel(f"{metric.title}, difference to the reference\n({better} is better)")
+        titled(figure, f"{mean['loss']}: {mean['verdict']}")
+        name = stem("over_datasets", *(mean[key] for key in keys))
+        path = results.figures / f"{name}.svg"
+        pictures.append(Picture(mean["model"], mean["loss"], save(figure, path)))
+    return pictures
 
 
 def distributions(results: Results, dataset: str, model: str, name: str) -> Iterator[Figure]:

@@ -12,6 +12,7 @@ from lossbench.stages.report import (
     provenance,
     sensitivity,
     tables,
+    wording,
 )
 from lossbench.stages.report.results import Results
 
@@ -41,14 +42,27 @@ def _per_class(kind: str, draw: Callable) -> Callable[[Results], list[plotting.P
     return lambda results: plotting.per_class(results, kind, draw)
 
 
+def _over_datasets(results: Results) -> dict[str, Any] | None:
+    table = tables.over_datasets(results)
+    if table is None:
+        return None
+    return {"table": table, "pictures": figures.over_datasets(results)}
+
+
 SECTIONS = (
     Section("claims", "Claims under test", tables.claims, "claims.csv"),
-    Section("verdicts", "What the verdicts mean", lambda results: [results.experiment.comparison]),
+    Section("verdicts", "What the verdicts mean", wording.population),
     Section("losses", "Each loss over all classes", tables.verdict_counts),
     Section(
         "differences",
         "Differences to the reference",
         _per_class("differences", figures.differences),
+    ),
+    Section(
+        "over_datasets",
+        "Over data sets",
+        _over_datasets,
+        "three data sets or more, with two blocks or more each",
     ),
     Section("comparisons", "All comparisons", tables.comparisons),
     Section("usual_test", "What the usual test says", sensitivity.usual_test),

@@ -71,6 +71,24 @@ def comparisons(results: Results) -> pd.DataFrame:
     return frame
 
 
+def over_datasets(results: Results) -> pd.DataFrame | None:
+    """What holds over data sets, a row per loss, model and metric."""
+    table = results.optional("over_datasets")
+    if table is None:
+        return None
+    frame = table[["loss", "model", "metric"]].copy()
+    frame["data sets"] = table["n_datasets"].map(wording.count)
+    frame["verdict"] = [f"{SYMBOLS[verdict]} {verdict}" for verdict in table["verdict"]]
+    frame["difference"] = table["difference"].map(wording.signed)
+    frame["interval"] = [wording.difference_interval(row, "ci") for _, row in table.iterrows()]
+    frame["p, Holm"] = table["p_holm"].map(wording.p_value)
+    frame["SD between data sets"] = table["sd_between"].map(wording.number)
+    frame["on a new data set"] = [
+        wording.difference_interval(row, "prediction") for _, row in table.iterrows()
+    ]
+    return frame
+
+
 def claims(results: Results) -> pd.DataFrame | None:
     """Statements of others, and whether they hold here."""
     table = results.optional("claims")

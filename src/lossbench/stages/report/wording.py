@@ -85,6 +85,20 @@ def listing(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def population(results: Results) -> str:
+    """What the verdicts are about."""
+    text = (
+        "The population is new subjects of this kind, and new trainings on training sets of this "
+        "size and kind."
+    )
+    if results.optional("over_datasets") is None:
+        text += (
+            " About other data sets nothing is said: that takes three data sets, with two blocks "
+            "or more each."
+        )
+    return text
+
+
 def needed(row: pd.Series) -> list[str]:
     """What would decide a comparison, such as "about 12 blocks (has 4)"; empty where unknown."""
     texts = []
