@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from lossbench.statistics.variance_components import UNKNOWN, Components, combine, fold
+from lossbench.statistics.variance_components import UNKNOWN, Components, combine, fold, student
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,7 @@ def models_difference(folds: Sequence[np.ndarray]) -> Difference:
     n = len(values)
     if n < 2:
         return Difference(float(values.mean()) if n else np.nan, UNKNOWN, n, int(n > 0))
-    variance, df = float(values.var(ddof=1)) / n, float(n - 1)
-    components = UNKNOWN._replace(variance=variance, df=df, df_case=df, weight=0.0)
+    components = student(values.var(ddof=1) / n, n - 1)
     return Difference(float(values.mean()), components, n, n_blocks=1)
 
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
-from lossbench.statistics.components import UNKNOWN
 from lossbench.statistics.differences import Difference
+from lossbench.statistics.variance_components import student
 
 FEWEST_DATASETS = 3  # fewer say nothing of the spread between data sets
 
@@ -67,7 +67,7 @@ def random_effects(effects: Sequence[float], variances: Sequence[float]) -> Rand
     # A variance of exactly 0 would take all the weight.
     smallest = 1e-9 * max(variances.max(), effects.var())
     if smallest == 0:  # all alike, without any noise
-        return RandomEffects(_mean_of(float(effects[0]), 0.0, n), 0.0)
+        return RandomEffects(_mean(float(effects[0]), 0.0, n), 0.0)
     variances = np.maximum(variances, smallest)
 
     def weighted(between: float) -> tuple[np.ndarray, float, float]:
@@ -80,10 +80,8 @@ def random_effects(effects: Sequence[float], variances: Sequence[float]) -> Rand
     if weighted(between)[2] > 1:
         between = optimize.brentq(lambda x: weighted(x)[2] - 1, 0, n * effects.var())
     weights, mean, spread = weighted(between)
-    return RandomEffects(_mean_of(mean, max(spread, 1.0) / weights.sum(), n), between**0.5)
+    return RandomEffects(_mean(mean, max(spread, 1.0) / weights.sum(), n), between**0.5)
 
 
-def _mean_of(mean: float, variance: float, n: int) -> Difference:
-    df = float(n - 1)
-    components = UNKNOWN._replace(variance=float(variance), df=df, df_case=df, weight=0.0)
-    return Difference(mean, components, n_cases=n, n_blocks=n)
+def _mean(mean: float, variance: float, n: int) -> Difference:
+    return Difference(mean, student(variance, n - 1), n_cases=n, n_blocks=n)

@@ -149,6 +149,11 @@ class Components(NamedTuple):
 UNKNOWN = Components(*[np.nan] * 9)
 
 
+def student(variance: float, df: float) -> Components:
+    """A mean with one Student distribution, whose variance is not taken apart."""
+    return UNKNOWN._replace(variance=float(variance), df=df, df_case=df, weight=0.0)
+
+
 def combine(folds: Sequence[Fold]) -> Components:
     """Components by the method of moments, exact in expectation for unbalanced results too.
 
