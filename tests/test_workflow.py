@@ -68,6 +68,37 @@ def test_a_problem_names_the_file_of_its_key(tmp_path):
         configure(only_default, defaults, [])
 
 
+def test_keys_that_are_there_twice_are_named_though_snakemake_has_read_the_file(tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text("training:\n  steps: 3\n  steps: 4\n")
+    with pytest.raises(ConfigError) as error:
+        configure(yaml.safe_load(study.read_text()), DEFAULTS, [str(study)])
+    assert error.value.problems == [
+        f"{study}, line 3: the key steps stands in line 2 already; keep one"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"a: [", "is not valid YAML: while parsing a flow node"),
+        (b"caf\xe9: 1", "cannot be read: 'utf-8' codec can't decode byte 0xe9"),
+        (None, "cannot be read: [Errno 2] No such file"),
+        (b'{"training":\t{}}', None),  # JSON that is not YAML
+    ],
+)
+def test_config_files_that_cannot_be_read(tmp_path, text, message):
+    study = tmp_path / "study.yaml"
+    if text is not None:
+        study.write_bytes(text)
+    if message is None:
+        configure({}, DEFAULTS, [str(study)])
+        return
+    with pytest.raises(ConfigError) as error:
+        configure({}, DEFAULTS, [str(study)])
+    assert error.value.problems[0].startswith(f"{study}: {message}")
+
+
 def test_the_files_of_the_user_are_those_that_are_no_copies_of_ours():
     ours = [Cached("/cache/1/losses.yaml", "/repo/losses.yaml")]
     again = Cached("/cache/2/losses.yaml", "/repo/losses.yaml")

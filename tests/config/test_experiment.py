@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from lossbench.config import Experiment, canonical, load, validate
+from lossbench.config import Augmentation, Experiment, canonical, load, validate
 from tests.helpers.configs import CONFIG, default, merged, problems
 
 
@@ -23,7 +23,7 @@ def test_default_experiment_is_valid():
         (None, {"experimnt": "x"}, "experimnt: unknown key; did you mean 'experiment'?"),
         ("training", {"stepz": 3}, "training.stepz: unknown key; did you mean 'steps'?"),
         ("training", {"steps": 0}, "training.steps: input should be greater than or equal to 1"),
-        ("training", {"learning_rate": "fast"}, "training.learning_rate: input should be a valid number"),
+        ("training", {"learning_rate": "fast"}, "training.learning_rate: expected a number (found 'fast')"),
         ("training", {"augmentation": {"flipp": 1}}, "augmentation.flipp: unknown key; did you mean 'flip'?"),
         ("matrix", {"loss": ["dice", "dise"]}, "matrix.loss: no loss 'dise' in losses; did you mean 'dice'?"),
         ("matrix", {"model": ["unett"]}, "matrix.model: no model 'unett' in models; did you mean 'unet'?"),
@@ -32,12 +32,12 @@ def test_default_experiment_is_valid():
         ("matrix", {"fold": [-1]}, "matrix.fold.0: input should be greater than or equal to 0"),
         ("comparison", {"reference": "focal"}, "comparison.reference: 'focal' is not in matrix.loss"),
         ("comparison", {"metrics": ["dize"]}, "comparison.metrics: no metric 'dize'; did you mean 'dice'?"),
-        ("losses", {"My Loss": {"_target_": "a.B"}}, "'My Loss' is not a valid name: a-z, 0-9 and _ only"),
+        ("losses", {"My Loss": {"_target_": "a.B"}}, "'My Loss' is not a valid name: 1 to 100 of a-z, 0-9 and _ only"),
         ("losses", {"mine": {"weight": 1}}, "losses.mine._target_: is missing"),
         ("losses", {"dice": {"_target_": "a.B", "training": {"lr": 1}}}, "losses.dice.training.lr: unknown key"),
         ("execution", {"ledger": {"reference": "dise"}}, "execution.ledger.reference: no loss 'dise' in losses; did you mean"),
         ("execution", {"ledger": {"referense": "dice"}}, "execution.ledger.referense: unknown key; did you mean 'reference'?"),
-        ("comparison", {"reference": "dice_no_background", "scale_control": 2}, "comparison.scale_control: input should be a valid boolean"),
+        ("comparison", {"reference": "dice_no_background", "scale_control": 2}, "comparison.scale_control: expected true or false (found 2)"),
         (None, {"rounds": {"budget": 0}}, "rounds.budget: input should be greater than or equal to 1"),
         (None, {"rounds": {"frist": 2}}, "rounds.frist: unknown key; did you mean 'first'?"),
         (None, {"rounds": {"budget": 3, "first": 4}}, "rounds: first is 4, after the last round; budget: 3"),
@@ -107,6 +107,17 @@ def test_an_entry_overrides_the_training_settings_for_itself_alone():
     keys = {"dataset": "mni152", "model": "unet", "fold": 0, "seed": 0}
     assert experiment.run(loss="dice", **keys)["training"]["learning_rate"] == 0.5
     assert experiment.run(loss="focal", **keys)["training"]["learning_rate"] != 0.5
+
+
+def test_an_override_within_a_section_leaves_the_rest_of_it_as_the_experiment_has_it():
+    raw = default()
+    raw["training"]["augmentation"] = {"rotate": 3.0, "noise": 0.5}
+    raw["losses"]["dice"]["training"] = {"augmentation": {"flip": False}}
+    augmentation = validate(raw).training_of("dice").augmentation
+    assert (augmentation.flip, augmentation.rotate, augmentation.noise) == (False, 3.0, 0.5)
+    assert validate(raw).training_of("focal").augmentation.flip
+    raw["training"]["augmentation"] = None
+    assert validate(raw).training_of("dice").augmentation.rotate == Augmentation().rotate
 
 
 LEDGER = {"reference": "cross_entropy", "every": 50}

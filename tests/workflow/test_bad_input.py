@@ -1,5 +1,6 @@
 """Everything in bad_input.yaml is refused, in exactly the words that stand there."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ def test_a_broken_study_is_refused(entry, tmp_path):
     message = problems(merged(default(), yaml.safe_load(entry["study"])), **{"study.yaml": study})
     heading, *lines = message.splitlines()
     assert heading == "the config cannot be used:"
-    assert [line.removeprefix("study.yaml: ") for line in lines] == entry["message"].splitlines()
+    assert [re.sub("^study.yaml(: |, )", "", line) for line in lines] == entry[
+        "message"
+    ].splitlines()
 
 
 @pytest.fixture(scope="module")

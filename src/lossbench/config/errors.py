@@ -2,18 +2,26 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-import yaml
+from lossbench.config.yaml_files import read_yaml
 
 # What pydantic expected, in plainer words than its own, by its type of error.
 EXPECTED = {
     "model_type": "keys with their values below it",
     "dict_type": "keys with their values below it",
     "list_type": "a list, in [ ]",
-    "too_short": "at least one entry",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "invalid_key": "text as key, in quotes",
     "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
 }
 
 
@@ -49,10 +57,20 @@ def counted(number: float, thing: str) -> str:
 
 
 class Where:
-    """The file that a key comes from: the last one that has it."""
+    """The file that a key comes from: the last one that has it.
+
+    Parameters
+    ----------
+    files
+        Name and path of YAML files. `problems` holds what is wrong with them as such.
+    """
 
     def __init__(self, files: Mapping[str, str | Path]) -> None:
-        self.files = [(n, yaml.safe_load(Path(path).read_text())) for n, path in files.items()]
+        self.files, self.problems = [], []
+        for name, path in files.items():
+            content, problems = read_yaml(path, name)
+            self.files.append((name, content))
+            self.problems += problems
 
     def __call__(self, path: Sequence[str | int]) -> str:
         """The key as it is written, behind the name of its file."""
@@ -86,6 +104,20 @@ def problem_text(problem: Mapping[str, Any], keys: Sequence[str]) -> str:
     if kind == "value_error":  # ours, which name the value
         return problem["msg"].removeprefix("Value error, ")
     if kind in EXPECTED:
-        return f"expected {EXPECTED[kind]} (found {value!r})"
+        expected = EXPECTED[kind].format(**problem.get("ctx", {}))
+        return f"expected {expected} (found {value!r}){_remedy(kind, value)}"
     message = problem["msg"]
     return f"{message[0].lower()}{message[1:]} (found {value!r})"
+
+
+def _remedy(kind: str, value: Any) -> str:
+    """How to write a value of the wrong type, where that can be told."""
+    if kind == "string_type" and isinstance(value, int | float | date):
+        return "; put it in quotes"
+    if kind not in ("int_type", "float_type") or isinstance(value, bool):
+        return ""
+    with suppress(TypeError, ValueError, OverflowError):
+        number = float(value)
+        if kind == "float_type" or number.is_integer():
+            return f"; write {int(number) if number.is_integer() else number}"
+    return ""

@@ -7,10 +7,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from lossbench.config.claims import Claim
-from lossbench.config.errors import UserError
+from lossbench.config.errors import UserError, problem_text
 from lossbench.config.metrics import METRICS, Metric
 from lossbench.config.sections import (
     Comparison,
@@ -234,9 +234,16 @@ def load_study(path: str | Path) -> Study:
         return Study.model_validate_json(text, context={"any_name": True})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the workflow, which writes it") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"])) or "the file"
+        raise _damaged(path, f"{key}: {problem_text(problem, [])}") from None
     except (ValueError, TypeError) as error:
-        what = str(error).splitlines()[0]
-        raise UserError(f"{path}: damaged ({what}); delete it and run the workflow again") from None
+        raise _damaged(path, str(error).splitlines()[0]) from None
+
+
+def _damaged(path: str | Path, what: str) -> UserError:
+    return UserError(f"{path}: damaged ({what}); delete it and run the workflow again")
 
 
 def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

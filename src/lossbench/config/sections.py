@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -22,30 +23,43 @@ from lossbench.config.metrics import METRICS
 
 def _is_name(value: str, info: ValidationInfo) -> str:
     """Names become folders; those of results that other programs made do not."""
-    if not (info.context or {}).get("any_name") and not re.fullmatch(r"[a-z0-9_]+", value):
-        raise PydanticCustomError("no_name", "a-z, 0-9 and _ only, since it becomes a folder")
+    if not (info.context or {}).get("any_name") and not re.fullmatch(r"[a-z0-9_]{1,100}", value):
+        text = "1 to 100 of a-z, 0-9 and _ only, since it becomes a folder"
+        raise PydanticCustomError("no_name", text)
     return value
 
 
 Name = Annotated[
     str,
     AfterValidator(_is_name),
-    WithJsonSchema({"type": "string", "pattern": "^[a-z0-9_]+$"}),
+    WithJsonSchema({"type": "string", "pattern": "^[a-z0-9_]{1,100}$"}),
 ]
 # YAML 1.1 reads 1e-5 (no dot) as a string.
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
-class Strict(BaseModel):
-    """A section that refuses unknown keys."""
+def _numbers(value: Any) -> Any:
+    """Strings such as 1e-5, which YAML 1.1 does not read as numbers, as floats."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+Number = Annotated[float, BeforeValidator(_numbers)]
+
+
+class Strict(BaseModel):
+    """A section that refuses unknown keys, and values of other types: a bool is no number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Component(BaseModel):
     """A class by its dotted path, and its keyword arguments."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
     target: str = Field(
         alias="_target_", description="Dotted path of a class, e.g. monai.losses.DiceLoss."
     )
@@ -56,11 +70,10 @@ class Component(BaseModel):
         return _numbers(entry)
 
     @model_validator(mode="after")
-    def _finite(self) -> "Component":
-        """JSON, which specifications become, has no infinity and no NaN."""
+    def _storable(self) -> "Component":
         for key, value in (self.model_extra or {}).items():
-            if not _is_finite(value):
-                raise ValueError(f"{key}: {value} is not finite; expected finite numbers")
+            if problem := _json_problem(value):
+                raise ValueError(f"{key}: {problem}")
         return self
 
     def spec(self) -> dict[str, Any]:
@@ -71,7 +84,7 @@ class Component(BaseModel):
 def _is_normalisation(value: Any) -> Any:
     window = value.get("window") if isinstance(value, Mapping) and len(value) == 1 else None
     is_pair = isinstance(window, list) and [type(x) in (int, float) for x in window] == [True] * 2
-    if is_pair and _is_finite(window) and window[0] < window[1]:
+    if is_pair and not _json_problem(window) and window[0] < window[1]:
         return value
     if isinstance(value, str) and value in NORMALISATIONS:
         return value
@@ -114,7 +127,7 @@ class Dataset(Component):
         None, ge=2, description="Number of folds; null for the dataset's own."
     )
     fold_seed: int = Field(0, description="Seed of the shuffle that makes the folds.")
-    surface_tolerance: float = Field(
+    surface_tolerance: Number = Field(
         1.0,
         gt=0,
         description="Tolerance of surface Dice, in the unit of the spacing (mm or pixels).",
@@ -133,7 +146,7 @@ class Loss(Component):
     training: dict[str, Any] = Field(
         {}, description="Training settings for this entry alone; the report says that it differs."
     )
-    weight_cap: float | None = Field(
+    weight_cap: Number | None = Field(
         None,
         gt=1,
         description="Largest ratio of a weight that is filled in to the smallest one; null: none.",
@@ -155,13 +168,13 @@ class Augmentation(Strict):
     """Random changes of a batch; a strength of 0 switches one off."""
 
     flip: bool = Field(True, description="Mirror each axis with probability 0.5.")
-    rotate: float = Field(15.0, ge=0, le=180, description="Largest angle in degrees.")
-    scale: float = Field(0.15, ge=0, lt=1, description="Largest relative change of size.")
-    noise: float = Field(0.1, ge=0, description="Largest standard deviation of Gaussian noise.")
-    brightness: float = Field(0.1, ge=0, description="Largest shift, in standard deviations.")
-    contrast: float = Field(0.2, ge=0, lt=1, description="Largest relative change of contrast.")
-    gamma: float = Field(0.2, ge=0, lt=1, description="Largest relative change of gamma.")
-    probability: float = Field(0.3, ge=0, le=1, description="Of each change but flip, per image.")
+    rotate: Number = Field(15.0, ge=0, le=180, description="Largest angle in degrees.")
+    scale: Number = Field(0.15, ge=0, lt=1, description="Largest relative change of size.")
+    noise: Number = Field(0.1, ge=0, description="Largest standard deviation of Gaussian noise.")
+    brightness: Number = Field(0.1, ge=0, description="Largest shift, in standard deviations.")
+    contrast: Number = Field(0.2, ge=0, lt=1, description="Largest relative change of contrast.")
+    gamma: Number = Field(0.2, ge=0, lt=1, description="Largest relative change of gamma.")
+    probability: Number = Field(0.3, ge=0, le=1, description="Of each change but flip, per image.")
 
 
 class Ledger(Strict):
@@ -178,18 +191,20 @@ class Training(Strict):
     batch_size: int = Field(8, ge=1, description="Images in a batch.")
     patch_size: list[Annotated[int, Field(ge=1)]] | None = Field(
         None,
+        min_length=2,
+        max_length=3,
         description="Size of a training image; null: the largest case, up to a multiple of 32.",
     )
     optimizer: Literal["adamw", "sgd"] = Field(
         "adamw", description="AdamW, or SGD with Nesterov momentum."
     )
-    learning_rate: float = Field(1e-3, gt=0, description="At the first step.")
-    decay_power: float = Field(
+    learning_rate: Number = Field(1e-3, gt=0, description="At the first step.")
+    decay_power: Number = Field(
         0.9, ge=0, description="Rate at step t: (1 - t / steps) ** decay_power."
     )
-    momentum: float = Field(0.99, ge=0, lt=1, description="Of SGD.")
-    weight_decay: float = Field(1e-5, ge=0, description="Of either optimiser.")
-    clip_norm: float | None = Field(
+    momentum: Number = Field(0.99, ge=0, lt=1, description="Of SGD.")
+    weight_decay: Number = Field(1e-5, ge=0, description="Of either optimiser.")
+    clip_norm: Number | None = Field(
         None, gt=0, description="Largest gradient norm; null: no clipping."
     )
     precision: Literal["bf16", "float32"] = Field(
@@ -197,7 +212,7 @@ class Training(Strict):
         description="Of the network, by autocast; float32 where the device has no bfloat16, as a "
         "CPU. Losses run in float32.",
     )
-    min_foreground: float = Field(
+    min_foreground: Number = Field(
         0.0,
         ge=0,
         le=1,
@@ -236,12 +251,14 @@ class Comparison(Strict):
         description="Metrics that are reported with intervals and without verdicts, so that they "
         "cost no test: [iou, hd95].",
     )
-    margin: float = Field(0.01, gt=0, description="Differences within it count as equivalent.")
-    margins: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    margin: Number = Field(0.01, gt=0, description="Differences within it count as equivalent.")
+    margins: dict[str, Annotated[Number, Field(gt=0)]] = Field(
         {},
         description="Margins of single metrics, in their units, instead of that one: {hd95: 0.5}.",
     )
-    alpha: float = Field(0.05, gt=0, lt=1, description="Error rate, over all comparisons together.")
+    alpha: Number = Field(
+        0.05, ge=1e-6, lt=0.5, description="Error rate, over all comparisons together."
+    )
     scale_control: bool = Field(
         False,
         description="Train each loss once more at the gradient scale of the reference, "
@@ -276,7 +293,8 @@ class Matrix(Strict):
     fold: list[Annotated[int, Field(ge=0)]] = Field(
         [0], min_length=1, description="Folds to validate on, each trained on the others; from 0."
     )
-    seed: list[Annotated[int, Field(ge=0)]] = Field(
+    # Tables hold 64 bits.
+    seed: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(
         [0, 1],
         min_length=1,
         description="Of the initial weights and of the batches; not given where there are rounds.",
@@ -311,18 +329,17 @@ class Rounds(Strict):
         return self
 
 
-def _numbers(value: Any) -> Any:
-    """Strings such as 1e-5, which YAML 1.1 does not read as numbers, as floats."""
+def _json_problem(value: Any) -> str | None:
+    """Why a specification, which becomes JSON, cannot hold a value; None where it can."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not finite; expected finite numbers"
     if isinstance(value, Mapping):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
-
-
-def _is_finite(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(_is_finite(item) for item in value.values())
-    if isinstance(value, list):
-        return all(_is_finite(item) for item in value)
-    return not isinstance(value, float) or math.isfinite(value)
+        if len(kinds := {type(key): key for key in value}) > 1:
+            keys = " and ".join(map(repr, kinds.values()))
+            return f"the keys {keys} are of different types; put all of them in quotes"
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(_json_problem, value)), None)
+    if value is None or isinstance(value, str | int | float):
+        return None
+    return f"{value!r} is no number, text, list or mapping; put it in quotes"

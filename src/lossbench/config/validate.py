@@ -35,7 +35,10 @@ def validate(raw: Mapping[str, Any], files: Mapping[str, str | Path] | None = No
         With every problem: file, key, what was found, what to do.
     """
     where = Where(files or {})
-    problems = [f"{where(path)}: {text}" for path, text in (*_name_checks(raw), *_seed_checks(raw))]
+    problems = [
+        *where.problems,
+        *(f"{where(path)}: {text}" for path, text in (*_name_checks(raw), *_seed_checks(raw))),
+    ]
     try:
         experiment = Experiment.model_validate(raw)
         problems += [f"{where(path)}: {text}" for path, text in _cross_checks(experiment)]
@@ -56,8 +59,8 @@ def _name_checks(raw: Mapping[str, Any]) -> Iterator[tuple[tuple, str]]:
         if not isinstance(names, list) or not isinstance(catalogue, Mapping):
             continue
         for name in names:
-            if str(name) not in catalogue:
-                hint = did_you_mean(str(name), [str(known) for known in catalogue])
+            if isinstance(name, str) and name not in catalogue:
+                hint = did_you_mean(name, [str(known) for known in catalogue])
                 yield ("matrix", kind), f"no {kind} {name!r} in {section}; {hint}"
 
 
@@ -129,6 +132,12 @@ def _metric_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
     for path, metric in named:
         if metric not in e.all_metrics:
             yield path, f"no metric {metric!r}; {did_you_mean(metric, e.all_metrics)}"
+        elif path[-1] == "metrics":
+            facts, margin = e.metric(metric), e.comparison.margin_of(metric)
+            if margin >= facts.high - facts.low:
+                key = ("margins", metric) if metric in e.comparison.margins else ("margin",)
+                text = f"{margin:g} is wider than all of {metric}, {facts.low:g} to {facts.high:g}"
+                yield ("comparison", *key), text
 
 
 def _claim_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:

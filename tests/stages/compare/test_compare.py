@@ -204,16 +204,25 @@ def test_verdict_of_the_usual_test_stands_beside(tmp_path):
     assert (comparisons["p_cases_holm"] < 0.01).all()
     assert (comparisons["p_holm"] > 0.05).all()
     assert comparisons["improvement"].to_numpy() == pytest.approx(0.5)
-    # It is second where three or four of the four blocks drawn are of the worse seed: 5 of 16.
+
+
+def test_the_interval_of_a_rank_has_the_error_rate_of_the_study(tmp_path):
+    """It is second where three or four of the four blocks drawn are the worse one: 13 of 256."""
+    experiment = write_experiment(tmp_path, losses=["dice", "lucky"], n_cases=12)
+    for file in experiment.parent.glob("*/*/*/*/cases.parquet"):
+        table = pd.read_parquet(file)
+        luck = -0.01 if file.parent.parts[-2:] == ("fold1", "seed1") else 0.05
+        table["dice"] = 0.7 + np.where(table["loss"] == "lucky", luck, 0)
+        table.to_parquet(file)
     highest = {}
-    for alpha in (0.05, 0.8):
+    for alpha in (0.05, 0.45):
         settings = read_json(experiment)
         settings["comparison"]["alpha"] = alpha
         write_json(experiment, settings)
         tables(experiment)
         ranks = read(experiment, "ranks")
         highest[alpha] = set(ranks.loc[ranks["loss"] == "lucky", "rank_high"])
-    assert highest == {0.05: {2}, 0.8: {1}}
+    assert highest == {0.05: {2}, 0.45: {1}}
 
 
 def test_less_is_better_for_a_distance(tmp_path):

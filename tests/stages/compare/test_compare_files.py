@@ -260,7 +260,7 @@ def test_other_mistakes(tmp_path, output):
     for arguments, said in {
         ("metrics", ("iou",)): "no metric 'iou'; available: dice",
         ("margin", -1.0): "--margin -1: expected: a number above 0",
-        ("alpha", 1.5): "--alpha 1.5: expected: a number above 0 and below 1",
+        ("alpha", 1.5): "--alpha 1.5: expected: a number above 0 and below 0.5",
     }.items():
         with pytest.raises(UserError, match=said):
             compare_files([good], "a", output, **dict([arguments]))

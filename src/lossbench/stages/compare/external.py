@@ -257,8 +257,10 @@ def to_study(
         if list(metrics).count(metric) > 1:
             raise UserError(f"--metrics: {metric} is named twice; each metric is compared once")
     for key, value in numbers.items():
-        if value is not None and not (0 < value < (1 if key == "alpha" else math.inf)):
-            expected = "above 0" + (" and below 1" if key == "alpha" else "")
+        if value is not None and not (
+            1e-6 <= value < 0.5 if key == "alpha" else 0 < value < math.inf
+        ):
+            expected = "above 0" + (" and below 0.5" if key == "alpha" else "")
             raise UserError(f"--{key} {value:g}: expected: a number {expected}")
     settings = {key: value for key, value in numbers.items() if value is not None}
     settings |= {"reference": reference, "metrics": list(metrics) or measured[:1]}
