@@ -35,11 +35,15 @@ def real_data() -> Callable[[str], Path]:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Prepared]:
     """A function of a name and the arguments of Phantom that gives the prepared dataset."""
 
-    def make(name: str, folds: int = 4, **arguments: object) -> Prepared:
+    def make(
+        name: str, folds: int = 4, background: int | None = 0, **arguments: object
+    ) -> Prepared:
         folder = tmp_path_factory.mktemp("datasets") / name
         spec = {"_target_": "lossbench.datasets.Phantom", **arguments}
         dataset = {"name": name, "spec": spec, "folds": folds, "fold_seed": 0}
-        write_json(folder / "dataset.json", dataset | {"surface_tolerance": 1.0})
+        write_json(
+            folder / "dataset.json", dataset | {"surface_tolerance": 1.0, "background": background}
+        )
         prepare(folder / "dataset.json", folder)
         return Prepared(folder)
 
@@ -50,6 +54,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Prepared
 def phantom(prepared: Callable[..., Prepared]) -> Prepared:
     """2D, two foreground classes, 16 cases, 4 folds."""
     return prepared("phantom", fractions=[0.15, 0.05], cases=16, size=[48, 40])
+
+
+@pytest.fixture(scope="session")
+def no_background(prepared: Callable[..., Prepared]) -> Prepared:
+    """The same, with a class 0 that is a class like the others."""
+    arguments = {"fractions": [0.15, 0.05], "cases": 16, "size": [48, 40]}
+    return prepared("no_background", background=None, **arguments)
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,25 @@ def test_any_case_is_predicted_whole_and_the_model_sees_the_patch_alone(phantom,
     assert model.shapes == {tuple(patch)}
 
 
+@pytest.mark.parametrize("patch", [[32, 32], [64, 96], [150, 45]])
+def test_without_a_background_cases_are_mirrored_to_the_patch(no_background, patch):
+    """In prediction as in training, and cut off again."""
+    model = Threshold()
+    rows = no_background.validation(0)
+    for row, found in zip(rows, predict(model, no_background, rows, patch), strict=True):
+        assert np.array_equal(found, expected(no_background.image(row)[0]))
+    assert model.shapes == {tuple(patch)}
+
+    class Smallest(Threshold):
+        def forward(self, x):
+            seen.append(x.amin().item())
+            return super().forward(x - 100)
+
+    seen: list[float] = []
+    predict(Smallest(), no_background, rows[:1], [64, 96])
+    assert seen == [pytest.approx(no_background.image(rows[0]).min())]
+
+
 def test_3d(phantom_3d):
     rows = phantom_3d.validation(1)
     found = predict(Threshold(), phantom_3d, rows, [16, 16, 16])

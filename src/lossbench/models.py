@@ -17,6 +17,7 @@ from lossbench.common.files import altered, read_json
 from lossbench.common.instantiate import instantiate
 from lossbench.common.provenance import seed_of
 from lossbench.config import UserError, unnamed
+from lossbench.datasets.batches import pad_mirrored
 from lossbench.datasets.prepared import Prepared
 
 OVERLAP = 0.5  # of neighbouring windows
@@ -175,7 +176,7 @@ def predict(
     found: dict[int, np.ndarray] = {}
     for group in _same_shape(data, rows, _batch_size(patch_size)):
         images = np.stack([data.image(row) for row in group])
-        classes = predict_images(model, images, patch_size, device)
+        classes = predict_images(model, images, patch_size, data.background is None, device)
         found.update(zip(group, classes, strict=True))
     return [found[row] for row in rows]
 
@@ -185,6 +186,7 @@ def predict_images(
     model: torch.nn.Module,
     images: np.ndarray,
     patch_size: Sequence[int],
+    mirrored: bool,
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
     """Class of every voxel of normalised images of one size.
@@ -198,6 +200,8 @@ def predict_images(
     patch_size
         What the model sees at a time: smaller images are padded, larger ones get a window that
         slides with an overlap of a half and Gaussian weights.
+    mirrored
+        Whether smaller images are mirrored at their borders, as in training without a background.
     device
         Where the model is.
 
@@ -209,12 +213,17 @@ def predict_images(
     was_training = model.training
     model.eval()
     found = []
+    shape = images.shape[2:]
     for batch in torch.from_numpy(images).split(_batch_size(patch_size)):
+        batch = pad_mirrored(batch, patch_size) if mirrored else batch
         logits = sliding_window_inference(
             batch.to(device), tuple(patch_size), len(batch), model, overlap=OVERLAP, mode="gaussian"
         )
         # argmax finds the same, in nine times the time on a CPU.
-        found.append(logits.max(dim=1).indices.to(torch.uint8).cpu())
+        classes = logits.max(dim=1).indices.to(torch.uint8).cpu()
+        starts = [(p - n) // 2 for p, n in zip(batch.shape[2:], shape, strict=True)]
+        inside = [slice(start, start + n) for start, n in zip(starts, shape, strict=True)]
+        found.append(classes[(slice(None), *inside)])
     model.train(was_training)
     return torch.cat(found).numpy()
 

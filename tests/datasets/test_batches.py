@@ -72,6 +72,18 @@ def test_patches_are_cut_out_or_padded(phantom, size):
     assert batch.labels.dtype == torch.uint8
 
 
+def test_without_a_background_small_cases_are_mirrored(no_background):
+    """Image and label alike, as numpy's symmetric padding does, also by more than a whole case."""
+    batches = Batches(no_background, 0, 0, settings(patch_size=[64, 200], augmentation=None), CPU)
+    row = batches._rows(0)[0]
+    width = [((wanted - n) // 2, -(-(wanted - n) // 2)) for wanted, n in ((64, 48), (200, 40))]
+    batch = batches(0)
+    label = np.pad(no_background.label(row), width, mode="symmetric")
+    assert np.array_equal(batch.labels[0], label)
+    image = np.pad(no_background.image(row), [(0, 0), *width], mode="symmetric")
+    assert np.array_equal(batch.images[0], image)
+
+
 def test_image_and_label_of_a_patch_belong_together(phantom):
     batches = Batches(phantom, 0, 0, settings(patch_size=[64, 64], augmentation=None), CPU)
     row = batches._rows(0)[0]

@@ -11,10 +11,10 @@ def test_the_slice_with_most_classes_is_drawn_and_ignored_voxels_do_not_count():
     label[..., 0] = IGNORE
     label[..., 1] = 1
     label[0, :2, 2] = (1, 2)
-    assert drawing.best_slice(label) == 2
+    assert drawing.best_slice(label, [1, 2]) == 2
     label[0, :2, 2] = 0
-    assert drawing.best_slice(label) == 1
-    assert drawing.best_slice(label[..., 0]) is None
+    assert drawing.best_slice(label, [1, 2]) == 1
+    assert drawing.best_slice(label[..., 0], [1, 2]) is None
 
 
 def test_the_second_axis_of_a_volume_runs_upwards_and_the_channels_stay():
@@ -28,9 +28,11 @@ def test_the_second_axis_of_a_volume_runs_upwards_and_the_channels_stay():
 
 def test_classes_are_painted_over_the_image_in_the_colours_of_the_legend():
     image = drawing.displayed(np.array([[[0.0, 1.0, 0.0, 1.0]]]))
-    painted = drawing.overlay(image, np.array([[0, 1, 2, IGNORE]]), n_classes=3)
+    painted = drawing.overlay(image, np.array([[0, 1, 2, IGNORE]]), [1, 2])
     assert (painted[0, 0] == image[0, 0]).all()
-    first, second, ignored = drawing.legend_handles(["background", "a", "b"], [1, 2, IGNORE])
+    first, second, ignored = drawing.legend_handles(
+        ["background", "a", "b"], [1, 2], [1, 2, IGNORE]
+    )
     assert [h.get_label() for h in (first, second, ignored)] == ["a", "b", "ignored"]
     for pixel, grey, handle in ((1, 1.0, first), (2, 0.0, second), (3, 1.0, ignored)):
         colour = np.array(to_rgb(handle.get_facecolor()))
@@ -39,4 +41,17 @@ def test_classes_are_painted_over_the_image_in_the_colours_of_the_legend():
 
 
 def test_thirty_classes_have_thirty_colours():
-    assert len({tuple(colour) for colour in drawing.class_colours(31)}) == 30
+    colours = drawing.class_colours(range(1, 31))
+    assert len({tuple(colour) for colour in colours.values()}) == 30
+
+
+def test_without_a_background_class_0_is_painted_and_counts_as_foreground():
+    image, label = np.full((1, 3, 3), 0.5), np.array([[0, 0, 1]])
+    painted = drawing.overlay(image, label, [0, 1])
+    assert (painted[0, 0] != image[0, 0]).any()
+    sky, road = drawing.legend_handles(["sky", "road"], [0, 1], [0, 1])
+    assert (sky.get_label(), road.get_label()) == ("sky", "road")
+    assert sky.get_facecolor() != road.get_facecolor()
+    volume = np.stack([np.ones((2, 2), int), np.array([[0, 0], [0, 1]])], axis=-1)
+    assert drawing.best_slice(volume, [1]) == 0
+    assert drawing.best_slice(volume, [0, 1]) == 1

@@ -44,6 +44,16 @@ class Made:
         return case
 
 
+class Street(Made):
+    """Class 0 is a class like the others."""
+
+    background = None
+
+
+class Named(Made):
+    background = "sky"
+
+
 class Plain:
     """An iterable without index."""
 
@@ -502,6 +512,22 @@ def test_unusable_classes(run, classes, message):
         run(Made, classes=classes)
 
 
+def test_class_0_is_the_background_unless_the_entry_or_the_class_says_null(run):
+    """Without one every class is foreground, and the data are others, since batches may be."""
+    usual = run(Made)
+    assert (usual.background, usual.foreground) == ("bg", [1, 2])
+    share = 1 - usual.voxels()[:, 0] / usual.voxels().sum(axis=1)
+    kept = usual.training(0, float(np.sort(share)[2]))
+    assert 0 < len(kept) < len(usual.training(0))
+    by_entry, by_class = run(Made, "entry", keys={"background": None}), run(Street, "class")
+    for data in (by_entry, by_class):
+        assert data.info["background"] is None
+        assert (data.background, data.foreground) == (None, [0, 1, 2])
+        assert len(data.training(0, 1.0)) == len(usual.training(0))
+        assert data.digest != usual.digest
+    assert by_entry.digest == by_class.digest
+
+
 def test_unusable_attributes(run):
     with pytest.raises(UserError, match="its `classes` must be a list of names"):
         run(NoClasses)
@@ -509,6 +535,8 @@ def test_unusable_attributes(run):
         run(Made, ignore=2)
     with pytest.raises(UserError, match="`ignore` must be a whole number"):
         run(Made, ignore="void")
+    with pytest.raises(UserError, match=r"`background` must be 0, or None .*; found 'sky'"):
+        run(Named)
     with pytest.raises(UserError, match="it has neither __getitem__ nor __iter__"):
         run(Bare)
 

@@ -184,8 +184,9 @@ class Experiment(Study):
         entry = self.datasets[dataset]
         own = {key: getattr(entry, key) for key in ("folds", "fold_seed", "surface_tolerance")}
         # What is as always is left out, so that a dataset is not prepared again for a new key.
-        if entry.normalisation != Dataset.model_fields["normalisation"].default:
-            own["normalisation"] = entry.normalisation
+        for key in ("normalisation", "background"):
+            if getattr(entry, key) != Dataset.model_fields[key].default:
+                own[key] = getattr(entry, key)
         return canonical({"name": dataset, "spec": entry.spec(), **own})
 
     def experiment_json(self) -> str:

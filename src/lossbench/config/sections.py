@@ -138,6 +138,19 @@ class Dataset(Component):
         "dataset (the same over all cases), imagenet (its mean and standard deviation, for "
         "pretrained encoders), {window: [low, high]} (clipped, then 0 to 1; for CT), none.",
     )
+    background: Literal[0] | None = Field(
+        0, description="Label of the background; null where class 0 is a class like the others."
+    )
+
+    @field_validator("background", mode="before")
+    @classmethod
+    def _is_label_or_null(cls, value: Any) -> Any:
+        if value is not None and (isinstance(value, bool) or value != 0):
+            raise ValueError(
+                "expected 0, or null where class 0 is a class like the others; a background is "
+                f"class 0 (found {value!r})"
+            )
+        return value
 
 
 class Loss(Component):

@@ -12,7 +12,8 @@ a dict:
 
 A dataset has the attributes
 
-- ``classes``: names; 0 is the background
+- ``classes``: names; class 0 is the background
+- ``background`` (optional): None where class 0 is a class like the others
 - ``ignore`` (optional): the label of voxels that take part in neither loss nor metric
 - ``folds`` (optional): the cases that each fold validates on, by name; a case in none is not used
 - ``sliced`` (optional): true where cases are slices of volumes, which may be empty of signal

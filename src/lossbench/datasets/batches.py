@@ -79,6 +79,7 @@ class Batches:
         self.rows = data.training(fold, training["min_foreground"])
         self.key = (data.digest, fold, seed)
         self.device, self.channels = device, data.info["channels"]
+        self.has_background = data.background is not None
         self.images, self.labels = (torch.from_numpy(a) for a in (data.images, data.labels))
         self.shapes, self.offsets = data.cases["shape"].tolist(), data.cases["offset"].tolist()
         self.users = 0  # runs that take their batches from here, and share the time
@@ -140,7 +141,10 @@ class Batches:
         return self.rows[torch.randperm(len(self.rows), generator=generator).numpy()]
 
     def _patch(self, row: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A random part of a case; where the case is smaller, padded with background."""
+        """A random part of a case; where the case is smaller, padded with background.
+
+        Mirrored where there is no background, image and label alike.
+        """
         shape, offset = self.shapes[row], self.offsets[row]
         size = math.prod(shape)
         image = self.images[offset * self.channels : (offset + size) * self.channels]
@@ -154,9 +158,25 @@ class Batches:
             missing = max(extent - n, 0)
             padding = [missing // 2, missing - missing // 2, *padding]
         image, label = image[(slice(None), *window)], label[tuple(window)]
+        if not self.has_background:
+            return pad_mirrored(image, self.patch), pad_mirrored(label, self.patch)
         if not any(padding):
             return image, label
         return torch.nn.functional.pad(image, padding), torch.nn.functional.pad(label, padding)
+
+
+def pad_mirrored(tensor: Tensor, size: Sequence[int]) -> Tensor:
+    """Mirror a tensor (..., *S) at its borders, half in front and half behind, to this size."""
+    for axis, wanted in zip(range(-len(size), 0), size, strict=True):
+        missing = max(wanted - tensor.shape[axis], 0)
+        before, after = missing // 2, missing - missing // 2
+        while before or after:  # more than once where it is more than the whole tensor
+            n = tensor.shape[axis]
+            left, right = min(before, n), min(after, n)
+            front, back = tensor.narrow(axis, 0, left), tensor.narrow(axis, n - right, right)
+            tensor = torch.cat([front.flip(axis), tensor, back.flip(axis)], axis)
+            before, after = before - left, after - right
+    return tensor
 
 
 def checksum(tensor: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def _dataset_problems(dataset: Any) -> Iterator[str]:
         yield "it has neither __getitem__ nor __iter__, one of which yields the cases"
     classes = getattr(dataset, "classes", None)
     if not _is_list(classes) or not all(isinstance(name, str) for name in classes):
-        yield f"its `classes` must be a list of names, 0 being the background; found {classes!r}"
+        yield f"its `classes` must be a list of names; found {classes!r}"
         return
     yield from _class_problems(classes)
     ignore = getattr(dataset, "ignore", None)
@@ -89,6 +89,12 @@ def _dataset_problems(dataset: Any) -> Iterator[str]:
         yield f"its `ignore` must be a whole number or None; found {ignore!r}"
     elif ignore is not None and 0 <= ignore < len(classes):
         yield f"its `ignore` {ignore} is also the label of class {classes[ignore]!r}"
+    background = getattr(dataset, "background", 0)
+    if background is not None and (isinstance(background, bool) or background != 0):
+        yield (
+            "its `background` must be 0, or None where class 0 is a class like the others; "
+            f"found {background!r}"
+        )
     folds = getattr(dataset, "folds", None)
     if folds is not None and not (_is_list(folds) and all(_is_list(fold) for fold in folds)):
         yield f"its `folds` must be a list of lists of case names or None; found {folds!r}"

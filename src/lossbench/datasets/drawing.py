@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from lossbench.datasets.prepared import IGNORE
+from lossbench.datasets.prepared import IGNORE, foreground_labels
 
 MAX_CASES = 6  # in a picture
 MAX_LEGEND_ENTRIES = 24
@@ -37,15 +37,15 @@ def picture(
     folder
         Holds images.npy and labels.npy.
     info
-        name, classes, channels, ignore.
+        name, classes, background, channels, ignore.
     notes
         Names of the cases to draw instead, the first `MAX_CASES` of them, with a line for each.
     """
     images, labels = (np.load(folder / f, mmap_mode="r") for f in ("images.npy", "labels.npy"))
-    classes, channels = info["classes"], info["channels"]
+    classes, channels, painted = info["classes"], info["channels"], foreground_labels(info)
     voxels = cases[[f"voxels_{name}" for name in classes]]
     if notes is None:  # from the first case to the last, with foreground where any has it
-        foreground = voxels.iloc[:, 1:].sum(axis=1)
+        foreground = voxels.iloc[:, painted].sum(axis=1)
         candidates = cases[foreground > 0] if (foreground > 0).any() else cases
         rows = np.linspace(0, len(candidates) - 1, MAX_CASES).round().astype(int)
         drawn = candidates.iloc[np.unique(rows)]
@@ -57,35 +57,38 @@ def picture(
         shape = tuple(int(size) for size in row["shape"].split("x"))
         start, stop = row["offset"], row["offset"] + int(np.prod(shape))
         label = labels[start:stop].reshape(shape)
-        number = best_slice(label)
+        number = best_slice(label, painted)
         image = images[start * channels : stop * channels].reshape(channels, *shape)
         image, label = displayed(plane(image, number)), plane(label, number)
         title = f"{row['case'][:24]}\n{row['shape']}, fold {row['fold']}"
         above.set_title(title + (f"\n{notes[row['case']]}" if notes else ""), fontsize=8)
-        for axis, pixels in ((above, image), (below, overlay(image, label, len(classes)))):
+        for axis, pixels in ((above, image), (below, overlay(image, label, painted))):
             axis.imshow(pixels)
             axis.set_axis_off()
     totals = voxels.sum().to_numpy()
     shares = totals / max(totals.sum(), 1)
     names = [f"{name} {share:.2%}" for name, share in zip(classes, shares, strict=True)]
-    handles = legend_handles(names, [*range(1, len(names)), *([IGNORE] if info["ignore"] else [])])
+    values = [*painted, *([IGNORE] if info["ignore"] else [])]
+    handles = legend_handles(names, painted, values)
     figure.legend(
         handles=handles[:MAX_LEGEND_ENTRIES], loc="outside lower center", ncols=6, fontsize=8,
         frameon=False,
     )  # fmt: skip
-    title = f"{info['name']}: {len(cases)} cases, {names[0]} of all labelled voxels"
+    title = f"{info['name']}: {len(cases)} cases"
+    if info["background"] == 0:
+        title += f", {names[0]} of all labelled voxels"
     figure.suptitle(title, fontsize=10)
     return figure
 
 
-def best_slice(label: np.ndarray) -> int | None:
+def best_slice(label: np.ndarray, foreground: Sequence[int]) -> int | None:
     """Choose the slice of a label (X, Y, Z) with the most classes, then the most foreground.
 
     None for a label (H, W), which has no slices.
     """
 
     def content(number: int) -> tuple[int, int]:
-        counts = np.bincount(label[..., number].reshape(-1), minlength=IGNORE + 1)[1:IGNORE]
+        counts = np.bincount(label[..., number].reshape(-1), minlength=IGNORE + 1)[foreground]
         return np.count_nonzero(counts), counts.sum()
 
     return max(range(label.shape[2]), key=content) if label.ndim == 3 else None
@@ -106,29 +109,31 @@ def displayed(image: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.clip((image - low) / max(high - low, 1e-6), 0, 1), 0, 2)
 
 
-def overlay(image: np.ndarray, label: np.ndarray, n_classes: int) -> np.ndarray:
-    """Colours (H, W, 3) with the classes of a label (H, W) painted over them, background not."""
+def overlay(image: np.ndarray, label: np.ndarray, foreground: Sequence[int]) -> np.ndarray:
+    """Colours (H, W, 3) with the foreground of a label (H, W) painted over them."""
     painted = image.copy()
-    for value, colour in [*enumerate(class_colours(n_classes), 1), (IGNORE, IGNORED_COLOUR)]:
+    for value, colour in {**class_colours(foreground), IGNORE: IGNORED_COLOUR}.items():
         mask = label == value
         painted[mask] = (1 - OPACITY) * image[mask] + OPACITY * np.array(to_rgb(colour))
     return painted
 
 
-def class_colours(n_classes: int) -> list[Any]:
-    """A colour for each class but the background."""
-    if n_classes - 1 <= len(PALETTE):
-        return list(PALETTE[: n_classes - 1])
-    return list(colormaps["viridis"](np.linspace(0, 1, n_classes - 1)))
+def class_colours(foreground: Sequence[int]) -> dict[int, Any]:
+    """A colour for each of these labels."""
+    n = len(foreground)
+    colours = PALETTE[:n] if n <= len(PALETTE) else colormaps["viridis"](np.linspace(0, 1, n))
+    return dict(zip(foreground, colours, strict=True))
 
 
-def legend_handles(names: Sequence[str], values: Iterable[int]) -> list[Patch]:
-    """Patches for the label values in a picture; `names` holds all classes, background first."""
-    colours = class_colours(len(names))
+def legend_handles(
+    names: Sequence[str], foreground: Sequence[int], values: Iterable[int]
+) -> list[Patch]:
+    """Patches for the label values in a picture; `names` holds all classes."""
+    colours = class_colours(foreground)
     return [
         Patch(facecolor=IGNORED_COLOUR, label="ignored")
         if value == IGNORE
-        else Patch(facecolor=colours[value - 1], label=names[value])
+        else Patch(facecolor=colours[value], label=names[value])
         for value in values
     ]
 

@@ -1,8 +1,10 @@
 """A prepared dataset, as later stages read it: mapped arrays, never copied."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,8 +29,8 @@ class Prepared:
 
     @cached_property
     def info(self) -> dict:
-        """classes.json: name, classes, channels, spatial_dims, ignore, folds, digest, ..."""
-        return read_json(self.folder / "classes.json")
+        """classes.json: name, classes, background (0 or None), channels, ignore, digest, ..."""
+        return {"background": 0} | read_json(self.folder / "classes.json")
 
     def verify(self) -> None:
         """Check that the files are as `prepare` wrote them.
@@ -70,8 +72,18 @@ class Prepared:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes; 0 is background."""
+        """Names of the classes."""
         return self.info["classes"]
+
+    @property
+    def background(self) -> str | None:
+        """Name of class 0, where it is the background and not a class like the others."""
+        return self.classes[0] if self.info["background"] == 0 else None
+
+    @property
+    def foreground(self) -> list[int]:
+        """Labels of all classes but the background."""
+        return foreground_labels(self.info)
 
     @property
     def digest(self) -> str:
@@ -105,7 +117,7 @@ class Prepared:
         self._check_fold(fold)
         inside = (self.cases["fold"] >= 0) & (self.cases["fold"] != fold)
         counts = self.voxels()
-        share = counts[:, 1:].sum(axis=1) / np.maximum(counts.sum(axis=1), 1)
+        share = counts[:, self.foreground].sum(axis=1) / np.maximum(counts.sum(axis=1), 1)
         rows = np.flatnonzero(inside & (share >= min_foreground))
         if not rows.size:
             raise UserError(
@@ -125,3 +137,8 @@ class Prepared:
                 f"{self.info['name']} has folds 0 to {self.info['folds'] - 1}, and the experiment "
                 f"asks for {fold}; fix matrix.fold or the dataset's folds"
             )
+
+
+def foreground_labels(info: Mapping[str, Any]) -> list[int]:
+    """Labels of all classes but the background, by classes.json."""
+    return [label for label in range(len(info["classes"])) if label != info["background"]]

@@ -67,7 +67,7 @@ def predict(
     def classes_of(images: np.ndarray) -> np.ndarray:
         stored = prepared.info["normalisation"]
         ready = np.stack([normalised(image, stored) for image in images])
-        return predict_images(model, ready, patch, device)
+        return predict_images(model, ready, patch, prepared.background is None, device)
 
     problems = []
     for name, files in tqdm(cases.items(), unit="case", disable=None):

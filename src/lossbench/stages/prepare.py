@@ -226,16 +226,21 @@ def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[st
     ignore = getattr(source, "ignore", None) is not None
     own_folds = getattr(source, "folds", None) is not None and entry["folds"] is None
     classes = list(source.classes)
+    is_foreground = None in (entry.get("background", 0), getattr(source, "background", 0))
+    content = {"classes": classes, "ignore": ignore, "cases": described}
+    if is_foreground:  # not in the digest of other data, so that these are trained once
+        content["background"] = None
     return {
         "name": entry["name"],
         "classes": classes,
+        "background": None if is_foreground else 0,
         "channels": int(cases["channels"].iloc[0]),
         "spatial_dims": cases["shape"].iloc[0].count("x") + 1,
         "ignore": ignore,
         "folds": int(cases["fold"].max()) + 1,
         "own_folds": own_folds,
         "surface_tolerance": entry["surface_tolerance"],
-        "digest": sha256(canonical({"classes": classes, "ignore": ignore, "cases": described})),
+        "digest": sha256(canonical(content)),
         "spec": entry["spec"],
     }
 

@@ -99,7 +99,7 @@ class _Findings:
     def copies(self) -> Iterator[Finding]:
         """Cases with one image, or with one label."""
         of_images = _duplicates(self.data.image, self._middle, range(len(self.names)))
-        foreground = np.flatnonzero(self.voxels[:, 1:].any(axis=1))
+        foreground = np.flatnonzero(self.voxels[:, self.data.foreground].any(axis=1))
         of_labels = _duplicates(self.data.label, lambda row: self.voxels[row].tobytes(), foreground)
         for group in of_images:
             first, *others = [self.data.label(row) for row in group]
@@ -138,7 +138,7 @@ class _Findings:
     def uneven_folds(self) -> Iterator[Finding]:
         """Folds of which one has several times the foreground of another."""
         totals = [self.voxels[self.fold == f].sum(axis=0) for f in range(self.data.info["folds"])]
-        shares = [sum(_shares(total)[1:]) for total in totals]
+        shares = [total[self.data.foreground].sum() / max(total.sum(), 1) for total in totals]
         low, high = int(np.argmin(shares)), int(np.argmax(shares))
         if shares[high] > MAX_FOLD_RATIO * shares[low]:
             of_low, of_high = (f"{shares[f]:.1%} of fold {f}" for f in (low, high))
@@ -158,7 +158,7 @@ class _Findings:
     def empty_labels(self) -> Iterator[Finding]:
         """Cases without any foreground, or with nothing but ignored voxels."""
         ignored = self.voxels.sum(axis=1) == 0
-        empty = ~self.voxels[:, 1:].any(axis=1) & ~ignored
+        empty = ~self.voxels[:, self.data.foreground].any(axis=1) & ~ignored
         for what, mask in {"nothing but ignored voxels": ignored, "no foreground": empty}.items():
             if rows := np.flatnonzero(mask).tolist():
                 text = f"{len(rows)} of {len(self.names)} cases have {what}: {self._named(rows)}"
@@ -179,8 +179,8 @@ class _Findings:
     def odd_shares(self) -> Iterator[Finding]:
         """Cases whose share of a class is far from the others'."""
         shares = self.voxels / np.maximum(self.voxels.sum(axis=1, keepdims=True), 1)
-        for k, name in enumerate(self.data.classes[1:], start=1):
-            has = shares[:, k] > 0
+        for k in self.data.foreground:
+            name, has = self.data.classes[k], shares[:, k] > 0
             if rows := np.flatnonzero(_is_outlier(shares[:, k], has)).tolist():
                 odd = [f"{self.names[r]} ({shares[r, k]:.2%})" for r in rows]
                 median = np.median(shares[has, k])
@@ -193,7 +193,7 @@ class _Findings:
         looked_at = self._for_specks()
         for row in looked_at:
             label = np.asarray(self.data.label(row))
-            for k in np.flatnonzero(self.voxels[row, 1:]) + 1:
+            for k in (k for k in self.data.foreground if self.voxels[row, k]):
                 parts, _ = ndimage.label(label == k, np.ones((3,) * label.ndim))
                 sizes = np.bincount(parts.reshape(-1))[1:]
                 if sizes.min() <= SPECK_SIZE and sizes.max() >= SPECK_RATIO * sizes.min():

@@ -112,10 +112,11 @@ def _predictions(
 def _draw(
     data: Prepared, index: int, predictions: dict[str, np.ndarray], scores: pd.Series, title: str
 ) -> Figure:
-    image, truth, *maps = _planes(data.image(index), data.label(index), list(predictions.values()))
-    tiles = {"image": image, "ground truth": drawing.overlay(image, truth, len(data.classes))}
+    maps = [data.label(index), *predictions.values()]
+    image, truth, *maps = _planes(data.image(index), maps, data.foreground)
+    tiles = {"image": image, "ground truth": drawing.overlay(image, truth, data.foreground)}
     for loss, prediction in zip(predictions, maps, strict=True):
-        painted = drawing.overlay(image, prediction, len(data.classes))
+        painted = drawing.overlay(image, prediction, data.foreground)
         tiles[f"{wrapped(loss)}\nDice {scores.get(loss, np.nan):.3f}"] = painted
     n_rows = math.ceil(len(tiles) / COLUMNS)
     aspect = drawing.pixel_aspect(data.cases["spacing"].iloc[index])
@@ -128,28 +129,27 @@ def _draw(
         ax.set_title(name, fontsize=8)
     for ax in axes:
         ax.set_axis_off()
-    values = sorted({int(k) for m in (truth, *maps) for k in np.unique(m)} - {0})
-    if values:
+    shown = np.unique(np.concatenate([m.reshape(-1) for m in (truth, *maps)])).tolist()
+    if values := [value for value in shown if value in (*data.foreground, IGNORE)]:
+        handles = drawing.legend_handles(data.classes, data.foreground, values)
         figure.legend(
-            handles=drawing.legend_handles(data.classes, values), loc="outside lower center",
-            ncols=3, fontsize=8, frameon=False,
-        )  # fmt: skip
+            handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False
+        )
     return figure
 
 
-def _planes(
-    image: np.ndarray, label: np.ndarray, predictions: list[np.ndarray]
-) -> list[np.ndarray]:
-    """The image as colours (H, W, 3) and the class maps as (H, W): a slice of a volume.
+def _planes(image: np.ndarray, maps: list[np.ndarray], foreground: list[int]) -> list[np.ndarray]:
+    """The image as colours (H, W, 3) and the class maps as (H, W), a slice of volumes.
 
-    All are cropped to where any map has foreground, and a quarter of its size around.
+    The first map is the label. All are cropped to where any map has foreground, and a quarter of
+    its size around.
     """
-    number = drawing.best_slice(label)
-    maps = [drawing.plane(classes, number) for classes in (label, *predictions)]
-    foreground = np.any([(m > 0) & (m != IGNORE) for m in maps], axis=0)
+    number = drawing.best_slice(maps[0], foreground)
+    maps = [drawing.plane(classes, number) for classes in maps]
+    has_foreground = np.any([np.isin(m, foreground) for m in maps], axis=0)
     window = []
     for axis in (0, 1):
-        inside = np.flatnonzero(foreground.any(axis=1 - axis))
+        inside = np.flatnonzero(has_foreground.any(axis=1 - axis))
         if inside.size:
             margin = max(4, (inside[-1] - inside[0]) // 4)
             window.append(slice(max(0, inside[0] - margin), inside[-1] + margin + 1))
