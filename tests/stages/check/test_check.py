@@ -298,6 +298,38 @@ LOSSES = {
 }
 
 
+def test_without_a_background_a_loss_may_not_leave_class_0_out(tmp_path, no_background, phantom):
+    """Also in one term, by a default of the library, or by another way than MONAI's keyword."""
+    losses = {
+        "dice": DICE,
+        "ce": {"_target_": "torch.nn.CrossEntropyLoss"},
+        "without": LOSSES["no_background"],
+        "in_a_term": {
+            "_target_": "monai.losses.DiceCELoss", "softmax": True, "include_background": False,
+        },
+        "by_default": {"_target_": "monai.losses.SoftclDiceLoss"},
+        "of_classes": {
+            "_target_": "lossbench.losses.IndexTarget",
+            "loss": {
+                "_target_": "segmentation_models_pytorch.losses.DiceLoss",
+                "mode": "multiclass", "classes": [1, 2],
+            },
+        },
+    }  # fmt: skip
+    lines = problems(tmp_path, no_background, losses).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "losses.without", "losses.in_a_term", "losses.by_default", "losses.of_classes"
+    ]  # fmt: skip
+    assert lines[0].strip() == (
+        "losses.without: it leaves class 0 out, and no_background has no background (background: "
+        "null): its class 0, background, is a class like the others; take include_background: "
+        "false (or a weight of 0) away, or choose another loss"
+    )
+    kept = {name: losses[name] for name in ("dice", "ce")}
+    of_losses = run(tmp_path, no_background, kept)["cards"]["no_background"]
+    assert {of_losses[name]["background_value"] for name in kept} == {"none"}
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, phantom):
     """check.json of a loss, its copy, its multiple, and another."""

@@ -25,7 +25,13 @@ from lossbench.losses import (
     build_loss,
     one_hot,
 )
-from lossbench.losses.card import PROPERTIES, Property, measure, probe_voxels
+from lossbench.losses.card import (
+    PROPERTIES,
+    Property,
+    leaves_out_class_0,
+    measure,
+    probe_voxels,
+)
 from lossbench.metrics import build_metric
 from lossbench.models import build_model, seed_everything
 
@@ -57,7 +63,11 @@ def cards(settings: Experiment, data: Prepared) -> dict[str, dict[str, Property]
         spec = {"name": name, **settings.losses[name].spec()}
         losses[name] = build_loss(spec, voxels, data.classes)
     reference = losses[settings.comparison.reference]
-    return {name: measure(loss, reference, k, dims) for name, loss in losses.items()}
+    measured = {name: measure(loss, reference, k, dims) for name, loss in losses.items()}
+    if data.background is None:
+        none = dict.fromkeys((p for p in PROPERTIES if p.startswith("background_")), "none")
+        measured = {name: card | none for name, card in measured.items()}
+    return measured
 
 
 def _check_fold(data: Prepared, fold: int) -> None:
@@ -116,6 +126,12 @@ def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) ->
     if not (value.isfinite() and logits.grad.isfinite().all() and logits.grad.any()):
         raise UserError(
             f"{where}: value {value.item()} or gradient is not finite, or the gradient is all 0"
+        )
+    if data.background is None and leaves_out_class_0(loss, k, dims):
+        raise UserError(
+            f"{where}: it leaves class 0 out, and {data.info['name']} has no background "
+            f"(background: null): its class 0, {data.classes[0]}, is a class like the others; take "
+            "include_background: false (or a weight of 0) away, or choose another loss"
         )
     if data.info["ignore"]:
         try:
