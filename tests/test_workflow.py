@@ -1,7 +1,6 @@
-"""What the Snakefile is told: config, environment, paths, what is stale, the plan of a dry run."""
+"""What the Snakefile is told: config, environment, paths, what is stale."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +17,11 @@ from lossbench.workflow import (
     configure,
     dataset_files,
     job_environment,
-    overview,
     require_packages,
     settings_digest,
     trained,
     user_files,
+    with_code,
 )
 from tests.helpers.configs import CONFIG
 from tests.helpers.fake_results import write_experiment
@@ -154,7 +153,9 @@ def test_a_block_is_trained_where_settings_and_data_are_those_of_its_runs(tmp_pa
     block = {"dataset": "hippocampus", "model": "unet", "fold": "0", "seed": "1"}  # wildcards
     status = results / "fake/hippocampus/unet/fold0/seed1/focal/status.json"
     data = results / "datasets/hippocampus/classes.json"
-    for loss, [digest] in stored(path).items():
+    data_digest = read_json(data)["digest"]
+    for loss in experiment.matrix.loss:
+        digest = run_digest(experiment.run(loss=loss, **block), data_digest)
         write_json(status.parents[1] / loss / "status.json", {"digest": digest})
     assert trained(experiment, results, **block)
     longer = experiment.training.model_copy(update={"steps": 41})
@@ -169,48 +170,54 @@ def test_a_block_is_trained_where_settings_and_data_are_those_of_its_runs(tmp_pa
     assert trained(experiment, results, **block)
 
 
-def stored(path):
-    """Digests of the runs of an experiment, by loss."""
-    settings, root = load(path), path.parents[1]
-    digest = read_json(root / "datasets/hippocampus/classes.json")["digest"]
-    found = {loss: [] for loss in settings.matrix.loss}
-    for keys in settings.blocks():
-        for loss in found:
-            found[loss].append(run_digest(settings.run(loss=loss, **keys), digest))
-    return found
-
-
-def test_runs_are_stored_begun_or_new(tmp_path):
-    path = write_experiment(tmp_path, losses=("dice", "focal"), folds=(0, 1, 3), seeds=(0, 1))
-    store = tmp_path / "results/runs"
-    shutil.rmtree(store, ignore_errors=True)
-    digests = stored(path)
-    for digest in [*digests["dice"], digests["focal"][0]]:
-        write_json(store / digest / "status.json", {})
-    (store / digests["focal"][3]).mkdir()
-    (store / digests["focal"][3] / "checkpoint.pt").touch()
-    assert overview(load(path), tmp_path / "results").splitlines() == [
-        "fake: 12 runs in 6 blocks: dice, focal on folds 0-1, 3, seeds 0-1; compared with dice",
-        "  40 steps of 8 images of the largest size, adamw from learning rate 0.001, "
-        "validated every 20 steps",
-        "  hippocampus, unet: 7 of 12 runs are taken from the store",
-        "    focal: 5 to train, 1 from a checkpoint",
+def test_a_loss_of_the_user_s_has_its_file_in_run_and_block(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOSSBENCH_PATH", json.dumps([str(tmp_path)]))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("own_loss", "own_model", "own_data", "own_metric"):
+        (tmp_path / f"{name}.py").write_text("import own_shared")
+    (tmp_path / "own_shared.py").touch()
+    config = {
+        "matrix": {"dataset": ["d"], "model": ["m"], "loss": ["dice", "l"]},
+        "datasets": {"d": {"_target_": "own_data.D"}},
+        "models": {"m": {"_target_": "own_model.M"}},
+        "losses": {"l": {"_target_": "own_loss.L"}, "unused": {"_target_": "own_loss.Other"}},
+        "metrics": {"x": {"_target_": "own_metric.X"}},
+    }
+    bare = configure(config, DEFAULTS, [])
+    experiment = with_code(bare)
+    assert "code" not in bare.run("d", "m", "l", 0, 0)
+    names = {loss: [*experiment.run("d", "m", loss, 0, 0)["code"]] for loss in ("dice", "l")}
+    assert names["dice"] == ["own_model.py", "own_shared.py"]
+    assert sorted(names["l"]) == ["own_loss.py", "own_model.py", "own_shared.py"]
+    assert [*json.loads(experiment.dataset_json("d"))["code"]] == ["own_data.py", "own_shared.py"]
+    block = json.loads(experiment.block_json("d", "m", 0, 0))
+    assert block["runs"]["l"] == experiment.run("d", "m", "l", 0, 0)
+    assert [*block["metrics_code"]["x"]] == ["own_metric.py", "own_shared.py"]
+    file = tmp_path / "experiment.json"
+    file.write_text(experiment.experiment_json())
+    assert load(file).block_json("d", "m", 0, 0) == experiment.block_json("d", "m", 0, 0)
+    (tmp_path / "own_loss.py").write_text("import own_shared  # a comment")
+    again = with_code(bare)
+    changed = [
+        x for x in names if again.run("d", "m", x, 0, 0) != experiment.run("d", "m", x, 0, 0)
     ]
+    assert changed == ["l"]
+    with pytest.raises(ConfigError, match="code: unknown key"):
+        configure({**config, "code": {}}, DEFAULTS, [])
 
 
-def test_the_digests_are_those_of_the_workflow(tmp_path):
-    """As block.json gives them to `train`, whose store it is."""
-    path = write_experiment(tmp_path, losses=("dice", "focal"), folds=(0,), seeds=(1,))
-    runs = json.loads(load(path).block_json("hippocampus", "unet", 0, 1))["runs"]
-    digest = read_json(tmp_path / "results/datasets/hippocampus/classes.json")["digest"]
-    assert {x: [run_digest(run, digest)] for x, run in runs.items()} == stored(path)
-
-
-def test_a_dataset_that_is_not_prepared(tmp_path):
-    path = write_experiment(tmp_path, losses=("dice", "focal"))
-    shutil.rmtree(tmp_path / "results/datasets")
-    line = overview(load(path), tmp_path / "results").splitlines()[-1]
-    assert line.startswith("  hippocampus, unet: not prepared yet")
+def test_a_loss_at_the_scale_of_the_reference_has_the_files_of_both(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOSSBENCH_PATH", json.dumps([str(tmp_path)]))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("own_one", "own_two"):
+        (tmp_path / f"{name}.py").touch()
+    config = {
+        "matrix": {"loss": ["one", "two"]},
+        "losses": {n: {"_target_": f"own_{n}.L"} for n in ("one", "two")},
+        "comparison": {"reference": "one", "scale_control": True},
+    }
+    experiment = with_code(configure(config, DEFAULTS, []))
+    assert [*experiment.code("losses", "two_matched")] == ["own_one.py", "own_two.py"]
 
 
 @pytest.mark.slow

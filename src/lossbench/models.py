@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_weight_memory_format
 
+from lossbench.common.code import refuse_other_code
 from lossbench.common.files import altered, read_json
 from lossbench.common.instantiate import instantiate
-from lossbench.common.provenance import seed_of
+from lossbench.common.provenance import run_digest, seed_of
 from lossbench.config import UserError, unnamed
 from lossbench.datasets.batches import pad_mirrored
 from lossbench.datasets.prepared import Prepared
@@ -141,14 +142,23 @@ def load_run(folder: Path, data: Prepared) -> torch.nn.Module:
     Raises
     ------
     UserError
-        Where a file is missing or altered, or the weights belong to another network.
+        Where a file is missing or altered, the weights belong to another network, or the run was
+        trained on other data or with other code of the user's.
     """
-    expected = read_json(folder / "status.json").get("sha256", {})
+    status = read_json(folder / "status.json")
+    expected = status.get("sha256", {})
     for path in altered(folder, {name: expected.get(name, "") for name in NEEDED}):
         raise UserError(
             f"{path}: missing, or not as train wrote it; delete it and run the workflow again"
         )
     run = read_json(folder / "run.json")
+    if (digest := run_digest(run, data.digest)) != status.get("digest"):
+        raise UserError(
+            f"{folder}: was trained on other data, or by another version of lossbench (its digest "
+            f"is {status.get('digest', '')[:8]}, and {digest[:8]} with the data in {data.folder}); "
+            "run the workflow again"
+        )
+    refuse_other_code(run.get("code", {}), str(folder / "run.json"), run["model"])
     model = build_model(run["model"], data, run["fold"], run["seed"])
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))

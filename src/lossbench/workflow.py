@@ -1,4 +1,4 @@
-"""What the Snakefile needs to know: config, environment, paths, what is stale, the dry-run plan.
+"""What the Snakefile needs to know: config, environment, paths, what is stale.
 
 Snakemake imports this at every start, each job's included: no torch and no pandas here.
 """
@@ -7,20 +7,19 @@ import json
 import re
 import sys
 import tomllib
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from itertools import groupby
 from os import pathsep
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lossbench.common.code import code_of
 from lossbench.common.files import block_folder, read_json
 from lossbench.common.instantiate import USER_PATH
 from lossbench.common.provenance import run_digest, sha256
-from lossbench.config import Experiment, Training, UserError, counted, merged, validate
+from lossbench.config import Experiment, UserError, merged, validate
 
 # Config files that come with lossbench; a study's own files are merged over them, in this order.
 CONFIG_FILES = ("datasets", "models", "losses", "config")
@@ -74,6 +73,18 @@ def configure(
         everything = merged(everything, yaml.safe_load(Path(default).read_text()))
     sources = {original(file): str(file) for file in defaults} | {file: file for file in files}
     return validate(merged(everything, config), sources)
+
+
+def with_code(experiment: Experiment) -> Experiment:
+    """The experiment with the digests of the user's files that it is made of.
+
+    Their folders must be in the environment, as `job_environment` gives it.
+    """
+    code: dict[str, dict[str, dict[str, str]]] = {}
+    for section, name, entry in experiment.components():
+        if files := code_of(entry.spec()):
+            code.setdefault(section, {})[name] = files
+    return experiment.with_code(code)
 
 
 def job_environment(
@@ -174,83 +185,3 @@ def trained(
         )
     except (UserError, KeyError, TypeError):  # missing or damaged
         return False
-
-
-def overview(experiment: Experiment, results: Path) -> str:
-    """Blocks and runs of an experiment, and which of the runs the store holds already.
-
-    Parameters
-    ----------
-    experiment
-        As `validate` gives it.
-    results
-        The folder results/, which need not exist. That a stored run is whole is for `train` to
-        check: a run counts as stored where its status is.
-
-    Returns
-    -------
-    str
-        A line for the experiment, one for the training, one for each dataset and model, and one for
-        each loss that is to be trained there.
-    """
-    matrix, blocks = experiment.matrix, list(experiment.blocks())
-    lines = [
-        f"{experiment.experiment}: {counted(len(blocks) * len(matrix.loss), 'run')} in "
-        f"{counted(len(blocks), 'block')}: {', '.join(matrix.loss)} on folds "
-        f"{_ranges(matrix.fold)}, seeds {_ranges(matrix.seed)}; compared with "
-        f"{experiment.comparison.reference}",
-        f"  {_training(experiment.training, experiment.execution.validate_every)}",
-    ]
-    for (dataset, model), group in groupby(
-        blocks, key=lambda keys: (keys["dataset"], keys["model"])
-    ):
-        prepared = results / "datasets" / dataset / "classes.json"
-        if not prepared.is_file():
-            lines.append(
-                f"  {dataset}, {model}: not prepared yet; what the store holds is known after that"
-            )
-            continue
-        digest = read_json(prepared)["digest"]
-        states = Counter(
-            (loss, _state(experiment.run(loss=loss, **keys), digest, results / "runs"))
-            for keys in group
-            for loss in matrix.loss
-        )
-        stored = sum(states[loss, "stored"] for loss in matrix.loss)
-        lines.append(
-            f"  {dataset}, {model}: {stored} of {states.total()} runs are taken from the store"
-        )
-        for loss in matrix.loss:
-            begun, new = states[loss, "begun"], states[loss, "new"]
-            if begun + new:
-                resumed = f", {begun} from a checkpoint" if begun else ""
-                lines.append(f"    {loss}: {begun + new} to train{resumed}")
-    return "\n".join(lines)
-
-
-def _training(training: Training, validate_every: int) -> str:
-    """What a study may have taken from the default experiment without a thought."""
-    size = " x ".join(map(str, training.patch_size)) if training.patch_size else "the largest size"
-    return (
-        f"{training.steps} steps of {counted(training.batch_size, 'image')} of {size}, "
-        f"{training.optimizer} from learning rate {training.learning_rate:g}, "
-        f"validated every {validate_every} steps"
-    )
-
-
-def _state(run: dict[str, Any], data_digest: str, store: Path) -> str:
-    folder = store / run_digest(run, data_digest)
-    if (folder / "status.json").is_file():
-        return "stored"
-    return "begun" if (folder / "checkpoint.pt").is_file() else "new"
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Whole numbers in words: 0-4, 7."""
-    ranges: list[list[int]] = []
-    for number in sorted(numbers):
-        if ranges and number == ranges[-1][-1] + 1:
-            ranges[-1].append(number)
-        else:
-            ranges.append([number])
-    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in ranges)

@@ -182,7 +182,8 @@ def write_block(
         rng = np.random.default_rng(seed_of(*block.values(), loss, version))
         write_text(folder / loss / "run.json", config.canonical(run))
         (folder / loss / "model.safetensors").write_bytes(b"")
-        digest = run_digest({**run, "version": version}, info["digest"])
+        again = {} if version == 1 else {"version": version}
+        digest = run_digest(run | again, info["digest"])
         write_json(
             folder / loss / "status.json", _status(block, i, steps, digest, loss in diverged)
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from lossbench.config import UserError
+from lossbench.overview import overview
 from lossbench.workflow import (
     CONFIG_FILES,
     block_files,
@@ -15,11 +16,11 @@ from lossbench.workflow import (
     dataset_files,
     job_environment,
     original,
-    overview,
     require_packages,
     settings_digest,
     trained,
     user_files,
+    with_code,
 )
 
 # A module that is given a config skips `configfile:`.
@@ -36,6 +37,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 os.environ.update(job_environment(os.environ, ROOT, FILES, EXPERIMENT.data_root))
+EXPERIMENT = with_code(EXPERIMENT)
 
 
 wildcard_constraints:

@@ -89,8 +89,7 @@ def locate(target: str, where: str) -> Any:
         raise UserError(
             f"{where}: _target_ {target!r} is not a dotted path such as monai.losses.DiceLoss"
         )
-    user_folders = json.loads(os.environ.get(USER_PATH, "[]"))
-    sys.path.extend(folder for folder in user_folders if folder not in sys.path)
+    user_folders = add_user_folders()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -115,6 +114,13 @@ def locate(target: str, where: str) -> Any:
         names = [n for n in dir(module) if not n.startswith("_")]
         raise UserError(f"{where}: {module_name} has no {name!r}; {did_you_mean(name, names)}")
     return getattr(module, name)
+
+
+def add_user_folders() -> list[str]:
+    """Have Python search the folders of the user's own modules, after all others."""
+    user_folders = json.loads(os.environ.get(USER_PATH, "[]"))
+    sys.path.extend(folder for folder in user_folders if folder not in sys.path)
+    return user_folders
 
 
 def location_of(error: BaseException) -> str:

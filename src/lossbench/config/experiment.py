@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from lossbench.config.claims import Claim
 from lossbench.config.errors import UserError, problem_text
@@ -108,6 +108,18 @@ class Experiment(Study):
     models: dict[Name, Component] = Field(description="Catalogue of models.")
     losses: dict[Name, Loss] = Field(description="Catalogue of losses.")
     claims: list[Claim] = Field([], description="Statements for this experiment to test.")
+    # Section -> entry -> the user's files that it is made of -> SHA-256; no key of a config.
+    _code: dict[str, dict[str, dict[str, str]]] = PrivateAttr(default_factory=dict)
+
+    def with_code(self, code: dict[str, dict[str, dict[str, str]]]) -> "Experiment":
+        """With digests of the user's files: by section, entry and file."""
+        experiment = self.model_copy()
+        experiment._code = code
+        return experiment
+
+    def code(self, section: str, name: str) -> dict[str, str]:
+        """Digests of the user's files that an entry is made of, by file; empty without any."""
+        return self._code.get(section, {}).get(name, {})
 
     def training_of(self, loss: str) -> Training:
         """The training settings, with what the entry of a loss overrides, key by key."""
@@ -119,7 +131,8 @@ class Experiment(Study):
         return all(getattr(mine, name) == getattr(self.training, name) for name in BATCH_SETTINGS)
 
     def run(self, dataset: str, model: str, loss: str, fold: int, seed: int) -> dict[str, Any]:
-        """Everything that one training depends on, but the data and the code."""
+        """Everything that one training depends on, but the data and lossbench's own code."""
+        code = self.code("models", model) | self.code("losses", loss)
         return {
             "dataset": dataset,
             "model": {"name": model, **self.models[model].spec()},
@@ -127,6 +140,7 @@ class Experiment(Study):
             "fold": int(fold),
             "seed": int(seed),
             "training": self.training_of(loss).model_dump(),
+            **({"code": code} if code else {}),
         }
 
     def _named(self, loss: str) -> dict[str, Any]:
@@ -173,6 +187,8 @@ class Experiment(Study):
         runs = {loss: self.run(loss=loss, **keys) for loss in trained}
         metrics = {name: metric.spec() for name, metric in self.metrics.items()}
         own = {"metrics": metrics} if metrics else {}  # so that a metric trains nothing again
+        if code := self._code.get("metrics"):
+            own["metrics_code"] = code
         execution = self.execution.model_dump()
         if ledger := execution["ledger"]:
             ledger["reference"] = self._named(ledger["reference"])
@@ -180,13 +196,15 @@ class Experiment(Study):
         return canonical(block | own)
 
     def dataset_json(self, dataset: str) -> str:
-        """Canonical JSON of a catalogue entry: its class and lossbench's own keys."""
+        """Canonical JSON of a catalogue entry: its class, its code and lossbench's own keys."""
         entry = self.datasets[dataset]
         own = {key: getattr(entry, key) for key in ("folds", "fold_seed", "surface_tolerance")}
         # What is as always is left out, so that a dataset is not prepared again for a new key.
         for key in ("normalisation", "background"):
             if getattr(entry, key) != Dataset.model_fields[key].default:
                 own[key] = getattr(entry, key)
+        if code := self.code("datasets", dataset):
+            own["code"] = code
         return canonical({"name": dataset, "spec": entry.spec(), **own})
 
     def experiment_json(self) -> str:
@@ -196,9 +214,16 @@ class Experiment(Study):
             "models": {name: self.models[name] for name in self.matrix.model},
             "losses": {name: self.losses[name] for name in self._losses_used()},
         }
-        return canonical(
-            self.model_copy(update=used).model_dump(by_alias=True, exclude={"data_root"})
-        )
+        content = self.model_copy(update=used).model_dump(by_alias=True, exclude={"data_root"})
+        return canonical(content | ({"code": self._code} if self._code else {}))
+
+    def components(self) -> Iterator[tuple[str, str, Component]]:
+        """Section, name and entry of all that the experiment is made of."""
+        m = self.matrix
+        names = {"datasets": m.dataset, "models": m.model, "losses": self._losses_used()}
+        for section, used in (names | {"metrics": [*self.metrics]}).items():
+            for name in used:
+                yield section, name, getattr(self, section)[name]
 
     def _losses_used(self) -> list[str]:
         """Those that are trained, and the one that the ledger compares them with."""
@@ -230,8 +255,10 @@ def load_study(path: str | Path) -> Study:
     """
     try:
         text = Path(path).read_text()
-        if "losses" in json.loads(text):
-            return Experiment.model_validate_json(text)
+        content = json.loads(text)
+        if "losses" in content:
+            code = content.pop("code", {})
+            return Experiment.model_validate(content).with_code(code)
         return Study.model_validate_json(text, context={"any_name": True})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the workflow, which writes it") from None

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from lossbench.common.code import refuse_other_code
 from lossbench.common.device import pick_device
 from lossbench.common.files import read_json, whole
 from lossbench.common.provenance import run_digest
@@ -43,6 +44,8 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
     torch.set_num_threads(threads)
     spec, prepared = read_json(block), Prepared(data)
     prepared.verify()
+    for name, code in spec.get("metrics_code", {}).items():
+        refuse_other_code(code, block.name, spec["metrics"][name])
     own = {
         name: build_metric(name, metric, prepared)
         for name, metric in spec.get("metrics", {}).items()

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from lossbench.common.code import refuse_other_code
 from lossbench.common.files import checksums, read_json, whole, write_json
 from lossbench.common.instantiate import instantiate, location_of
 from lossbench.common.provenance import sha256
@@ -59,6 +60,7 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     entry = read_json(dataset)
     where = f"datasets.{entry['name']}"
     fill = {"data_root": data_root or os.environ.get("LOSSBENCH_DATA") or "data"}
+    refuse_other_code(entry.get("code", {}), dataset.name, entry["spec"])
     source = instantiate(entry["spec"], object, where, fill)
     check_dataset(source, where)
     with whole(output / "images.npy") as images, whole(output / "labels.npy") as labels:

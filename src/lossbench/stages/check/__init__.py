@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from lossbench.common.code import refuse_other_code
 from lossbench.common.files import write_json
 from lossbench.common.instantiate import location_of
 from lossbench.config import ConfigError, UserError, load
@@ -54,6 +55,8 @@ def check(
     from lossbench.stages.check.try_entries import attempts, cards
 
     settings = load(experiment)
+    for section, name, entry in settings.components():
+        refuse_other_code(settings.code(section, name), experiment.name, entry.spec())
     folder = experiment.parent.parent / "datasets"
     datasets = [Prepared(folder / name) for name in settings.matrix.dataset]
     tried = _try(attempt for data in datasets for attempt in attempts(settings, data))

@@ -15,8 +15,8 @@ import yaml
 from lossbench.common.files import read_json, whole
 from lossbench.config import Experiment, UserError, load
 from lossbench.datasets.prepared import Prepared
+from lossbench.overview import overview
 from lossbench.stages.check import wording
-from lossbench.workflow import overview
 
 SECONDS = 60.0  # for timed steps, all datasets and models together
 ROOT = Path(__file__).parents[4]  # of the checkout, with the Snakefile

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from lossbench.common.code import refuse_other_code
 from lossbench.common.device import device_name, pick_device
 from lossbench.common.files import read_json, try_lock
 from lossbench.common.provenance import run_digest
@@ -92,6 +93,7 @@ def _train(specs: dict, execution: dict, folders: dict[str, Path], data: Prepare
                 streams[key] = Batches(data, spec["fold"], spec["seed"], spec["training"], device)
             streams[key].users += 1
             with isolate_failures(name, failures):
+                refuse_other_code(spec.get("code", {}), "block.json", spec["model"], spec["loss"])
                 runs.append(Run(spec, execution, folders[name], data, streams[key]))
         if runs:
             failures |= train_runs(runs, stop)

@@ -1,0 +1,217 @@
+"""The user's own code: the files behind a `_target_`, found and read, never imported."""
+
+import ast
+import hashlib
+import importlib
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from importlib.util import resolve_name
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
+
+from lossbench.common.instantiate import NOT_THE_USERS, add_user_folders
+from lossbench.config import UserError
+
+INSTALLED_IN = {"site-packages", "dist-packages"}
+# A file that uses one of these imports by a name that may be computed: it may import what is next
+# to it, and whatever a text in it names.
+IMPORTERS = {
+    *("import_module", "__import__", "exec", "run_path", "run_module"),
+    *("spec_from_file_location", "SourceFileLoader", "load_source", "attach", "attach_stub"),
+}
+MODULE_NAME = re.compile(r"\.*[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def code_of(*specs: Any) -> dict[str, str]:
+    """Digests of the user's files that components are made of.
+
+    These are the modules of their `_target_`, nested ones included, and what these import, at the
+    top or within functions. Installed packages, Python and lossbench itself are not the user's.
+
+    Parameters
+    ----------
+    specs
+        Specifications of components: mappings with `_target_`.
+
+    Returns
+    -------
+    dict
+        SHA-256 of each file, by its path below the folder from which it is imported, sorted.
+        Modules that do not exist are left out: `locate` says so, with what to do.
+    """
+    add_user_folders()
+    importlib.invalidate_caches()
+    modules = _Modules()
+    names = [target.rpartition(".")[0] for spec in specs for target in _targets(spec)]
+    files: dict[str, str] = {}
+    seen: set[str] = set()
+    while names:
+        name = names.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name.endswith(".*"):
+            names += modules.inside(name.removesuffix(".*"))
+            continue
+        names += [name.rpartition(".")[0]] * ("." in name)  # a package is imported first
+        file = modules.file(name)
+        if file is None:
+            continue
+        content = file.read_bytes()
+        is_package = file.stem == "__init__"
+        path = name.replace(".", "/") + ("/__init__" if is_package else "")
+        files[path + "".join(file.suffixes)] = hashlib.sha256(content).hexdigest()
+        if file.suffix == ".py":
+            names += modules.imported(content, file, name, is_package)
+    return dict(sorted(files.items()))
+
+
+def changed_files(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Files that differ, are new or are gone, sorted."""
+    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+
+
+def refuse_other_code(expected: Mapping[str, str], what: str, *specs: Any) -> None:
+    """See that the user's files are still those that something is to be made of.
+
+    Parameters
+    ----------
+    expected
+        Digests of these files, and perhaps of others; empty where they are not known, as where
+        the specification was written by hand.
+    what
+        Begins the message: ``run.json``.
+    specs
+        The components that are about to be made.
+
+    Raises
+    ------
+    UserError
+        Names the files that have changed.
+    """
+    if expected and (changed := changed_files(expected, {**expected, **code_of(*specs)})):
+        verb = "has" if len(changed) == 1 else "have"
+        raise UserError(
+            f"{what}: {', '.join(changed)} {verb} changed since it was written; "
+            "run the workflow again"
+        )
+
+
+def _targets(value: Any) -> Iterator[str]:
+    """Every `_target_` of a specification."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("_target_"), str):
+            yield value["_target_"]
+        for item in value.values():
+            yield from _targets(item)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from _targets(item)
+
+
+class _Modules:
+    """Modules by name, as the import system finds them, but for those of installed packages."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, ModuleSpec | None] = {}
+        self._folders: list[str] = []  # that the user's code itself adds to sys.path
+
+    def file(self, name: str) -> Path | None:
+        """The file of a module, if it is the user's."""
+        spec = self._find(name)
+        file = Path(spec.origin) if spec and spec.origin else None
+        return file if file and file.is_file() and _is_users(file) else None
+
+    def inside(self, package: str) -> list[str]:
+        """Names of the modules in a package."""
+        spec = self._find(package)
+        folders = list(spec.submodule_search_locations or ()) if spec else []
+        return [f"{package}.{module.name}" for module in iter_modules(folders)]
+
+    def imported(self, content: bytes, file: Path, module: str, is_package: bool) -> list[str]:
+        """Names of the modules that a module may import: some are no modules but what these hold.
+
+        ``package.*`` stands for all modules of a package.
+        """
+        try:
+            nodes = [*ast.walk(ast.parse(content))]
+        except (SyntaxError, ValueError):  # importing it will say so
+            return []
+        package = module if is_package else module.rpartition(".")[0]
+        names, texts, used = [], [], set()
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = "." * node.level + (node.module or "")
+                names.append(base)
+                dot = "" if base.endswith(".") else "."
+                names += [f"{base}{dot}{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+            elif isinstance(node, ast.Name):
+                used.add(node.id)
+            elif isinstance(node, ast.Attribute):
+                used |= {node.attr, ast.unparse(node)} if node.attr == "path" else {node.attr}
+        if used & IMPORTERS:
+            named = [text.strip(".") if text.endswith(".") else text for text in texts]
+            named = [text.removesuffix(".py").replace("/", ".") for text in named]
+            named = [text for text in named if MODULE_NAME.fullmatch(text)]
+            names += [*named, *(f"{text}.*" for text in named)]
+            here = [path.stem for path in file.parent.glob("*.py")]
+            names += [f"{package}.{stem}" if package else stem for stem in here]
+        if used & {"sys.path", "addsitedir"}:
+            places = (file.parent, file.parent.parent, Path.cwd())
+            folders = [*places, *(place / text for place in places for text in texts if text)]
+            self._folders += [str(folder) for folder in folders if _is_folder(folder)]
+            self._specs.clear()  # what was not found may be found there
+        return [*_absolute(names, package)]
+
+    def _find(self, name: str) -> ModuleSpec | None:
+        if name not in self._specs:
+            parent, _, last = name.rpartition(".")
+            if not parent:
+                self._specs[name] = self._find_top_level(name)
+            else:
+                package = self._find(parent)
+                folders = package.submodule_search_locations if package else None
+                self._specs[name] = _first_spec(name, list(folders)) if folders and last else None
+        return self._specs[name]
+
+    def _find_top_level(self, name: str) -> ModuleSpec | None:
+        if not name or name in sys.stdlib_module_names:
+            return None
+        spec = _first_spec(name, None) or _first_spec(name, self._folders)
+        # A namespace package has no file, and may have folders of the user's.
+        is_users = spec and (not spec.origin or _is_users(Path(spec.origin)))
+        return spec if is_users else None
+
+
+def _first_spec(name: str, folders: list[str] | None) -> ModuleSpec | None:
+    """What the import system would import under a name, whatever is imported already."""
+    for finder in sys.meta_path:
+        if spec := finder.find_spec(name, folders):
+            return spec
+    return None
+
+
+def _absolute(names: Sequence[str], package: str) -> Iterator[str]:
+    for name in names:
+        try:
+            yield resolve_name(name, package) if name.startswith(".") else name
+        except ImportError:  # relative to no package
+            continue
+
+
+def _is_users(file: Path) -> bool:
+    return not str(file).startswith(NOT_THE_USERS) and not INSTALLED_IN & {*file.parts}
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a text that is no path
+        return False

@@ -1,0 +1,90 @@
+"""What a dry run says of an experiment."""
+
+import json
+import shutil
+
+import pytest
+
+from lossbench.common.files import read_json, write_json
+from lossbench.common.provenance import run_digest
+from lossbench.config import load
+from lossbench.overview import overview
+from tests.helpers.fake_results import write_experiment
+
+
+def stored(path):
+    """Digests of the runs of an experiment, by loss."""
+    settings, root = load(path), path.parents[1]
+    digest = read_json(root / "datasets/hippocampus/classes.json")["digest"]
+    found = {loss: [] for loss in settings.matrix.loss}
+    for keys in settings.blocks():
+        for loss in found:
+            found[loss].append(run_digest(settings.run(loss=loss, **keys), digest))
+    return found
+
+
+def test_runs_are_stored_begun_or_new(tmp_path):
+    path = write_experiment(tmp_path, losses=("dice", "focal"), folds=(0, 1, 3), seeds=(0, 1))
+    store = tmp_path / "results/runs"
+    shutil.rmtree(store, ignore_errors=True)
+    digests = stored(path)
+    for digest in [*digests["dice"], digests["focal"][0]]:
+        write_json(store / digest / "status.json", {})
+    (store / digests["focal"][3]).mkdir()
+    (store / digests["focal"][3] / "checkpoint.pt").touch()
+    assert overview(load(path), tmp_path / "results").splitlines() == [
+        "fake: 12 runs in 6 blocks: dice, focal on folds 0-1, 3, seeds 0-1; compared with dice",
+        "  40 steps of 8 images of the largest size, adamw from learning rate 0.001, "
+        "validated every 20 steps",
+        "  hippocampus, unet: 7 of 12 runs are taken from the store",
+        "    focal: 5 to train, 1 from a checkpoint",
+    ]
+
+
+def test_the_digests_are_those_of_the_workflow(tmp_path):
+    """As block.json gives them to `train`, whose store it is."""
+    path = write_experiment(tmp_path, losses=("dice", "focal"), folds=(0,), seeds=(1,))
+    runs = json.loads(load(path).block_json("hippocampus", "unet", 0, 1))["runs"]
+    digest = read_json(tmp_path / "results/datasets/hippocampus/classes.json")["digest"]
+    assert {x: [run_digest(run, digest)] for x, run in runs.items()} == stored(path)
+
+
+def test_a_dataset_that_is_not_prepared(tmp_path):
+    path = write_experiment(tmp_path, losses=("dice", "focal"))
+    shutil.rmtree(tmp_path / "results/datasets")
+    line = overview(load(path), tmp_path / "results").splitlines()[-1]
+    assert line.startswith("  hippocampus, unet: not prepared yet")
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        ({"code": {"mine.py": "old", "helper.py": "same"}}, "mine.py has changed"),
+        ({"code": {"helper.py": "same"}}, "mine.py has changed"),
+        (
+            {"code": {"gone.py": "old", "mine.py": "new", "helper.py": "same"}, "seed": 7},
+            "gone.py has changed, its settings have changed",
+        ),
+        ({"seed": 7}, "its settings have changed"),
+        ({}, "its data have changed"),
+    ],
+)
+def test_why_a_run_is_trained_again(tmp_path, before, reason):
+    path = write_experiment(tmp_path, losses=("dice", "mine"), folds=(0,), seeds=(0, 1))
+    code = {"losses": {"mine": {"mine.py": "new", "helper.py": "same"}}}
+    settings, results = load(path).with_code(code), tmp_path / "results"
+    for keys in settings.blocks():
+        for loss, changed in (("dice", {}), ("mine", before)):
+            run = settings.run(loss=loss, **keys) | changed
+            folder = results / "fake/hippocampus/unet/fold0" / f"seed{keys['seed']}" / loss
+            write_json(folder / "run.json", run)
+            write_json(folder / "status.json", {"digest": run_digest(run, "old data")})
+            write_json(results / "runs" / run_digest(run, "old data") / "status.json", {})
+    classes = results / "datasets/hippocampus/classes.json"
+    digest = "old data" if before else "new data"
+    write_json(classes, {**read_json(classes), "digest": digest})
+    again = f"    mine: 2 to train (retrained: {reason})"
+    lines = overview(settings, results).splitlines()
+    assert lines[3:] == ([again] if before else [again.replace("mine", "dice", 1), again])
+    shutil.rmtree(results / "fake/hippocampus")
+    assert "retrained" not in overview(settings, results)
