@@ -27,7 +27,7 @@ MAY_IMPORT = {
     **{f"stages.{stage}": SHELF for stage in STAGES},
 }
 MAY_IMPORT["stages.predict"] = SHELF  # for people; no rule
-# For people, check calls the workflow to prepare a config's data; no other stage does.
+# For people, check shows the plan of the runs; no other stage does.
 MAY_IMPORT["stages.check"] = SHELF | {"overview"}
 
 
