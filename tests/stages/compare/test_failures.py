@@ -141,7 +141,8 @@ def test_one_block_says_something_of_the_models_and_nothing_of_the_losses(
     expected = stats.ttest_1samp(ce - dice, 0)
     assert row["p_models"] == pytest.approx(expected.pvalue)
     ends = (row["models_low"], row["models_high"])
-    assert ends == pytest.approx(tuple(expected.confidence_interval()))
+    confidence = 0.9 if verdict == "same" else 0.95  # two one-sided tests
+    assert ends == pytest.approx(tuple(expected.confidence_interval(confidence)))
     assert row["verdict_models"] == verdict or (verdict is None and pd.isna(row["verdict_models"]))
     said = (output / "verdict.txt").read_text()
     assert ("this ce model is higher than this dice model on new subjects" in said) == (

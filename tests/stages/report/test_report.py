@@ -27,12 +27,6 @@ from tests.helpers.browser import CHROMIUM, browser_page
 from tests.helpers.pages import CLASSES, LOSSES, Page, edit, make, verdict_rows
 
 
-@pytest.fixture
-def without_figures(monkeypatch):
-    """For tests of the page's text: figures cost most of a report's time."""
-    monkeypatch.setattr(plotting, "per_class", lambda results, kind, draw: [])
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     experiment, output = make(tmp_path_factory.mktemp("finished"))

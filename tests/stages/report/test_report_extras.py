@@ -312,3 +312,63 @@ def test_under_three_data_sets_one_sentence_says_that_nothing_is_said(tmp_path):
     page = Page(output / "report.html")
     assert "About other data sets nothing is said" in page.text
     assert 'id="over_datasets"' not in page.source
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_how_often_a_loss_failed_stands_beside_its_verdict(tmp_path):
+    experiment, output = make(tmp_path)
+    keys = {"loss": "dice_no_background", "class": "posterior"}
+
+    def failing(failures):
+        of = (failures[list(keys)] == pd.Series(keys)).all(axis=1)
+        figures = {"n_failed": 3, "n_subjects": 24, "rate_high": 0.29, "n_failed_reference": 1}
+        failures.loc[of, list(figures)] = list(figures.values())
+        failures.loc[of, ["p_mcnemar", "n_collapsed", "n_runs", "collapse_high"]] = 0.5, 1, 6, 0.582
+        return failures
+
+    edit(output / "failures.csv", failing)
+    report(experiment, output)
+    results = Results.read(experiment, output)
+    (row,) = tables.failures(results)["table"].to_dict("records")
+    assert row | keys == row
+    assert row["subjects without overlap"] == "3 of 24 (at most 29 %)"
+    assert (row["with the reference"], row["p, McNemar"]) == ("1", "0.5")
+    assert row["runs collapsed"] == "1 of 6 (at most 58 %)"
+    page = Page(output / "report.html")
+    assert "no overlap: 3 of 24 subjects, reference 1" in page.text
+    assert page.text.count("no overlap: ") == 1
+    assert (
+        "Elsewhere no loss failed. That still allows failures on up to 26 % of subjects"
+        in page.text
+    )
+    assert page.source.index('id="verdicts"') < page.source.index('id="failures"')
+
+
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize("n_cases", [12, 6])
+def test_one_block_is_said_of_the_models_and_not_of_the_losses(tmp_path, n_cases):
+    experiment, output = make(tmp_path, folds=(0,), seeds=(0,), n_cases=n_cases)
+    report(experiment, output)
+    page, rows = Page(output / "report.html"), tables.models(Results.read(experiment, output))
+    compared = pd.read_csv(output / "comparisons.csv")
+    assert "Each loss was trained once: nothing can be said of the losses" in page.text
+    assert len(rows) == len(compared) == 6
+    for row, expected in zip(rows.to_dict("records"), compared.to_dict("records"), strict=True):
+        said = expected["verdict_models"] if n_cases > 9 else wording.NOTHING
+        assert row["this model"] == said
+        ends = wording.interval(expected["models_low"], expected["models_high"], sign=True)
+        assert row["interval"] == ends
+        assert f"this model: {f'{said}, ' if n_cases > 9 else ''}{ends}" in page.text
+        # The interval agrees with what is said.
+        excludes_zero = expected["models_low"] > 0 or expected["models_high"] < 0
+        assert n_cases < 10 or excludes_zero == (said in ("higher", "lower"))
+    assert "higher" in set(rows["this model"]) or n_cases < 10
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_with_several_blocks_nothing_is_said_of_single_models(tmp_path):
+    experiment, output = make(tmp_path)
+    report(experiment, output)
+    page = Page(output / "report.html")
+    assert "trained once" not in page.text
+    assert 'id="models"' not in page.source

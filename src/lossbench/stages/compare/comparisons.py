@@ -175,15 +175,14 @@ def _compare_models(
     rows = {}
     for (i, pair), d, decision in zip(pairs.items(), differences, decisions, strict=True):
         limit = max_difference(pair.scores, pair.keys["metric"])
-        low, high = d.interval(1 - settings.alpha, limit)
         tolerated = np.nan
         if d.variance > 0:
             quantile = d.components.quantile(settings.alpha / 2)
             tolerated = np.sqrt(max(0.0, (d.mean / quantile) ** 2 - d.variance))
         enough = d.n_cases >= FEWEST_SUBJECTS
         rows[i] = {
-            "models_low": low,
-            "models_high": high,
+            "models_low": max(decision.low, -limit),  # agrees with the verdict
+            "models_high": min(decision.high, limit),
             "p_models": d.p(),
             "p_models_holm": decision.p_holm,
             "verdict_models": OF_MODELS[decision.verdict] if enough else NO_VERDICT,

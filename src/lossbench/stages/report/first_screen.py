@@ -65,6 +65,14 @@ def _cell(row: pd.Series, results: Results, outcome: str | None = None) -> dict[
         notes.append(f"verdict: {verdict}")
     elif verdict == "undecided":
         notes += [f"{'or' if i else 'needs'} {x}" for i, x in enumerate(wording.needed(row))]
+    if row["scope"] == "models":
+        models = row["verdict_models"] if isinstance(row["verdict_models"], str) else ""
+        of_models = wording.difference_interval(row, "models")
+        notes.append(f"this model: {models + ', ' if models else ''}{of_models}")
+    failed, failed_reference, n_subjects = results.failed(row)
+    if failed or failed_reference:
+        both = f"{failed:.0f} of {n_subjects:.0f} subjects, reference {failed_reference:.0f}"
+        notes.append(f"no overlap: {both}")
     if usual in ("better", "worse") and usual != verdict:
         notes.append(f"test over cases alone: {usual}")
     if isinstance(row["convention"], str):
@@ -128,6 +136,9 @@ def warnings(results: Results, data: dict[str, Any]) -> list[tuple[str, str]]:
         broken = pairing["broken"]
         counts[f"{len(broken)} of {pairing['blocks']} blocks are not paired"] = broken
     found += [(_named(text, names), "fixed") for text, names in counts.items() if names]
+    if len(data["models"]):
+        text = "Each loss was trained once: nothing can be said of the losses, only of the models."
+        found.append((text, "models"))
     if data["provenance"] and data["provenance"]["mixed"]:
         found.append(("The runs mix commits, versions or devices.", "provenance"))
     if (collapses := data["collapses"]) and len(collapses["table"]):

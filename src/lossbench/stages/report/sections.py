@@ -52,6 +52,8 @@ def _over_datasets(results: Results) -> dict[str, Any] | None:
 SECTIONS = (
     Section("claims", "Claims under test", tables.claims, "claims.csv"),
     Section("verdicts", "What the verdicts mean", wording.population),
+    Section("failures", "How often each loss failed", tables.failures, "failures.csv"),
+    Section("models", "The trained models", tables.models),
     Section("losses", "Each loss over all classes", tables.verdict_counts),
     Section(
         "differences",

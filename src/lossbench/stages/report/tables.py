@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -68,6 +69,57 @@ def comparisons(results: Results) -> pd.DataFrame:
     for unit in ("cases", "blocks"):
         frame[f"{unit} needed"] = table[f"n_{unit}_needed"].map(wording.count)
     frame["paired"] = ["yes" if paired else "no" for paired in table["paired"]]
+    return frame
+
+
+def failures(results: Results) -> dict[str, Any] | None:
+    """How often each loss failed: a row where it or the reference did, and what bounds the rest.
+
+    Returns
+    -------
+    dict or None
+        table, and rest: a sentence on the losses and classes without a row.
+    """
+    table = results.optional("failures")
+    if table is None or table.empty:
+        return None
+    some = (table[["n_failed", "n_failed_reference", "n_collapsed"]] > 0).any(axis=1)
+    rows, rest = table[some], table[~some]
+    frame = rows[[*GROUP, "class", "loss"]].copy()
+    counts = (rows[c] for c in ("n_failed", "n_subjects", "rate_high"))
+    frame["subjects without overlap"] = [_bounded(*row) for row in zip(*counts, strict=True)]
+    frame["with the reference"] = rows["n_failed_reference"].map(wording.count)
+    frame["p, McNemar"] = rows["p_mcnemar"].map(wording.p_value)
+    counts = (rows[c] for c in ("n_collapsed", "n_runs", "collapse_high"))
+    frame["runs collapsed"] = [_bounded(*row) for row in zip(*counts, strict=True)]
+    sentence = ""
+    if len(rest):
+        where = "Elsewhere no loss failed" if len(rows) else "No loss failed on any class"
+        highest = rest[["rate_high", "collapse_high"]].max()
+        subjects, runs = highest.map(wording.probability)
+        sentence = (
+            f"{where}. That still allows failures on up to {subjects} of subjects, and collapses "
+            f"in up to {runs} of trainings."
+        )
+    return {"table": frame, "rest": sentence}
+
+
+def _bounded(n: float, total: float, high: float) -> str:
+    """A count with the exact upper bound of its rate, such as 1 of 6 (at most 58 %)."""
+    if pd.isna(n) or pd.isna(total):
+        return NOTHING
+    return f"{n:.0f} of {total:.0f} (at most {wording.probability(high)})"
+
+
+def models(results: Results) -> pd.DataFrame:
+    """What is said of two trained models, where each loss was trained once."""
+    table = results.comparisons[results.comparisons["scope"] == "models"]
+    frame = table[[*GROUP, "class", "metric", "loss"]].copy()
+    frame["this model"] = table["verdict_models"].fillna(NOTHING)
+    frame["difference"] = table["difference"].map(wording.signed)
+    frame["interval"] = [wording.difference_interval(row, "models") for _, row in table.iterrows()]
+    frame["p, Holm"] = table["p_models_holm"].map(wording.p_value)
+    frame["luck tolerated (SD)"] = table["noise_tolerated"].map(wording.number)
     return frame
 
 

@@ -1,0 +1,11 @@
+"""Fixtures of the report's tests."""
+
+import pytest
+
+from lossbench.stages.report import plotting
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """For tests of the page's text: figures cost most of a report's time."""
+    monkeypatch.setattr(plotting, "per_class", lambda results, kind, draw: [])
