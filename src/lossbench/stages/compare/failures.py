@@ -47,6 +47,8 @@ def missing(pair: Pair) -> Missing:
         for name in ("loss", "reference")
     ]
     shown = scores.shown(metric, pair.keys["class"])
+    if all(np.isfinite(d).all() for d in pair.case_folds):  # as most are
+        return Missing(0, 0, 1.0, [])
     of_subject = np.zeros((2, scores.subject.max(initial=-1) + 1))
     counts = np.zeros(2, dtype=int)
     alone = np.zeros(len(scores.cases), dtype=bool)

@@ -81,7 +81,7 @@ class Scores:
 
     def subject_means(self, values: np.ndarray) -> list[np.ndarray]:
         """(..., C) -> for each fold (..., its subjects): the mean over the cases of a subject."""
-        return [average_cases(values[..., of], self.subject[of]) for of in self._cases_of_folds()]
+        return [self.average_cases(values[..., of], of) for of in self._cases_of_folds()]
 
     def pairs(self, metric: str, loss: str, reference: str, class_: str) -> list[np.ndarray]:
         """Loss minus reference: a matrix (seeds, subjects) for each fold, NaN where it is missing.
@@ -89,7 +89,7 @@ class Scores:
         The cases of a subject are averaged: subjects are the units that are independent.
         """
         differences = self.case_pairs(metric, loss, reference, class_)
-        return [average_cases(d, self.subject[of]) for d, of in differences]
+        return [self.average_cases(d, of) for d, of in differences]
 
     def case_pairs(
         self, metric: str, loss: str, reference: str, class_: str
@@ -112,24 +112,31 @@ class Scores:
         """
         k = self.classes.index(class_)
         if set(COUNTS) <= self.values.keys():
-            size = self.values["tp"][..., k] + self.values["fn"][..., k]
-            return (size > 0).any(axis=(0, 1))
+            return self._in_labels[:, k]
         return np.isfinite(self.values[metric][..., k]).any(axis=(0, 1))
+
+    def average_cases(self, values: np.ndarray, cases: np.ndarray) -> np.ndarray:
+        """(..., cases) -> (..., subjects): mean of what is finite; in the order of the cases."""
+        if self._one_case_each:
+            return values
+        position, subjects = pd.factorize(self.subject[cases])
+        finite = np.isfinite(values)
+        sums, n = np.zeros((2, *values.shape[:-1], len(subjects)))
+        np.add.at(sums, (..., position), np.where(finite, values, 0))
+        np.add.at(n, (..., position), finite)
+        return np.where(n > 0, sums / np.maximum(n, 1), np.nan)
+
+    @cached_property
+    def _one_case_each(self) -> bool:
+        return len(np.unique(self.subject)) == len(self.subject)
+
+    @cached_property
+    def _in_labels(self) -> np.ndarray:
+        """By the counts, whether the label of a case shows a class: bool (C, K)."""
+        return (self.values["tp"] + self.values["fn"] > 0).any(axis=(0, 1))
 
     def _cases_of_folds(self, kept: np.ndarray | bool = True) -> list[np.ndarray]:
         return [np.flatnonzero((self.fold == f) & kept) for f in range(len(self.folds))]
-
-
-def average_cases(values: np.ndarray, subject: np.ndarray) -> np.ndarray:
-    """(..., cases) -> (..., subjects): mean of what is finite; in the order of the cases."""
-    position, subjects = pd.factorize(subject)
-    if len(subjects) == len(subject):
-        return values
-    finite = np.isfinite(values)
-    sums, n = np.zeros((2, *values.shape[:-1], len(subjects)))
-    np.add.at(sums, (..., position), np.where(finite, values, 0))
-    np.add.at(n, (..., position), finite)
-    return np.where(n > 0, sums / np.maximum(n, 1), np.nan)
 
 
 class Pair(NamedTuple):
@@ -179,7 +186,7 @@ def iterate_pairs(
                 of = (metric, loss, reference, class_)
                 keys |= {"class": class_, "metric": metric}
                 of_cases = scores.case_pairs(*of)
-                folds = [average_cases(d, scores.subject[at]) for d, at in of_cases]
+                folds = [scores.average_cases(d, at) for d, at in of_cases]
                 yield Pair(keys, scores, folds, [d for d, _ in of_cases])
 
 

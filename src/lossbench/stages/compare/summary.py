@@ -9,7 +9,7 @@ import pandas as pd
 from lossbench.common import tables
 from lossbench.common.tables import COUNTS, RUN
 from lossbench.stages.compare.conventions import CONVENTIONS, overlap, ratios
-from lossbench.stages.compare.scores import Scores, average_cases, deviation, mean, to_rows
+from lossbench.stages.compare.scores import Scores, deviation, mean, to_rows
 from lossbench.statistics import mean_interval
 
 TIE = 1e-9  # means that differ by less are equal: the order of a sum moves them by more
@@ -62,7 +62,9 @@ def summary(groups: Sequence[Scores], alpha: float) -> pd.DataFrame:
             values = scores.values[metric]
             per_case = mean(values, axis=1)
             # (L, K, C) -> (L, subjects, K)
-            averaged = average_cases(np.moveaxis(per_case, 1, 2), scores.subject)
+            averaged = scores.average_cases(
+                np.moveaxis(per_case, 1, 2), np.arange(len(scores.cases))
+            )
             per_subject = np.moveaxis(averaged, 2, 1)
             low, high = mean_interval(np.moveaxis(per_subject, 1, 0), 1 - alpha)
             of_seeds = [mean(values[:, seeds == s], axis=(1, 2)) for s in np.unique(seeds)]
