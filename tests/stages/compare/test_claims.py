@@ -10,7 +10,7 @@ from lossbench.common.tables import CLAIMS
 from lossbench.config import validate
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.comparisons import family
-from lossbench.stages.compare.scores import to_scores
+from lossbench.stages.compare.scores import iterate_pairs, to_scores
 from tests.helpers.configs import default
 
 CLASSES = ("background", "small")
@@ -47,7 +47,12 @@ def cases(tmp_path):
 
 def read(folder, cases, *stated: dict) -> pd.DataFrame:
     study, scores = experiment(*stated), to_scores(pa.Table.from_pandas(cases), list(GAIN))
-    return claims(study, folder, scores, family(scores, study))
+    return claims(study, folder, scores, family_of(scores, study))
+
+
+def family_of(groups, study):
+    pairs = iterate_pairs(groups, study.comparison.metrics, study.comparison.reference)
+    return family([*pairs], groups, study)
 
 
 def found(stated: dict, folder, cases) -> dict:
@@ -94,7 +99,7 @@ def test_claims_and_comparisons_are_corrected_together(cases, tmp_path):
     other = {"comparison": same["comparison"] | {"against": "c"}}
     key = ("mni152", "unet_small", "b", "a", "small", "dice")
     for stated, n_tests in (([], 4), ([same] * 40, 4), ([same, other], 5)):
-        tested = family(groups, experiment(*stated))
+        tested = family_of(groups, experiment(*stated))
         assert len(tested) == n_tests
         difference, decision = tested[key]
         assert decision.p_holm == pytest.approx(n_tests * difference.p())

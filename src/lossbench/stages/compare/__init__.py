@@ -17,7 +17,7 @@ from lossbench.stages.compare.collapses import collapses
 from lossbench.stages.compare.comparisons import comparisons, family, pairing, rank_table, scale
 from lossbench.stages.compare.failures import failures
 from lossbench.stages.compare.over_datasets import over_datasets
-from lossbench.stages.compare.scores import Scores
+from lossbench.stages.compare.scores import Scores, iterate_pairs
 from lossbench.stages.compare.summary import conventions, dice_of_runs, pooled, summary
 
 
@@ -121,17 +121,19 @@ def _tables(
     settings = study.comparison
     first = [*RUN, "digest", "status", "steps", "dice", "dice_with_background"]
     first = [name for name in first if name in runs]  # external results have fewer
-    collapsed, tested = collapses(groups, experiment), family(groups, study)
+    collapsed = collapses(groups, experiment)
+    pairs = list(iterate_pairs(groups, [*settings.metrics, *settings.also], settings.reference))
+    tested = family(pairs, groups, study)
     tables = {
         "runs": runs[[*first, *runs.columns.difference(first, sort=False)]],
         "summary": summary(groups, settings.alpha),
-        "comparisons": comparisons(groups, study, tested, pairing(runs, settings.reference)),
+        "comparisons": comparisons(pairs, study, tested, pairing(runs, settings.reference)),
         "pooled": pooled(groups),
         "conventions": conventions(groups),
         "ranks": rank_table(groups, study),
         "collapses": collapsed,
         "failures": failures(groups, collapsed, settings.reference, settings.alpha),
-        "scale": scale(groups, settings),
+        "scale": scale(pairs, settings),
     }
     tables["datasets"], tables["over_datasets"] = over_datasets(groups, study, background)
     if experiment and study.claims:

@@ -11,7 +11,7 @@ from lossbench.common.tables import BLOCK
 from lossbench.config import MATCHED, METRICS, Comparison, Study, outcome
 from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED
 from lossbench.stages.compare.failures import missing
-from lossbench.stages.compare.scores import Pair, Scores, iterate_pairs, mean, to_rows
+from lossbench.stages.compare.scores import Pair, Scores, mean, to_rows
 from lossbench.stages.compare.summary import TIE, has_conventions, means_by_convention
 from lossbench.statistics import (
     Decision,
@@ -47,14 +47,17 @@ def max_difference(scores: Scores, metric: str) -> float:
 Tested = dict[tuple[str, ...], tuple[Difference, Decision]]
 
 
-def family(groups: Sequence[Scores], study: Study) -> Tested:
+def family(pairs: Sequence[Pair], groups: Sequence[Scores], study: Study) -> Tested:
     """All that is tested, decided together: the comparisons and what the claims compare.
 
     A claim that is one of the comparisons is no further test.
     """
     settings = study.comparison
-    pairs = list(iterate_pairs(groups, settings.metrics, settings.reference))
-    differences = {tuple(pair.keys.values()): paired_difference(pair.folds) for pair in pairs}
+    differences = {
+        tuple(pair.keys.values()): paired_difference(pair.folds)
+        for pair in pairs
+        if pair.keys["metric"] in settings.metrics
+    }
     for claim in getattr(study, "claims", []):
         for scores in groups if claim.comparison else ():
             c = claim.comparison
@@ -72,7 +75,7 @@ def family(groups: Sequence[Scores], study: Study) -> Tested:
 
 
 def comparisons(
-    groups: Sequence[Scores],
+    pairs: Sequence[Pair],
     study: Study,
     tested: Tested,
     paired: dict[tuple[str, str, str], bool],
@@ -81,8 +84,8 @@ def comparisons(
 
     Parameters
     ----------
-    groups
-        What was measured, for each dataset and model.
+    pairs
+        Of the metrics that are tested, and of those that are reported only.
     study
         Reference, metrics, margins, alpha.
     tested
@@ -91,7 +94,6 @@ def comparisons(
         Of each (dataset, model, loss): whether all its blocks have the reference's digests.
     """
     settings, alpha = study.comparison, study.comparison.alpha
-    pairs = list(iterate_pairs(groups, [*settings.metrics, *settings.also], settings.reference))
     n_tests = int(np.isfinite([d.variance for d, _ in tested.values()]).sum())
     p_cases = cases_tests([pair.case_folds for pair in pairs])
     is_tested = [pair.keys["metric"] in settings.metrics for pair in pairs]
@@ -248,13 +250,13 @@ def rank_table(groups: Sequence[Scores], study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=tables.RANKS)
 
 
-def scale(groups: Sequence[Scores], settings: Comparison) -> pd.DataFrame:
+def scale(pairs: Sequence[Pair], settings: Comparison) -> pd.DataFrame:
     """What gradient scale alone explains: a loss minus itself at the reference's scale."""
     rows = []
-    for pair in iterate_pairs(groups, settings.metrics, settings.reference):
+    for pair in pairs:
         loss, metric, class_ = (pair.keys[name] for name in ("loss", "metric", "class"))
         matched = loss + MATCHED
-        if matched not in pair.scores.losses:
+        if matched not in pair.scores.losses or metric not in settings.metrics:
             continue
         of_matched = pair.scores.pairs(metric, matched, settings.reference, class_)
         explained = paired_difference(pair.scores.pairs(metric, loss, matched, class_))
