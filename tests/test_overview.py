@@ -1,6 +1,7 @@
 """What a dry run says of an experiment."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from lossbench.common.files import read_json, write_json
 from lossbench.common.provenance import run_digest
 from lossbench.config import load
-from lossbench.overview import overview
+from lossbench.overview import low_power, overview
+from lossbench.statistics import Difference, decide
+from lossbench.statistics.variance_components import student
 from tests.helpers.fake_results import write_experiment
 
 
@@ -84,7 +87,48 @@ def test_why_a_run_is_trained_again(tmp_path, before, reason):
     digest = "old data" if before else "new data"
     write_json(classes, {**read_json(classes), "digest": digest})
     again = f"    mine: 2 to train (retrained: {reason})"
-    lines = overview(settings, results).splitlines()
-    assert lines[3:] == ([again] if before else [again.replace("mine", "dice", 1), again])
+    lines = overview(settings, results).splitlines()  # the last: two blocks decide little
+    assert lines[3:-1] == ([again] if before else [again.replace("mine", "dice", 1), again])
     shutil.rmtree(results / "fake/hippocampus")
     assert "retrained" not in overview(settings, results)
+
+
+def test_with_one_block_no_verdict_on_the_losses_is_announced(tmp_path):
+    path = write_experiment(tmp_path, folds=(0,), seeds=(0,))
+    sentence = overview(load(path), tmp_path / "results").splitlines()[-1]
+    assert sentence.startswith("  With one block (a fold and a seed) no verdict on the losses")
+    assert "add seeds (matrix.seed: [0, 1, 2]) or folds" in sentence
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(2, True), (3, True), (5, False)])
+def test_a_family_too_large_for_its_blocks_is_said_with_the_remedy(tmp_path, seeds, said):
+    """The figure is what a difference needs to be decided with that many degrees of freedom."""
+    path = write_experiment(tmp_path, folds=(0,), seeds=range(seeds), n_cases=2)
+    sentence = low_power(load(path), tmp_path / "results")
+    assert bool(sentence) == said
+    if said:
+        assert f"with {seeds} blocks and 6 comparisons" in sentence
+        errors, enough = map(
+            int, re.findall(r"(\d+) standard errors large \(5 with (\d+)", sentence)[0]
+        )
+        for n_blocks, size, verdict in [
+            (seeds, 0.97 * errors, "undecided"),
+            (seeds, 1.03 * errors, "better"),
+            (enough - 1, 5, "undecided"),
+            (enough, 5, "better"),
+        ]:
+            noise = student(1.0, n_blocks - 1)
+            differences = [Difference(x, noise, 50, n_blocks) for x in (size, 0, 0, 0, 0, 0)]
+            found = decide(differences, [1e-3] * 6, [True] * 6, alpha=0.05)
+            assert found[0].verdict == verdict
+
+
+def test_a_reference_alone_is_not_said_to_be_too_small(tmp_path):
+    path = write_experiment(tmp_path, losses=("dice",), folds=(0,), seeds=(0,))
+    assert low_power(load(path), tmp_path / "results") == ""
+
+
+def test_a_dataset_that_is_not_prepared_counts_with_two_classes(tmp_path):
+    path = write_experiment(tmp_path, folds=(0,), seeds=(0, 1), n_cases=2)
+    shutil.rmtree(tmp_path / "results/datasets")
+    assert "2 blocks and 4 comparisons" in low_power(load(path), tmp_path / "results")

@@ -13,6 +13,10 @@ from lossbench.common.files import block_folder, read_json
 from lossbench.common.provenance import run_digest
 from lossbench.config import Experiment, Training, UserError, canonical, counted
 
+# Three blocks and six comparisons need 11: such studies find a difference of 0.005 in 3 % (docs).
+TOO_MANY_STANDARD_ERRORS = 10.0
+ENOUGH_STANDARD_ERRORS = 5.0  # as with five blocks and six comparisons
+
 
 def overview(experiment: Experiment, results: Path) -> str:
     """Blocks and runs of an experiment, and which of the runs the store holds already.
@@ -28,8 +32,8 @@ def overview(experiment: Experiment, results: Path) -> str:
     Returns
     -------
     str
-        A line for the experiment, one for the training, one for each dataset and model, and one for
-        each loss that is to be trained there.
+        A line for the experiment, one for the training, one for each dataset and model, one for
+        each loss that is to be trained there, and `low_power`.
     """
     matrix, blocks = experiment.matrix, list(experiment.blocks())
     lines = [
@@ -70,7 +74,56 @@ def overview(experiment: Experiment, results: Path) -> str:
                 )
                 again = f" (retrained: {', '.join(reasons)})" if reasons else ""
                 lines.append(f"    {loss}: {begun + new} to train{resumed}{again}")
+    if sentence := low_power(experiment, results):
+        lines.append(f"  {sentence}")
     return "\n".join(lines)
+
+
+def low_power(experiment: Experiment, results: Path) -> str:
+    """Say that a study is too small for any verdict, and what to do; empty where it is not.
+
+    Nothing is known of its noise before the training, so this counts in standard errors: how many
+    of them a difference must have for the smallest p of the step-down over all comparisons, with
+    the degrees of freedom of the blocks.
+
+    Parameters
+    ----------
+    experiment
+        As `validate` gives it.
+    results
+        The folder results/: a dataset that is prepared there has its classes, any other counts
+        with two.
+    """
+    from scipy import special  # only for a plan: each job of Snakemake's imports this module
+
+    matrix, comparison = experiment.matrix, experiment.comparison
+    n_classes = 0
+    for dataset in matrix.dataset:
+        prepared = results / "datasets" / dataset / "classes.json"
+        n_classes += len(read_json(prepared)["classes"]) if prepared.is_file() else 2
+    n_losses = len(matrix.loss) - 1
+    n_tests = n_classes * len(matrix.model) * n_losses * len(comparison.metrics)
+    n_blocks = len(matrix.fold) * len(matrix.seed)
+    if n_blocks == 1 and n_losses:
+        return (
+            "With one block (a fold and a seed) no verdict on the losses is possible, only on the "
+            "trained models: add seeds (matrix.seed: [0, 1, 2]) or folds (matrix.fold)"
+        )
+
+    def standard_errors(blocks: int) -> float:
+        return float(-special.stdtrit(blocks - 1, comparison.alpha / n_tests / 2))
+
+    if not n_tests or (least := standard_errors(n_blocks)) < TOO_MANY_STANDARD_ERRORS:
+        return ""
+    enough = n_blocks
+    while standard_errors(enough) > ENOUGH_STANDARD_ERRORS:
+        enough += 1
+    return (
+        f"Next to no difference can be decided: with {n_blocks} blocks and {n_tests} comparisons "
+        f"it must be {least:.0f} standard errors large ({ENOUGH_STANDARD_ERRORS:.0f} with "
+        f"{enough} blocks): add seeds or folds (matrix.seed, matrix.fold), or compare fewer losses "
+        "and metrics"
+    )
 
 
 def _reasons(

@@ -14,6 +14,7 @@ from lossbench.common.files import write_json
 from lossbench.common.instantiate import location_of
 from lossbench.config import ConfigError, UserError, load
 from lossbench.datasets.prepared import Prepared
+from lossbench.overview import low_power
 from lossbench.stages.check.data import survey
 from lossbench.stages.check.for_people import study
 
@@ -83,6 +84,8 @@ def check(
     for probe in gradients:
         for sentence in probe["sentences"]:
             log.info("%s, %s: %s", probe["dataset"], probe["model"], sentence)
+    if sentence := low_power(settings, experiment.parent.parent):
+        log.warning("%s", sentence)
 
 
 def _try(attempts: Iterable[tuple[str, Callable[[], None]]]) -> list[str]:
