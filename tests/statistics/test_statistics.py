@@ -134,6 +134,30 @@ def test_false_winners_and_coverage(design):
     assert 0.915 <= np.mean((low <= 0) & (high >= 0)) <= 0.99
 
 
+@pytest.mark.parametrize("sizes", [(5, 5, 200), (200, 200, 5)], ids=str)
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_unequal_folds_do_not_make_sure(sizes, seeds):
+    """Coverage was 85 to 93 %: a large fold is one draw of training noise, whatever its cases."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(300):
+        values = [
+            rng.normal(0, 0.01, (1, n))
+            + rng.normal(0, 0.006, (seeds, 1))
+            + rng.normal(0, 0.0125, (seeds, n))
+            for n in sizes
+        ]
+        low, high = paired_difference(values).interval(0.95)
+        covered += low <= 0 <= high
+    assert covered / 300 >= 0.93
+
+
+def test_degrees_of_freedom_are_those_of_the_weights():
+    """Two large folds and a tiny one are hardly more than two; equal ones are as many as there are."""
+    folds = [np.random.default_rng(i).normal(0, 0.01, (1, n)) for i, n in enumerate((200, 200, 2))]
+    assert 1 <= paired_difference(folds).components.df < 1.2
+    assert paired_difference([f[:, :2] for f in folds]).components.df == 2
+
+
 def test_the_usual_test_over_cases_is_too_sure():
     """What the block effect is for: Wilcoxon over cases calls many more false winners."""
     row = rates(FULL, 60, seed=1)

@@ -42,7 +42,7 @@ COMPARISONS = (
     ),
     *("p_cases", "p_cases_holm", "verdict_cases", "convention", "paired"),
     *("scope", "models_low", "models_high", "p_models", "p_models_holm", "verdict_models"),
-    "noise_tolerated",
+    *("noise_tolerated", "sd_fold", "p_fold", "caution"),
 )
 POOLED = (*GROUP, "loss", "class", "n_cases", *COUNTS, "dice", "iou", "precision", "recall")
 CONVENTIONS = (*GROUP, "class", "convention", "loss", "mean", "n_cases", "winner")
@@ -68,7 +68,7 @@ OVER_DATASETS = (
 CLAIMS = ("claim", "source", *GROUP, "verdict", "figure", "evidence")
 PLAN = (
     *(*GROUP, "loss", "class", "metric", "pilot_cases", "pilot_seeds", "pilot_blocks"),
-    *("sd_case", "sd_block", "sd_residual", "pairing_gain"),
+    *("sd_case", "sd_block", "sd_residual", "sd_fold", "more_seeds_help", "pairing_gain"),
     *("n_seeds", "n_blocks", "n_cases", "power", "hours"),
 )
 # Columns of text, whatever they look like: a class may be called 007 or NA.
@@ -92,6 +92,7 @@ TEXT = (
         "source",
         "figure",
         "evidence",
+        "caution",
         "commit",
         "engine",
     ),

@@ -9,6 +9,8 @@ from scipy import stats
 
 from lossbench.statistics.variance_components import UNKNOWN, Components, combine, fold, student
 
+FOLD_LEVEL = 0.01  # p of the fold component below which it is told; one of many comparisons
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -38,6 +40,17 @@ class Difference:
     def variance(self) -> float:
         """Variance of the mean."""
         return self.components.variance
+
+    @property
+    def more_seeds_help(self) -> bool:
+        """Whether further seeds of the same folds would make the mean surer.
+
+        They do not where the training sets of the folds favour different losses, beyond doubt and
+        by more than what is left of the training noise: that component does not shrink with seeds.
+        """
+        c = self.components
+        left = c.block * self.n_folds / max(self.n_blocks, 1)
+        return not (c.p_fold < FOLD_LEVEL and c.fold > left)
 
     def interval(self, confidence: float, bound: float = np.inf) -> tuple[float, float]:
         """Interval of the mean difference; NaN without variance.

@@ -70,10 +70,10 @@ def needed(
             return _power_differs(design, abs(d.mean), alpha / tests) >= POWER
         return _power_equivalent(design, abs(d.mean), margin, alpha / tests) >= POWER
 
-    return (
-        _smallest(d.n_cases, lambda n: enough(n, seeds)),
-        d.n_folds * _smallest(int(np.ceil(seeds)), lambda n: enough(d.n_cases, n)),
-    )
+    cases = _smallest(d.n_cases, lambda n: enough(n, seeds))
+    if not d.more_seeds_help:
+        return cases, np.inf
+    return cases, d.n_folds * _smallest(int(np.ceil(seeds)), lambda n: enough(d.n_cases, n))
 
 
 def planned(

@@ -123,6 +123,10 @@ class Components(NamedTuple):
         The part of the variance that is estimated with `df` degrees of freedom.
     floor
         The variance of the mean if there were no block effect.
+    fold, p_fold
+        Component of the training set (what all trainings of a fold share beyond their cases), and
+        p of there being none; NaN where folds or seeds are too few to tell. It is in no other
+        figure here: more seeds shrink `block` and leave it.
     """
 
     case: float
@@ -134,6 +138,8 @@ class Components(NamedTuple):
     weight: float
     noise: float
     floor: float
+    fold: float = np.nan
+    p_fold: float = np.nan
 
     def tail(self, t: float) -> float:
         """Probability that the mean over its standard error lies above t, without a difference."""
@@ -155,7 +161,7 @@ def student(variance: float, df: float) -> Components:
 
 
 def combine(folds: Sequence[Fold]) -> Components:
-    """Components by the method of moments, exact in expectation for unbalanced results too.
+    """Components by the method of moments, for unbalanced results too.
 
     The block component has two sources: blocks within folds (Henderson's adjusted sum of squares),
     and the spread of the folds' means beyond what cases and residuals explain. They are pooled by
@@ -163,6 +169,12 @@ def combine(folds: Sequence[Fold]) -> Components:
     (a (MS_case + MS_block - MS_residual) + (1 - a) MS_fold) / pairs, a = folds (seeds - 1) /
     (blocks - 1). With one seed the folds alone carry the block effect; with a single block nothing
     does, and all is NaN.
+
+    Small folds spread by their few cases. What cases explain is subtracted as for the fold that has
+    most of them, or the noise of small folds hides the block effect, of which a large fold is
+    nothing but one draw: with folds of 5, 5 and 200 cases and one seed an unbiased estimate is
+    0 in most studies, and 95 % intervals held the truth in 88 %. Equal folds are not concerned;
+    unequal ones get wider intervals.
     """
 
     def total(name: str) -> float:
@@ -181,19 +193,48 @@ def combine(folds: Sequence[Fold]) -> Components:
     n_case = total("n_case")
     case = max(0.0, (total("ss_case") - df_case * residual) / n_case) if n_case else 0.0
     share = each("cases") / total("cases")
-    block = 0.0
+    explained = case * each("coef_case") + residual * each("coef_residual")
+    between = share * (1 - share)
+    spread = share @ (each("mean") - share @ each("mean")) ** 2
+    block = within = 0.0
     if df_block:
         block += df_block * (total("ss_block") - df_block * residual) / total("n_block")
+        within = max(0.0, block / df_block)
     if df_fold:
-        between = share * (1 - share)
-        explained = case * each("coef_case") + residual * each("coef_residual")
-        spread = share @ (each("mean") - share @ each("mean")) ** 2
-        block += df_fold * (spread - between @ explained) / (between @ each("coef_block"))
-    return variance_of_mean(
+        of_cases = between @ np.full(len(folds), explained.min())
+        block += df_fold * (spread - of_cases) / (between @ each("coef_block"))
+    components = variance_of_mean(
         *(case, max(0.0, float(block / df)), residual),
         *(float(share**2 @ each(name)) for name in ("coef_case", "coef_block", "coef_residual")),
         *(df_block, df_fold, df_case),
     )
+
+    # Satterthwaite: a sum of unequal parts has fewer degrees of freedom than it has parts.
+    effective = np.zeros(2)
+    if df_block:
+        dfs = each("df_block")
+        expected = residual + components.block * each("n_block") / np.maximum(dfs, 1)
+        effective[0] = _satterthwaite(dfs @ expected, dfs @ expected**2, df_block)
+    if df_fold:
+        expected = components.block * each("coef_block") + explained.min()
+        form = (np.diag(share) - np.outer(share, share)) * expected
+        effective[1] = _satterthwaite(form.trace(), (form * form.T).sum(), df_fold)
+    of_source = np.array([df_block, df_fold]) / df
+    parts = of_source > 0
+    pooled = _satterthwaite(1.0, (of_source[parts] ** 2 / effective[parts]).sum(), df)
+    components = components._replace(df=pooled)
+    if df_block and df_fold:
+        expected = between @ (within * each("coef_block") + explained)
+        p = special.fdtrc(effective[1], effective[0], spread / expected) if expected else np.nan
+        found = max(0.0, float((spread - expected) / between.sum()))
+        components = components._replace(fold=found, p_fold=float(p))
+    return components
+
+
+def _satterthwaite(trace: float, trace_of_square: float, df: int) -> float:
+    """Degrees of freedom of a quadratic form; exactly `df` where its parts are equal."""
+    effective = trace**2 / trace_of_square if trace_of_square else df
+    return float(effective) if effective < df * (1 - 1e-9) else df
 
 
 def variance_of_mean(

@@ -167,8 +167,8 @@ def _verdicts(study: Study, tables: dict[str, pd.DataFrame], output: Path) -> st
         f"{study.experiment}: each loss minus {settings.reference}, paired by case within blocks; "
         f"verdicts and intervals hold together at error rate {settings.alpha:g}, margin "
         f"{settings.margins_text()}\n\n"
-        f"{table.to_string(index=False)}\n{_missing(compared, settings.alpha)}{_models(compared)}"
-        f"{_over_datasets(tables)}\n"
+        f"{table.to_string(index=False)}\n{_missing(compared, settings.alpha)}"
+        f"{_cautions(compared)}{_models(compared)}{_over_datasets(tables)}\n"
         f"report:  {output / 'report.html'}\n"
     )
 
@@ -187,6 +187,16 @@ def _missing(compared: pd.DataFrame, alpha: float) -> str:
         if row["p_missing"] < alpha:
             line += "; no winner by results that miss more"
         lines.append(f"{line}\n")
+    return "\n" * bool(lines) + "".join(lines)
+
+
+def _cautions(compared: pd.DataFrame) -> str:
+    """A line for each caution, with the comparisons that it is about."""
+    lines = []
+    for caution, rows in compared[compared["caution"] != ""].groupby("caution", sort=False):
+        of = [f"{r['metric']} of {r['class']}, {r['loss']}" for r in rows.to_dict("records")]
+        more = f" and {len(of) - 3} more" if len(of) > 3 else ""
+        lines.append(f"caution: {caution} ({'; '.join(of[:3])}{more})\n")
     return "\n" * bool(lines) + "".join(lines)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from lossbench.common import tables
 from lossbench.common.tables import BLOCK
 from lossbench.config import MATCHED, METRICS, Comparison, Study, outcome
+from lossbench.stages.compare.cautions import cautions
 from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED
 from lossbench.stages.compare.failures import missing
 from lossbench.stages.compare.scores import Pair, Scores, mean, to_rows
@@ -161,6 +162,9 @@ def comparisons(
                 "convention": ",".join(sign_reversals(scores, **pair.keys)),
                 "paired": paired.get(of_run, False),
                 "scope": "models" if i in models else "losses",
+                "sd_fold": np.sqrt(d.components.fold),
+                "p_fold": d.components.p_fold,
+                "caution": "; ".join(cautions(pair, d)),
                 **models.get(i, {}),
             }
         )

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from lossbench.common.files import whole
 from lossbench.common.tables import CASE, CASE_TEXT, COMPARISON, PLAN, read_csv
 from lossbench.config import Study, UserError, counted, load_study
+from lossbench.stages.compare.cautions import MORE_SEEDS_DO_NOT_HELP
 from lossbench.stages.compare.scores import Scores, iterate_pairs, to_scores
 from lossbench.statistics import paired_difference, pairing_gain, planned
 
@@ -105,6 +106,8 @@ def _rows(
             "sd_case": np.sqrt(d.components.case),
             "sd_block": np.sqrt(d.components.block),
             "sd_residual": np.sqrt(d.components.residual),
+            "sd_fold": np.sqrt(d.components.fold),
+            "more_seeds_help": d.more_seeds_help,
             "pairing_gain": pairing_gain(of_loss, of_reference),
         }
         per_block = sum(
@@ -132,10 +135,13 @@ def _text(study: Study, table: pd.DataFrame, goal: float, power: float) -> str:
     alike = [name for name in ("dataset", "model", "metric") if shown[name].nunique() == 1]
     shown = shown.drop(columns=alike)
     settings = study.comparison
+    doubted = table.loc[~table["more_seeds_help"].astype(bool), ["loss", "class"]].drop_duplicates()
+    names = [f"{row['loss']} on {row['class']}" for row in doubted.to_dict("records")]
+    note = f"\n{MORE_SEEDS_DO_NOT_HELP}: {'; '.join(names)}." if names else ""
     return (
         f"To show a true difference of {goal:g} to {settings.reference} with probability "
         f"{power:g}, all {len(lines)} comparisons at {settings.alpha:g} together:\n\n"
-        f"{shown.to_string(index=False)}\n\n{_together(table, chosen)}\n"
+        f"{shown.to_string(index=False)}\n\n{_together(table, chosen)}{note}\n"
     )
 
 

@@ -145,6 +145,10 @@ def warnings(results: Results, data: dict[str, Any]) -> list[tuple[str, str]]:
         columns = (collapses["table"][c] for c in ("loss", "class", "collapsed"))
         names = [f"{loss} on {c}, {runs}" for loss, c, runs in zip(*columns, strict=True)]
         found.append((_named("Some runs never found a class", names), "collapses"))
+    cautions = results.comparisons.dropna(subset="caution")
+    for caution, rows in cautions.groupby("caution", sort=False):
+        names = [f"{r['loss']} on {r['class']}" for r in rows.to_dict("records")]
+        found.append((_named(caution[0].upper() + caution[1:], names), "comparisons"))
     empty = data["conventions"]
     if empty and empty["winners"] is not None and len(empty["winners"]):
         text = "The loss with the highest mean changes with how cases without the class are counted"

@@ -1,0 +1,28 @@
+"""What a reader has to know of a comparison beside its verdict, as sentences."""
+
+import numpy as np
+
+from lossbench.stages.compare.scores import Pair
+from lossbench.statistics import Difference
+
+LARGE = 0.5  # share of the subjects in one fold above which the others say little of its trainings
+MORE_SEEDS_DO_NOT_HELP = (
+    "the training sets of the folds favour different losses (sd_fold in comparisons.csv), so that "
+    "more seeds do not help, but more folds, and the interval is too narrow for new training sets"
+)
+
+
+def cautions(pair: Pair, d: Difference) -> list[str]:
+    """Sentences on one comparison, from its values and their difference."""
+    found = []
+    if d.n_folds > 1:
+        sizes = [int(np.isfinite(fold).any(axis=0).sum()) for fold in pair.folds]
+        if max(sizes) > LARGE * sum(sizes):
+            fold = pair.scores.folds[int(np.argmax(sizes))]
+            found.append(
+                f"fold {fold} has {max(sizes) / sum(sizes):.0%} of the subjects, so that its few "
+                "trainings are most of the difference and the interval is wide"
+            )
+    if not d.more_seeds_help:
+        found.append(MORE_SEEDS_DO_NOT_HELP)
+    return found

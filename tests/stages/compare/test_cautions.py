@@ -1,0 +1,44 @@
+"""What a reader has to know beside a verdict: folds that dominate, training sets that decide."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lossbench.stages.compare.plan import plan
+from tests.helpers.fake_results import compare_files
+
+
+def compared(tmp_path, sizes, fold_sd=0.0, seeds=3):
+    """Two losses that differ by chance; verdict.txt and the row of their comparison."""
+    rng, rows = np.random.default_rng(0), []
+    for fold, size in enumerate(sizes):
+        hard, of_fold = rng.normal(0.8, 0.03, size), fold_sd * (-1) ** fold
+        for seed in range(seeds):
+            other = hard + of_fold + rng.normal(0, 0.003) + rng.normal(0, 0.01, size)
+            for loss, dice in (("dice", hard), ("other", other)):
+                keys = {"loss": loss, "fold": fold, "seed": seed}
+                rows += [{**keys, "case": f"{fold}_{i}", "dice": x} for i, x in enumerate(dice)]
+    pd.DataFrame(rows).to_csv(tmp_path / "all.csv", index=False)
+    output = compare_files([str(tmp_path / "all.csv")], "dice", tmp_path / "out").parent
+    (row,) = pd.read_csv(output / "comparisons.csv").to_dict("records")
+    return (output / "verdict.txt").read_text(), row
+
+
+@pytest.mark.parametrize(("sizes", "warned"), [((5, 5, 30), True), ((13, 13, 14), False)])
+def test_a_fold_with_most_of_the_subjects_is_named(sizes, warned, tmp_path):
+    said, row = compared(tmp_path, sizes)
+    assert ("caution: fold 2 has 75% of the subjects" in said) == warned
+    assert ("fold 2 has 75%" in str(row["caution"])) == warned
+
+
+@pytest.mark.parametrize("fold_sd", [0.0, 0.03])
+def test_training_sets_that_decide_are_reported_and_planned_for(fold_sd, tmp_path, capsys):
+    said, row = compared(tmp_path, (15,) * 4, fold_sd)
+    warned = fold_sd > 0
+    assert row["sd_fold"] == pytest.approx(fold_sd * (4 / 3) ** 0.5, abs=0.004)
+    assert (row["p_fold"] < 0.01) == warned
+    assert ("more seeds do not help" in said) == warned
+    assert row["verdict"] == "undecided" if warned else "equivalent"
+    assert (row["n_blocks_needed"] == np.inf) == warned
+    plan(tmp_path / "out", 0.01)
+    assert ("more seeds do not help, but more folds" in capsys.readouterr().out) == warned
