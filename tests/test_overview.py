@@ -8,6 +8,7 @@ import pytest
 
 from lossbench.common.files import read_json, write_json
 from lossbench.common.provenance import run_digest
+from lossbench.common.sources import source_record
 from lossbench.config import load
 from lossbench.overview import low_power, overview
 from lossbench.statistics import Difference, decide
@@ -132,3 +133,27 @@ def test_a_dataset_that_is_not_prepared_counts_with_two_classes(tmp_path):
     path = write_experiment(tmp_path, folds=(0,), seeds=(0, 1), n_cases=2)
     shutil.rmtree(tmp_path / "results/datasets")
     assert "2 blocks and 4 comparisons" in low_power(load(path), tmp_path / "results")
+
+
+def test_why_a_dataset_is_prepared_again(tmp_path, monkeypatch):
+    path = write_experiment(tmp_path, losses=("dice", "mine"), folds=(0,), seeds=(0,))
+    monkeypatch.chdir(tmp_path)
+    settings, results = load(path), tmp_path / "results"
+    folder, mask = results / "datasets/hippocampus", tmp_path / "mask.png"
+    mask.touch()
+
+    def reason(experiment):
+        line = overview(experiment, results).splitlines()[2]
+        return line.removeprefix("  hippocampus, unet: prepared again ").partition(";")[0]
+
+    coded = settings.with_code({"datasets": {"hippocampus": {"mine.py": "new"}}})
+    assert reason(coded) == "(mine.py has changed)"
+    record = source_record(object(), {"file": "mask.png"}, tmp_path, "")
+    write_json(folder / "sources.json", record)
+    assert "prepared again" not in overview(settings, results)
+    mask.write_text("other")
+    assert reason(settings) == "(its files have changed)"
+    entry = settings.datasets["hippocampus"].model_copy(update={"fold_seed": 7})
+    other = coded.model_copy(update={"datasets": {"hippocampus": entry}})
+    every = "(mine.py has changed, its files have changed, its settings have changed)"
+    assert reason(other) == every

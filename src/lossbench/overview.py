@@ -3,6 +3,7 @@
 Snakemake imports this at every start, each job's included: no torch and no pandas here.
 """
 
+import json
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from lossbench.common.code import changed_files
 from lossbench.common.files import block_folder, read_json
 from lossbench.common.provenance import run_digest
+from lossbench.common.sources import sources_version
 from lossbench.config import Experiment, Training, UserError, canonical, counted
 
 # Three blocks and six comparisons need 11: such studies find a difference of 0.005 in 3 % (docs).
@@ -51,6 +53,12 @@ def overview(experiment: Experiment, results: Path) -> str:
         if not prepared.is_file():
             lines.append(
                 f"  {dataset}, {model}: not prepared yet; what the store holds is known after that"
+            )
+            continue
+        if reasons := _prepared_again(experiment, prepared.parent):
+            lines.append(
+                f"  {dataset}, {model}: prepared again ({', '.join(reasons)}); "
+                "what the store holds is known after that"
             )
             continue
         digest = read_json(prepared)["digest"]
@@ -124,6 +132,20 @@ def low_power(experiment: Experiment, results: Path) -> str:
         f"{enough} blocks): add seeds or folds (matrix.seed, matrix.fold), or compare fewer losses "
         "and metrics"
     )
+
+
+def _prepared_again(experiment: Experiment, folder: Path) -> list[str]:
+    """What has changed since a dataset was prepared."""
+    try:
+        old = read_json(folder / "dataset.json")
+        new = json.loads(experiment.dataset_json(folder.name, sources_version(folder)))
+        files = changed_files(old.pop("code", {}), new.pop("code", {}))
+        reasons = [f"{file} has changed" for file in files]
+        if old.pop("files", "") != new.pop("files", ""):
+            reasons.append("its files have changed")
+    except (UserError, AttributeError, TypeError):  # missing or damaged
+        return []
+    return reasons + ["its settings have changed"] * (old != new)
 
 
 def _reasons(

@@ -3,10 +3,12 @@
 import atexit
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from lossbench.common.sources import sources_version
 from lossbench.config import UserError
 from lossbench.overview import overview
 from lossbench.workflow import (
@@ -51,6 +53,13 @@ wildcard_constraints:
 def keys(wildcards):
     """What names a block within its experiment."""
     return {key: wildcards[key] for key in ("dataset", "model", "fold", "seed")}
+
+
+@cache
+def dataset_json(dataset):
+    """dataset.json as it must be now: another one where the files of the dataset have changed."""
+    version = sources_version(RESULTS / "datasets" / dataset)
+    return EXPERIMENT.dataset_json(dataset, version)
 
 
 def checked(wildcards):

@@ -28,7 +28,7 @@ rule configure_dataset:
     conda:
         "../envs/lossbench.yaml"
     params:
-        json=lambda wildcards: EXPERIMENT.dataset_json(wildcards.dataset),
+        json=lambda wildcards: dataset_json(wildcards.dataset),
     shell:
         "printf '%s\\n' {params.json:q} > {output:q} 2> {log:q}"
 

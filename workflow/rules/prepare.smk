@@ -20,9 +20,7 @@ rule prepare:
         mem_mb=8000,
         runtime=120,
     params:
-        settings=lambda wildcards: settings_digest(
-            EXPERIMENT.dataset_json(wildcards.dataset)
-        ),
+        settings=lambda wildcards: settings_digest(dataset_json(wildcards.dataset)),
     shell:
         "python -P -m lossbench --log {log:q} prepare"
         " --dataset {input.dataset:q}"

@@ -195,8 +195,11 @@ class Experiment(Study):
         block = {"experiment": self.experiment, **keys, "runs": runs, "execution": execution}
         return canonical(block | own)
 
-    def dataset_json(self, dataset: str) -> str:
-        """Canonical JSON of a catalogue entry: its class, its code and lossbench's own keys."""
+    def dataset_json(self, dataset: str, files: str = "") -> str:
+        """Canonical JSON of a catalogue entry: its class, its code and lossbench's own keys.
+
+        `files` is the version of the files that it reads, where it is not the first.
+        """
         entry = self.datasets[dataset]
         own = {key: getattr(entry, key) for key in ("folds", "fold_seed", "surface_tolerance")}
         # What is as always is left out, so that a dataset is not prepared again for a new key.
@@ -205,6 +208,8 @@ class Experiment(Study):
                 own[key] = getattr(entry, key)
         if code := self.code("datasets", dataset):
             own["code"] = code
+        if files:
+            own["files"] = files
         return canonical({"name": dataset, "spec": entry.spec(), **own})
 
     def experiment_json(self) -> str:

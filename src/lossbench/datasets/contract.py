@@ -3,6 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,11 @@ def _dataset_problems(dataset: Any) -> Iterator[str]:
     folds = getattr(dataset, "folds", None)
     if folds is not None and not (_is_list(folds) and all(_is_list(fold) for fold in folds)):
         yield f"its `folds` must be a list of lists of case names or None; found {folds!r}"
+    sources = getattr(dataset, "sources", None)
+    if sources is not None and not (
+        _is_list(sources) and all(isinstance(path, str | Path) for path in sources)
+    ):
+        yield f"its `sources` must be a list of paths or None; found {sources!r}"
 
 
 def _class_problems(classes: Sequence[str]) -> Iterator[str]:

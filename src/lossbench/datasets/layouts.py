@@ -82,6 +82,7 @@ class Decathlon(MSD):
         root = Path(data_root) / task
         if not (root / "dataset.json").is_file():
             _download(task, root)
+        self.sources = [root]  # and not all that the data root holds
         super().__init__(root, slice_axis)
 
     def _default_folds(self, names: list[str]) -> list[list[str]]:

@@ -31,6 +31,7 @@ class Nuclei:
     def __init__(self, data_root: str | Path) -> None:
         root = Path(data_root) / "dsb2018"
         official = root / "stage1_train"
+        self.sources = [root]  # and not all that the data root holds
         self.classes = ["background", "interior", "boundary"]
         if (root / "labels").is_dir():
             self._images = sorted((root / "images").glob("*.png"))

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from lossbench.common import sources
 from lossbench.common.code import refuse_other_code
 from lossbench.common.files import checksums, read_json, whole, write_json
 from lossbench.common.instantiate import instantiate, location_of
@@ -59,10 +59,12 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     """
     entry = read_json(dataset)
     where = f"datasets.{entry['name']}"
-    fill = {"data_root": data_root or os.environ.get("LOSSBENCH_DATA") or "data"}
+    root = Path(data_root) if data_root else sources.data_root()
     refuse_other_code(entry.get("code", {}), dataset.name, entry["spec"])
-    source = instantiate(entry["spec"], object, where, fill)
+    source = instantiate(entry["spec"], object, where, {"data_root": str(root)})
     check_dataset(source, where)
+    # Before the cases are read: what changes from here on is another version.
+    record = sources.source_record(source, entry["spec"], root, entry.get("files", ""))
     with whole(output / "images.npy") as images, whole(output / "labels.npy") as labels:
         normalisation = entry.get("normalisation", "z_score")
         cases = _write_arrays(source, images, labels, where, normalisation)
@@ -81,6 +83,7 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     with whole(output / "cases.png") as part:
         picture(cases, output, info).savefig(part, format="png", dpi=150)
     sums = checksums(output, ["images.npy", "labels.npy", "cases.csv"])
+    write_json(output / sources.RECORD, record)
     write_json(output / "classes.json", info | {"sha256": sums})
     _log_summary(cases, info)
 
