@@ -61,3 +61,37 @@ def test_whatever_ends_a_stage_early_is_no_success(error, monkeypatch, caplog):
     monkeypatch.setattr(lossbench.__main__, "_function", lambda stage: ends_early)
     assert main(["schema"]) == 1
     assert f"schema ended early: {error!r}" in caplog.text
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "1.5", "many"])
+def test_what_counts_something_is_a_whole_number_from_1_on(number, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "--block", "a", "--data", "b", "--output", "c", f"--threads={number}"])
+    assert ended.value.code == 2
+    assert (
+        f"--threads: expected a whole number from 1 on (found '{number}')"
+        in capsys.readouterr().err
+    )
+
+
+def test_an_error_of_the_system_is_one_line_that_names_the_file(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    assert main(["--log", str(tmp_path / "file/x.log"), "schema"]) == 1
+    assert (
+        "file: Not a directory; fix that" in caplog.text or "File exists; fix that" in caplog.text
+    )
+
+    def full(**options):
+        raise OSError(28, "No space left on device", "results/x")
+
+    monkeypatch.setattr(lossbench.__main__, "_function", lambda stage: full)
+    assert main(["schema"]) == 1
+    assert "error: results/x: No space left on device; fix that" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.slow
+def test_whoever_reads_the_output_may_stop_early():
+    command = f"{sys.executable} -m lossbench schema | head -1"
+    found = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (found.stdout, found.stderr) == ("{\n", "")

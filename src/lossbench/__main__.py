@@ -5,6 +5,7 @@ import ast
 import atexit
 import gc
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -47,23 +48,46 @@ EXAMPLES = {
     "ui": "--port 5000",
     "schema": "> experiment.schema.json",
 }
-TYPES = {"Path": Path, "str": str, "int": int, "float": float}
+
+
+def _count(text: str) -> int:
+    """A whole number of at least 1: all of ours count something, or name a port."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on (found {text!r})")
+    return int(text)
+
+
+TYPES = {"Path": Path, "str": str, "int": _count, "float": float}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand; 1 where the user has something to fix."""
     options = vars(_parser().parse_args(arguments))
     stage = options.pop("stage")
-    _log_to(options.pop("log"))
     log = logging.getLogger("lossbench")
     try:
+        _log_to(options.pop("log"))
         _function(stage)(**options)
         if stage == "compare" and options["cases"]:  # results of others get their report as well
             output = options["output"]
             _function("report")(output / "experiment.json", output)
             print((output / "verdict.txt").read_text(), end="")
+        sys.stdout.flush()
     except UserError as error:
         log.error("error: %s", error)
+        return 1
+    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            log.exception("%s failed; this is not your mistake:", stage)
+        else:
+            log.error(
+                "error: %s: %s; fix that, and run the same command again",
+                error.filename,
+                error.strerror,
+            )
         return 1
     except (SystemExit, KeyboardInterrupt) as error:
         log.error("%s ended early: %r", stage, error)
@@ -137,7 +161,7 @@ def _add_option(
         nargs="+" if several else None,
         required=default is None and not annotation.endswith("| None"),
         default=value,
-        metavar={Path: "PATH", str: "TEXT", int: "N", float: "X"}[kind],
+        metavar={Path: "PATH", str: "TEXT", _count: "N", float: "X"}[kind],
         help=text if value in (None, ()) else f"{text} ({value})",
     )
 

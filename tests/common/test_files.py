@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lossbench.common.files import altered, checksums, read_json, try_lock, whole, write_json
+from lossbench.common.tables import read_csv
 from lossbench.config import UserError
 
 
@@ -123,3 +124,35 @@ def test_a_file_system_without_locks_stops_nobody(number, tmp_path, monkeypatch)
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert try_lock(tmp_path / "lock")
     assert try_lock(tmp_path / "lock")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no such file; run the workflow"),
+        (b"", "damaged (Expecting value"),
+        (b'{"digest": ', "damaged (Expecting value"),
+        (b"[]", "damaged (expected keys and values in { })"),
+        (b"null", "damaged (expected keys and values in { })"),
+        (b"{}", "damaged (lacks 'digest'); delete it"),
+        (b"\xff\x00", "damaged ("),
+    ],
+)
+def test_a_json_file_that_does_not_hold_what_it_should_is_named(tmp_path, content, said):
+    path = tmp_path / "status.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_json(path)["digest"]
+    assert str(error.value).startswith(f"{path}: {said}")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"a,b\n1,2,3,4\n1\n5,6,7,8,9,9,9\n", b"\xff\xfe\xfd", None]
+)
+def test_a_table_that_cannot_be_read_is_named(tmp_path, content):
+    path = tmp_path / "runs.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"^{path}: "):
+        read_csv(path)

@@ -117,20 +117,48 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read JSON.
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Name a file of the results where what reads it fails.
 
     Raises
     ------
     UserError
-        Where the file is missing or is not valid JSON.
+        Where the file is missing, cannot be read, or does not hold what it should.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 (twice as fast; 10,000 are read)
-            return json.loads(file.read())
+        yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the workflow, which writes it") from None
-    except ValueError as error:
-        raise UserError(
-            f"{path}: damaged ({error}); delete it and run the workflow again"
-        ) from None
+    except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{path}: damaged ({what}); delete it and run the workflow again") from None
+
+
+class _Content(dict):
+    """What a JSON file holds; a key that it lacks is a fault of the file, which is named."""
+
+    path: str | Path
+
+    def __missing__(self, key: str) -> Any:
+        """Called by dict for a key that is not there."""
+        with reading(self.path):
+            raise KeyError(key)
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file of the results, which holds keys and values.
+
+    Raises
+    ------
+    UserError
+        Where the file is missing or damaged; also later, where a key is asked for that it lacks.
+    """
+    with reading(path):
+        with open(path, "rb") as file:  # noqa: PTH123 (twice as fast; 10,000 are read)
+            content = json.loads(file.read())
+        if not isinstance(content, dict):
+            raise ValueError("expected keys and values in { }")
+    content = _Content(content)
+    content.path = path
+    return content

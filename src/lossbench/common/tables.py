@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from lossbench.common.files import reading
+
 GROUP = ("dataset", "model")
 BLOCK = (*GROUP, "fold", "seed")
 RUN = (*GROUP, "loss", "fold", "seed")
@@ -110,7 +112,17 @@ def case_schema(metrics: Sequence[str]) -> pa.Schema:
     )
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """Read a table; only an empty cell is a missing value."""
-    text = dict.fromkeys(TEXT, str)
-    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a table of the results, with these columns; only an empty cell is a missing value.
+
+    Raises
+    ------
+    UserError
+        Where it is missing or damaged.
+    """
+    with reading(path):
+        text = dict.fromkeys(TEXT, str)
+        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+        if missing := [name for name in columns if name not in table]:
+            raise KeyError(missing[0])
+        return table

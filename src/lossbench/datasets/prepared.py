@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossbench.common.files import altered, read_json
+from lossbench.common.files import altered, read_json, reading
 from lossbench.config import UserError
 
 IGNORE = 255  # in labels.npy; takes part in neither loss nor metric
@@ -30,7 +30,9 @@ class Prepared:
     @cached_property
     def info(self) -> dict:
         """classes.json: name, classes, background (0 or None), channels, ignore, digest, ..."""
-        return {"background": 0} | read_json(self.folder / "classes.json")
+        info = read_json(self.folder / "classes.json")
+        info.setdefault("background", 0)
+        return info
 
     def verify(self) -> None:
         """Check that the files are as `prepare` wrote them.
@@ -40,7 +42,10 @@ class Prepared:
         UserError
             Naming the first that is not.
         """
-        for file in altered(self.folder, self.info.get("sha256", {})):
+        self._verify(self.info.get("sha256", {}))
+
+    def _verify(self, checksums: Mapping[str, str]) -> None:
+        for file in altered(self.folder, checksums):
             raise UserError(
                 f"{file}: missing, or not as it was written; delete the folder {self.folder} "
                 "and run the workflow again"
@@ -49,26 +54,33 @@ class Prepared:
     @cached_property
     def cases(self) -> pd.DataFrame:
         """cases.csv with `shape` as tuples of int and `spacing` as tuples of float."""
-        table = pd.read_csv(
-            self.folder / "cases.csv",
-            dtype={"case": str, "subject": str, "shape": str, "spacing": str},
-            keep_default_na=False,
-        )
-        if "subject" not in table:  # of an earlier version
-            table["subject"] = table["case"]
-        table["shape"] = [tuple(int(n) for n in text.split("x")) for text in table["shape"]]
-        table["spacing"] = [tuple(float(n) for n in text.split("x")) for text in table["spacing"]]
-        return table
+        path, checksums = self.folder / "cases.csv", self.info.get("sha256", {})
+        self._verify({name: sha256 for name, sha256 in checksums.items() if name == path.name})
+        with reading(path):
+            table = pd.read_csv(
+                path,
+                dtype={"case": str, "subject": str, "shape": str, "spacing": str},
+                keep_default_na=False,
+            )
+            if "subject" not in table:  # of an earlier version
+                table["subject"] = table["case"]
+            for column, number in (("shape", int), ("spacing", float)):
+                table[column] = [tuple(map(number, text.split("x"))) for text in table[column]]
+            if table.empty:
+                raise ValueError("no rows")
+            return table
 
     @cached_property
     def images(self) -> np.ndarray:
         """float32, one dimension: the cases one after another, each (C, *S)."""
-        return np.load(self.folder / "images.npy", mmap_mode="c")
+        with reading(self.folder / "images.npy"):
+            return np.load(self.folder / "images.npy", mmap_mode="c")
 
     @cached_property
     def labels(self) -> np.ndarray:
         """uint8, one dimension: the cases one after another, each (*S); `IGNORE` where ignored."""
-        return np.load(self.folder / "labels.npy", mmap_mode="c")
+        with reading(self.folder / "labels.npy"):
+            return np.load(self.folder / "labels.npy", mmap_mode="c")
 
     @property
     def classes(self) -> list[str]:

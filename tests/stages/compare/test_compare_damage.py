@@ -61,7 +61,8 @@ DAMAGE = {
     "another model": ("cases.parquet", rewritten(lambda t: t.assign(model="other")), "model is 'other', not 'unet'"),
     "no status": ("dice/status.json", Path.unlink, "no such file"),
     "cut status": ("dice/status.json", truncated, "damaged"),
-    "other status": ("dice/status.json", lambda f: f.write_text("[1, 2]"), "lacks 'digest'"),
+    "other status": ("dice/status.json", lambda f: f.write_text("[1, 2]"), "expected keys and values"),
+    "bare status": ("dice/status.json", lambda f: f.write_text("{}"), "lacks 'digest'"),
     "unfinished": ("dice/status.json", lambda f: f.write_text(f.read_text().replace('": "finished"', '": "training"')), "status is 'training'"),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench.common import tables
-from lossbench.common.files import block_folder, read_json
+from lossbench.common.files import block_folder, read_json, reading
 from lossbench.config import Experiment
 from lossbench.config.claims import ComparisonClaim, LedgerClaim
 from lossbench.stages.compare.comparisons import Tested, max_difference
@@ -51,8 +51,9 @@ def claims(
         elif claim.ledger:
             row = _test_ledger(claim.ledger, _shares(claim.ledger, settings, folder, scores))
         else:
-            card = read_json(folder / "check.json")["cards"][scores.dataset][claim.card.loss]
-            value = str(card[claim.card.property])
+            with reading(folder / "check.json"):
+                card = read_json(folder / "check.json")["cards"][scores.dataset][claim.card.loss]
+                value = str(card[claim.card.property])
             evidence = f"card of {claim.card.loss}: {claim.card.property.replace('_', ' ')}"
             row = HOLDS if value == claim.card.expect else FAILS, value, evidence
         names = {"claim": claim.claim, "source": claim.source, **scores.keys}
@@ -76,9 +77,10 @@ def _shares(claim: LedgerClaim, settings: Experiment, folder: Path, scores: Scor
     prefix, rows = f"ledger/{claim.share}/", []
     for keys in settings.blocks():
         if scores.keys.items() <= keys.items():
-            history = pd.read_csv(block_folder(folder, **keys) / claim.loss / "history.csv")
-            entries = history.filter(regex=f"^{prefix}").dropna(how="all")
-            rows.append(entries.iloc[0 if claim.at == "start" else -1])
+            file = block_folder(folder, **keys) / claim.loss / "history.csv"
+            with reading(file):
+                entries = pd.read_csv(file).filter(regex=f"^{prefix}").dropna(how="all")
+                rows.append(entries.iloc[0 if claim.at == "start" else -1])
     return pd.DataFrame(rows).rename(columns=lambda name: name.removeprefix(prefix))
 
 

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 
 from lossbench.common import tables
-from lossbench.common.files import block_folder
-from lossbench.config import STARTED, UserError
-from lossbench.stages.compare.read_blocks import AGAIN
+from lossbench.common.files import block_folder, reading
+from lossbench.config import STARTED
 from lossbench.stages.compare.scores import Scores, mean, to_rows
 
 
@@ -54,11 +53,7 @@ def collapses(groups: Sequence[Scores], experiment: Path | None) -> pd.DataFrame
 
 def _best(file: Path, classes: Sequence[str]) -> np.ndarray:
     """(K,): best validation Dice of each class along a training, NaN where it has none."""
-    try:
+    with reading(file):
         history = pd.read_csv(file)
         columns = [history.get(f"val/dice/{name}") for name in classes]
         return np.array([np.nan if c is None else c.astype(float).max() for c in columns])
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file; run the workflow again") from None
-    except ValueError as error:  # pandas' errors for text that is no table are ValueErrors, too
-        raise UserError(f"{file}: damaged ({error}); {AGAIN}") from None

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lossbench.common.files import whole
-from lossbench.common.tables import CASE, CASE_TEXT, COMPARISON, PLAN, read_csv
+from lossbench.common.tables import CASE, CASE_TEXT, COMPARISON, PLAN, RUN, read_csv
 from lossbench.config import Study, UserError, counted, load_study
 from lossbench.stages.compare.cautions import MORE_SEEDS_DO_NOT_HELP
 from lossbench.stages.compare.scores import Scores, iterate_pairs, to_scores
@@ -70,7 +70,7 @@ def _pilot(results: Path) -> tuple[Study, list[Scores], dict[tuple[str, str, str
         if "subject" in pq.read_schema(path).names:
             columns.append("subject")
         cases = pq.read_table(path, columns=columns, read_dictionary=CASE_TEXT)
-        runs = read_csv(report / "runs.csv")
+        runs = read_csv(report / "runs.csv", RUN)
         groups = to_scores(cases.select(columns), study.matrix.loss)
     except (pa.ArrowException, ValueError, KeyError) as error:
         raise UserError(f"{report}: damaged ({error}); run compare again") from None

@@ -92,7 +92,7 @@ def read_runs(experiment: Path, settings: Experiment) -> pd.DataFrame:
             file = f"{folder}/{loss}/status.json"
             status = read_json(file)
             for key in ("digest", "status"):  # newer keys may be missing in what is stored
-                if not isinstance(status, dict) or key not in status:
+                if key not in status:
                     raise UserError(f"{file}: lacks {key!r}; {AGAIN}")
             if status["status"] not in ("finished", "diverged"):
                 problem = f"status is {status['status']!r}, not 'finished' or 'diverged'"

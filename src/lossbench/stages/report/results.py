@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench import config
-from lossbench.common.files import block_folder
+from lossbench.common.files import block_folder, reading
 from lossbench.common.tables import COMPARISONS, RUN, read_csv
 
 KEYS = list(RUN)
@@ -195,10 +195,11 @@ class Results:
         for keys in self.runs[KEYS].itertuples(index=False, name=None):
             path = self.run_folder(*keys) / "history.csv"
             if path.exists():
-                table = pd.read_csv(
-                    path, usecols=lambda c: c == "step" or c.startswith((CURVE, LEDGER))
-                )
-                table = table.melt("step", var_name="name", value_name="value")
+                with reading(path):
+                    table = pd.read_csv(
+                        path, usecols=lambda c: c == "step" or c.startswith((CURVE, LEDGER))
+                    )
+                    table = table.melt("step", var_name="name", value_name="value")
                 parts.append(
                     table.dropna(subset="value").assign(**dict(zip(KEYS, keys, strict=True)))
                 )
@@ -211,14 +212,8 @@ class Results:
 
 
 def _read(path: Path, read: Callable[[Path], pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    try:
+    with reading(path):
         table = read(path)
-    except FileNotFoundError:
-        raise config.UserError(f"{path}: no such file; run compare, which writes it") from None
-    except Exception as error:
-        raise config.UserError(
-            f"{path}: damaged ({error}); delete it and run compare again"
-        ) from None
     if missing := [c for c in columns if c not in table]:
         raise config.UserError(
             f"{path}: lacks the column {missing[0]!r}; delete it and run compare again"

@@ -289,10 +289,7 @@ def _read_begun(stored: Path) -> tuple[dict[str, Any], bytes] | None:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        return read_csv(path).fillna(dict.fromkeys(TEXT, ""))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the workflow, which writes it") from None
+    return read_csv(path).fillna(dict.fromkeys(TEXT, ""))
 
 
 def _ms(timestamp: str) -> int:

@@ -11,7 +11,7 @@ from lossbench.common.files import read_json
 from lossbench.config import UserError
 from lossbench.stages.track import mlflow_store
 
-HOST, PORT = "127.0.0.1", 5000
+HOST, PORT, LAST_PORT = "127.0.0.1", 5000, 65535
 POLL_SECONDS = 0.2  # between two looks whether the server listens
 
 
@@ -42,8 +42,10 @@ def ui(results: Path = Path("results"), port: int | None = None) -> None:
         )
     mlflow_store.set_defaults()
     mlflow_store.refuse_other_schema(uri)
+    if port is not None and port > LAST_PORT:
+        raise UserError(f"--port {port}: expected a number up to {LAST_PORT}")
     candidates = range(PORT, PORT + 100) if port is None else [port]
-    port = next((p for p in candidates if 0 < p < 65536 and not _listens(p)), None)
+    port = next((p for p in candidates if not _listens(p)), None)
     if port is None:
         raise UserError(f"port {candidates[0]} of {HOST} is not free; use another --port")
     options = ["--backend-store-uri", uri, "--host", HOST, "--port", str(port), "--workers", "1"]
