@@ -331,7 +331,7 @@ def test_formats(tmp_path, extension):
     colour = np.stack([GREY, 255 - GREY, GREY // 2], axis=-1)
     write_image(tmp_path / f"i/a.{extension}", colour, **lossless)
     write_image(tmp_path / "m/a.png", MASK)
-    case = ImageFolder(tmp_path / "i", tmp_path / "m", ["no", "yes"])[0]
+    case = ImageFolder(["no", "yes"], tmp_path / "i", tmp_path / "m")[0]
     assert case["image"].shape == (3, 6, 8)
     assert case["spacing"] == (1.0, 1.0)
     np.testing.assert_array_equal(case["label"], MASK)
@@ -436,7 +436,7 @@ def test_problems_of_a_folder_are_all_named(tmp_path):
 def test_masks_beside_the_images_by_suffix(tmp_path):
     write_image(tmp_path / "a.jpg", GREY)
     write_image(tmp_path / "a_mask.png", MASK)
-    dataset = ImageFolder(tmp_path, tmp_path, ["no", "yes"], mask_suffix="_mask")
+    dataset = ImageFolder(["no", "yes"], tmp_path, tmp_path, mask_suffix="_mask")
     assert [dataset[i]["case"] for i in range(len(dataset))] == ["a"]
     np.testing.assert_array_equal(dataset[0]["label"], MASK)
 

@@ -14,9 +14,11 @@ import torch
 from lossbench.common.files import read_json, write_json
 from lossbench.common.tables import COUNTS
 from lossbench.config import METRICS, UserError
+from lossbench.datasets.prepared import Prepared
 from lossbench.metrics import measure
 from lossbench.models import build_model, load_run, predict
 from lossbench.stages.evaluate import evaluate
+from lossbench.stages.prepare import prepare
 from lossbench.stages.train import train
 from tests.helpers.trainings import LOSSES, block
 
@@ -117,3 +119,39 @@ def test_initial_weights_are_a_function_of_model_and_seed(evaluated, phantom):
     other, another = (build_model(spec, phantom, 0, seed).state_dict() for seed in (0, 1))
     assert all(torch.equal(one[k], other[k]) for k in one)
     assert not all(torch.equal(one[k], another[k]) for k in one)
+
+
+@pytest.mark.parametrize("has_validation", [True, False])
+def test_a_split_is_validated_and_evaluated_on_its_own_parts(has_validation, real_data, tmp_path):
+    """Some images of the Data Science Bowl, by its lists of names."""
+    root = real_data("dsb2018") / "dsb2018"
+    counts = {"train": 3, "validation": 1, "test": 2} if has_validation else {"train": 3, "test": 2}
+    listed, split = {}, {}
+    for part, count in counts.items():
+        names = (root / f"{part.replace('validation', 'val')}.txt").read_text().split()
+        listed[part] = names[:count]
+        split[part] = str(tmp_path / f"{part}.txt")
+        Path(split[part]).write_text("\n".join(listed[part]))
+    spec = {"_target_": "lossbench.datasets.ImageFolder", "channels": 1, "split": split}
+    spec |= {"images": str(root / "images"), "masks": str(root / "labels")}
+    entry = {"name": "d", "spec": {**spec, "classes": ["no", "interior", "boundary"]}}
+    entry |= {"folds": None, "fold_seed": 0, "surface_tolerance": 1.0}
+    write_json(tmp_path / "d/dataset.json", entry)
+    prepare(tmp_path / "d/dataset.json", tmp_path / "d")
+    data = Prepared(tmp_path / "d")
+    path = block(tmp_path, data, {"dice": LOSSES["dice"]}, patch_size=[64, 64], steps=4,
+                 log_every=2, validate_every=2)  # fmt: skip
+    train(path, data.folder, tmp_path / "runs")
+    evaluate(path, data.folder, path.parent / "cases.parquet")
+    table = pd.read_parquet(path.parent / "cases.parquet")
+    assert set(table["case"]) == set(listed["test"])
+    assert set(table["fold"]) == {0}
+    history = pd.read_csv(path.parent / "dice" / "history.csv")
+    model = load_run(path.parent / "dice", data)
+    if has_validation:
+        (row,) = np.flatnonzero(data.cases["case"] == listed["validation"][0])
+        found = predict(model, data, [row], [64, 64])[0]
+        expected = measure(found, np.asarray(data.label(row)), (1.0, 1.0), 3, 1.0)["dice"]
+        assert history.iloc[-1]["val/dice/no"] == pytest.approx(expected[0], abs=1e-6)
+    else:
+        assert not [column for column in history if column.startswith("val/")]

@@ -8,6 +8,7 @@ a dict:
 - ``spacing``: size of a voxel along each axis of S, in mm or pixels
 - ``case``: a name of its own
 - ``subject`` (optional): cases of one subject share a fold
+- ``part`` (optional, then of every case): train, validation or test, instead of folds
 - ``file`` (optional): what messages name
 
 A dataset has the attributes

@@ -12,6 +12,7 @@ from lossbench.config import UserError
 
 MAX_CLASSES = 254  # labels are stored as uint8, and 255 is the ignore label
 LABEL_TOLERANCE = 1e-3  # resampled labels are off a whole number by rounding
+PARTS = ("train", "validation", "test")  # of a split that the data come with
 _KEYS = ("image", "label", "spacing", "case")
 
 
@@ -58,6 +59,8 @@ def case_problems(
         return [f"is named {case['case']!r}; expected a text"]
     if not str(case.get("subject", case["case"])).strip():
         return ["has an empty subject; name it, or leave subject out"]
+    if case.get("part") not in (None, *PARTS):
+        return [f"is of part {case['part']!r}; expected {', '.join(PARTS)}"]
     image, label = np.asarray(case["image"]), np.asarray(case["label"])
     if problems := [
         *_array_problems(image, label),

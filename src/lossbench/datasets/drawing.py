@@ -33,7 +33,7 @@ def picture(
     Parameters
     ----------
     cases
-        Columns case, fold, shape (text), offset and voxels_<class>.
+        Columns case, fold (and part), shape (text), offset and voxels_<class>.
     folder
         Holds images.npy and labels.npy.
     info
@@ -60,7 +60,8 @@ def picture(
         number = best_slice(label, painted)
         image = images[start * channels : stop * channels].reshape(channels, *shape)
         image, label = displayed(plane(image, number)), plane(label, number)
-        title = f"{row['case'][:24]}\n{row['shape']}, fold {row['fold']}"
+        part = row["part"] if "part" in row else f"fold {row['fold']}"
+        title = f"{row['case'][:24]}\n{row['shape']}, {part}"
         above.set_title(title + (f"\n{notes[row['case']]}" if notes else ""), fontsize=8)
         for axis, pixels in ((above, image), (below, overlay(image, label, painted))):
             axis.imshow(pixels)

@@ -1,6 +1,5 @@
 """Folders of images and masks: PNG, JPEG, TIFF, WebP."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from PIL import Image
 
 from lossbench.config import UserError
 from lossbench.datasets.contract import problem_list
+from lossbench.datasets.image_files import files_of
 from lossbench.datasets.mask_values import parsed, translated
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 _ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -22,12 +21,12 @@ class ImageFolder:
 
     Parameters
     ----------
-    images, masks
-        Folders; the same one where masks differ by their suffix. The name without extension is
-        the case. JPEG is refused for masks: it changes values.
     classes
         Names of the classes; the mask holds their indices. Masks with a palette are read as
         indices, not as colours.
+    images, masks
+        Folders; the same one where masks differ by their suffix. The name without extension is
+        the case. JPEG is refused for masks: it changes values.
     ignore
         Mask value of pixels that are left out.
     channels
@@ -41,6 +40,11 @@ class ImageFolder:
         Size of a pixel along rows and columns, or one number for both; None: 1, in pixels.
     subjects
         CSV file with the columns case and subject; images of one subject share a fold.
+    split
+        What the data come split into, in place of folds: ``train``, ``validation`` (optional) and
+        ``test``. Each is ``{images: folder, masks: folder}``; or a file that lists an image and its
+        mask in each line; or, with `images` and `masks`, one that lists names of cases. Where a
+        name is in two parts, the cases are called by their part as well, such as test_0001.
 
     Raises
     ------
@@ -51,22 +55,23 @@ class ImageFolder:
 
     def __init__(
         self,
-        images: str | Path,
-        masks: str | Path,
         classes: Sequence[str],
+        images: str | Path | None = None,
+        masks: str | Path | None = None,
         ignore: int | None = None,
         channels: int | None = None,
         mask_suffix: str = "",
         values: Mapping[int | str, int] | None = None,
         spacing: float | Sequence[float] | None = None,
         subjects: str | Path | None = None,
+        split: Mapping[str, Mapping[str, str] | str] | None = None,
     ) -> None:
         if channels not in (None, 1, 3):
             raise UserError(f"channels is {channels!r}; expected 1 (grey), 3 (colour) or null")
         self.classes, self.ignore = list(classes), ignore
-        self._images, self._masks = _pairs(Path(images), Path(masks), mask_suffix)
-        self._names = sorted(self._images)
-        self._channels = channels or _common_channels([self._images[name] for name in self._names])
+        self._files, self._parts = files_of(images, masks, mask_suffix, split)
+        self._names = list(self._files)
+        self._channels = channels or _common_channels([f.image for f in self._files.values()])
         self._in_colour = any(str(key).startswith("#") for key in values or {})
         self._values = parsed(values, self._in_colour) if values else None
         spacing = 1.0 if spacing is None else spacing
@@ -78,18 +83,19 @@ class ImageFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         name = self._names[index]
-        path = self._masks[name]
+        image, path = self._files[name]
         mask = read_mask(path, self._in_colour)
         if self._values is not None:
             mask = translated(mask, self._values, path, self._in_colour)
         case = {
-            "image": read_image(self._images[name], self._channels),
+            "image": read_image(image, self._channels),
             "label": mask,
             "spacing": self._spacing,
             "case": name,
             "file": str(path),
         }
-        return case | ({"subject": self._subjects[name]} if self._subjects else {})
+        case |= {"subject": self._subjects[name]} if self._subjects else {}
+        return case | ({"part": self._parts[name]} if self._parts else {})
 
 
 def read_image(path: Path, channels: int) -> np.ndarray:
@@ -179,43 +185,6 @@ def _is_lossy(image: Image.Image, path: Path) -> bool:
 
 def _is_grey(mode: str, alpha: bool = True) -> bool:
     return mode in ("1", "L", "F") or mode.startswith("I") or (alpha and mode == "LA")
-
-
-def _pairs(images: Path, masks: Path, suffix: str) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Files of images and masks by the name of their case."""
-    problems: list[str] = []
-    mask_of = {
-        stem.removesuffix(suffix): path
-        for stem, path in _files(masks, "masks", problems).items()
-        if stem.endswith(suffix)
-    }
-    image_of = _files(images, "images", problems)
-    if suffix:  # masks may lie among the images
-        taken = set(mask_of.values())
-        image_of = {case: path for case, path in image_of.items() if path not in taken}
-    for case, path in image_of.items():
-        if case not in mask_of:
-            problems.append(f"{path}: no mask {masks / (case + suffix)}.*")
-    for case, path in mask_of.items():
-        if case not in image_of:
-            problems.append(f"{path}: no image {images / case}.*")
-    if problems:
-        raise problem_list(f"images in {images} and masks in {masks} do not fit", problems)
-    return image_of, mask_of
-
-
-def _files(folder: Path, argument: str, problems: list[str]) -> dict[str, Path]:
-    """Files of a folder by their name without extension; `problems` gets those that share one."""
-    if not folder.is_dir():
-        raise UserError(f"{argument}: no folder {folder}")
-    paths = sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.name[0] != "."
-    )
-    if not paths:
-        raise UserError(f"{argument}: {folder} holds no image ({', '.join(EXTENSIONS)})")
-    twice = {stem for stem, count in Counter(p.stem for p in paths).items() if count > 1}
-    problems += [f"{p}: another file of that name is next to it" for p in paths if p.stem in twice]
-    return {path.stem: path for path in paths}
 
 
 def _common_channels(paths: Sequence[Path]) -> int:

@@ -3,7 +3,7 @@
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from lossbench.config import UserError, did_you_mean
 from lossbench.datasets.contract import problem_list
 from lossbench.datasets.download import fetch
 from lossbench.datasets.nifti import Files, Volumes
+from lossbench.datasets.splits import checked_split, part_of_names, read_lines
+
+NIFTI = re.compile(r"\.nii(\.gz)?$")
 
 
 class MSD(Volumes):
@@ -23,6 +26,10 @@ class MSD(Volumes):
         splits_final.json, the folds as nnU-Net writes them.
     slice_axis
         0, 1 or 2 to cut the volumes into slices across that axis; None keeps them whole.
+    split
+        ``train``, ``validation`` and ``test`` in place of folds: each a file that lists names of
+        cases, or a folder of labels such as labelsTs, whose images are in imagesTs. What is in none
+        of them is trained on, where there is no ``train``.
 
     Raises
     ------
@@ -30,7 +37,12 @@ class MSD(Volumes):
         A missing or unusable dataset.json, and files that it lists and that are missing.
     """
 
-    def __init__(self, root: str | Path, slice_axis: int | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        slice_axis: int | None = None,
+        split: Mapping[str, str] | None = None,
+    ) -> None:
         root = Path(root)
         path = root / "dataset.json"
         listing = _read(path, ("labels", "training"))
@@ -47,15 +59,16 @@ class MSD(Volumes):
             if not isinstance(entry, Mapping) or not {"image", "label"} <= set(entry):
                 problems.append(f"training entry {entry!r} lacks image or label")
                 continue
-            name = re.sub(r"\.nii(\.gz)?$", "", Path(entry["label"]).name)
+            name = NIFTI.sub("", Path(entry["label"]).name)
             if name in files:
                 problems.append(f"case {name} is listed twice")
             files[name] = Files([root / entry["image"]], root / entry["label"])
+        parts = _add_split(split, root, files, lambda images, label: [images / label.name])
         problems += _missing(files)
         if problems:
             raise problem_list(f"{path}: problems with the training cases", problems)
         folds = _given_folds(root) or self._default_folds(sorted(files))
-        super().__init__(files, classes, None, folds, slice_axis)
+        super().__init__(files, classes, None, folds, slice_axis, parts)
 
     def _default_folds(self, names: list[str]) -> list[list[str]] | None:
         """Folds where there is no splits_final.json; None leaves them to prepare."""
@@ -74,16 +87,22 @@ class Decathlon(MSD):
         Name of the task, such as Task04_Hippocampus.
     data_root
         The folder that holds the task's folder, or will hold it.
-    slice_axis
+    slice_axis, split
         As in `MSD`.
     """
 
-    def __init__(self, task: str, data_root: str | Path, slice_axis: int | None = None) -> None:
+    def __init__(
+        self,
+        task: str,
+        data_root: str | Path,
+        slice_axis: int | None = None,
+        split: Mapping[str, str] | None = None,
+    ) -> None:
         root = Path(data_root) / task
         if not (root / "dataset.json").is_file():
             _download(task, root)
         self.sources = [root]  # and not all that the data root holds
-        super().__init__(root, slice_axis)
+        super().__init__(root, slice_axis, split)
 
     def _default_folds(self, names: list[str]) -> list[list[str]]:
         """Five folds as nnU-Net makes them, from sorted names."""
@@ -102,7 +121,7 @@ class NNUNet(Volumes):
         Holds dataset.json (``channel_names``, ``labels``, ``file_ending``),
         ``imagesTr/CASE_0000.nii.gz`` for each channel, ``labelsTr/CASE.nii.gz``; optionally
         splits_final.json.
-    slice_axis
+    slice_axis, split
         As in `MSD`.
 
     Raises
@@ -111,7 +130,12 @@ class NNUNet(Volumes):
         As `MSD`; labels that are regions; another file format.
     """
 
-    def __init__(self, root: str | Path, slice_axis: int | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        slice_axis: int | None = None,
+        split: Mapping[str, str] | None = None,
+    ) -> None:
         root = Path(root)
         path = root / "dataset.json"
         listing = _read(path, ("channel_names", "labels", "file_ending"))
@@ -124,10 +148,13 @@ class NNUNet(Volumes):
         classes, ignore = _nnunet_classes(listing["labels"], path)
         images, labels = root / "imagesTr", root / "labelsTr"
         channels = [f"_{number:04d}{ending}" for number in range(len(listing["channel_names"]))]
+
+        def images_of(folder: Path, label: Path) -> list[Path]:
+            return [folder / (label.name.removesuffix(ending) + channel) for channel in channels]
+
         files = {}
         for label in sorted(labels.glob(f"*{ending}")):
-            name = label.name.removesuffix(ending)
-            files[name] = Files([images / f"{name}{channel}" for channel in channels], label)
+            files[label.name.removesuffix(ending)] = Files(images_of(images, label), label)
         alone = []
         for image in sorted(images.glob(f"*{channels[0]}")):
             name = image.name.removesuffix(channels[0])
@@ -138,9 +165,10 @@ class NNUNet(Volumes):
             alone.append(
                 f"numTraining is {expected}, and labelsTr has {len(files)} labels ({ending})"
             )
+        parts = _add_split(split, root, files, images_of)
         if problems := _missing(files) + alone:
             raise problem_list(f"{path}: problems with the training cases", problems)
-        super().__init__(files, classes, ignore, _given_folds(root), slice_axis)
+        super().__init__(files, classes, ignore, _given_folds(root), slice_axis, parts)
 
 
 def _read(path: Path, keys: Iterable[str]) -> dict[str, Any]:
@@ -155,6 +183,36 @@ def _read(path: Path, keys: Iterable[str]) -> dict[str, Any]:
             f"{path}: lacks {', '.join(missing)}; is it of another layout (MSD, NNUNet)?"
         )
     return listing
+
+
+def _add_split(
+    split: Mapping[str, str] | None,
+    root: Path,
+    files: dict[str, Files],
+    images_of: Callable[[Path, Path], list[Path]],
+) -> dict[str, str] | None:
+    """Add the cases of folders of labels that a split names; the part of each case.
+
+    `images_of` gives the images of a label, in a folder.
+    """
+    if not split:
+        return None
+    names: dict[str, list[str]] = {}
+    for part, value in checked_split(split).items():
+        source = root / value if (root / value).exists() else Path(value)
+        if not source.is_dir():
+            names[part] = [NIFTI.sub("", line) for line in read_lines(source)]
+            continue
+        labels = [path for path in sorted(source.iterdir()) if NIFTI.search(path.name)]
+        if not labels:
+            raise UserError(f"split.{part}: {source} holds no labels (.nii, .nii.gz)")
+        images = source.with_name(source.name.replace("labels", "images", 1))
+        names[part] = [NIFTI.sub("", label.name) for label in labels]
+        for name, label in zip(names[part], labels, strict=True):
+            if files.get(name, Files([], label)).label.resolve() != label.resolve():
+                raise UserError(f"split.{part}: {label} and {files[name].label} share a name")
+            files[name] = Files(images_of(images, label), label)
+    return part_of_names(names, files)
 
 
 def _missing(files: Mapping[str, Files]) -> list[str]:

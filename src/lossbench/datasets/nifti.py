@@ -45,6 +45,8 @@ class Volumes:
     slice_axis
         0, 1 or 2 to cut the volumes into sagittal, coronal or axial slices, each a case whose
         subject is the volume. Slices without foreground are kept. None keeps the volumes whole.
+    parts
+        Part of each case, train, validation or test, in place of folds; a case in none is not used.
     """
 
     def __init__(
@@ -54,12 +56,15 @@ class Volumes:
         ignore: int | None = None,
         folds: Sequence[Sequence[str]] | None = None,
         slice_axis: int | None = None,
+        parts: Mapping[str, str] | None = None,
     ) -> None:
         if slice_axis not in (None, 0, 1, 2):
             raise UserError(
                 f"slice_axis is {slice_axis!r}; expected 0, 1, 2, or null for whole volumes"
             )
-        self.classes, self.ignore, self.folds = list(classes), ignore, folds
+        self.classes, self.ignore, self.parts = list(classes), ignore, parts or {}
+        self.folds = None if parts else folds
+        files = {name: files[name] for name in files if not parts or name in parts}
         self.sliced = slice_axis is not None
         self._files, self._axis = files, slice_axis
         self._index: list[tuple[str, int | None]] = [(name, None) for name in files]
@@ -72,8 +77,9 @@ class Volumes:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         name, number = self._index[index]
+        part = {"part": self.parts[name]} if self.parts else {}
         if number is None:
-            return read_case(name, self._files[name])
+            return read_case(name, self._files[name]) | part
         if self._last is None or self._last[0] != name:
             self._last = name, read_case(name, self._files[name])
         case, axis = self._last[1], self._axis
@@ -84,6 +90,7 @@ class Volumes:
             "case": _slice_name(name, number),
             "subject": name,
             "file": case["file"],
+            **part,
         }
 
     def _index_slices(self) -> None:

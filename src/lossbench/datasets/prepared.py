@@ -11,6 +11,7 @@ import pandas as pd
 
 from lossbench.common.files import altered, read_json, reading
 from lossbench.config import UserError
+from lossbench.datasets.contract import PARTS
 
 IGNORE = 255  # in labels.npy; takes part in neither loss nor metric
 
@@ -53,13 +54,16 @@ class Prepared:
 
     @cached_property
     def cases(self) -> pd.DataFrame:
-        """cases.csv with `shape` as tuples of int and `spacing` as tuples of float."""
+        """cases.csv with `shape` as tuples of int and `spacing` as tuples of float.
+
+        There is a column part where the data come with a split.
+        """
         path, checksums = self.folder / "cases.csv", self.info.get("sha256", {})
         self._verify({name: sha256 for name, sha256 in checksums.items() if name == path.name})
         with reading(path):
             table = pd.read_csv(
                 path,
-                dtype={"case": str, "subject": str, "shape": str, "spacing": str},
+                dtype=dict.fromkeys(("case", "subject", "part", "shape", "spacing"), str),
                 keep_default_na=False,
             )
             if "subject" not in table:  # of an earlier version
@@ -119,7 +123,9 @@ class Prepared:
         return self.cases[[f"voxels_{name}" for name in self.classes]].to_numpy()
 
     def training(self, fold: int, min_foreground: float = 0.0) -> np.ndarray:
-        """Rows of the training cases: those of the other folds, with enough foreground.
+        """Rows of the training cases: those of the split, or of the other folds.
+
+        Cases with less foreground than `min_foreground` are left out.
 
         Raises
         ------
@@ -127,7 +133,10 @@ class Prepared:
             Where no case is left, or the dataset has no such fold.
         """
         self._check_fold(fold)
-        inside = (self.cases["fold"] >= 0) & (self.cases["fold"] != fold)
+        if "part" in self.cases:
+            inside = self.cases["part"] == "train"
+        else:
+            inside = (self.cases["fold"] >= 0) & (self.cases["fold"] != fold)
         counts = self.voxels()
         share = counts[:, self.foreground].sum(axis=1) / np.maximum(counts.sum(axis=1), 1)
         rows = np.flatnonzero(inside & (share >= min_foreground))
@@ -139,11 +148,32 @@ class Prepared:
         return rows
 
     def validation(self, fold: int) -> np.ndarray:
-        """Rows of the validation cases of a fold."""
+        """Rows of the cases to validate on along the training; a split may have none."""
         self._check_fold(fold)
+        if "part" in self.cases:
+            return np.flatnonzero(self.cases["part"] == "validation")
         return np.flatnonzero(self.cases["fold"] == fold)
 
+    def evaluation(self, fold: int) -> np.ndarray:
+        """Rows of the cases to evaluate on: the test cases of a split, else those of the fold."""
+        if "part" in self.cases:
+            self._check_fold(fold)
+            return np.flatnonzero(self.cases["part"] == "test")
+        return self.validation(fold)
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """Rows of each part of the split, or of each fold, by name: "test", or "fold 0"."""
+        if "part" in self.cases:
+            names = [part for part in PARTS if (self.cases["part"] == part).any()]
+            return {name: np.flatnonzero(self.cases["part"] == name) for name in names}
+        return {f"fold {fold}": self.validation(fold) for fold in range(self.info["folds"])}
+
     def _check_fold(self, fold: int) -> None:
+        if "part" in self.cases and fold != 0:
+            raise UserError(
+                f"{self.info['name']} is split into training and test cases, which is fold 0, and "
+                f"the experiment asks for fold {fold}; set matrix.fold: [0]"
+            )
         if not 0 <= fold < self.info["folds"]:
             raise UserError(
                 f"{self.info['name']} has folds 0 to {self.info['folds'] - 1}, and the experiment "

@@ -1,4 +1,4 @@
-"""Evaluate the runs of a block on the validation cases of its fold."""
+"""Evaluate the runs of a block on the cases of its fold, or on the test cases of a split."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from lossbench.models import load_run, predict
 
 
 def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
-    """Measure the runs of a block on its validation cases.
+    """Measure the runs of a block on the cases of its fold, or on the test cases of a split.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def _check_digest(block: Path, loss: str, expected: str) -> None:
 def _cases(folder: Path, run: dict, data: Prepared, own: dict[str, OwnMetric]) -> pd.DataFrame:
     device = pick_device()
     model = load_run(folder, data).to(device)
-    rows = data.validation(run["fold"])
+    rows = data.evaluation(run["fold"])
     found = predict(model, data, rows, patch_size(data, run["training"]), device)
     measured = []
     for prediction, row in zip(found, rows, strict=True):

@@ -18,6 +18,7 @@ from lossbench.common.provenance import sha256
 from lossbench.config import UserError, canonical
 from lossbench.datasets import ImageFolder
 from lossbench.datasets.contract import (
+    PARTS,
     case_problems,
     check_dataset,
     describe_case,
@@ -32,6 +33,7 @@ from lossbench.datasets.normalisation import (
     normalised,
 )
 from lossbench.datasets.prepared import IGNORE
+from lossbench.datasets.splits import check_parts
 
 log = logging.getLogger(__name__)
 VALUES_HINT = " (an ImageFolder can translate: values: {0: 0, 255: 1})"
@@ -69,7 +71,12 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
         normalisation = entry.get("normalisation", "z_score")
         cases = _write_arrays(source, images, labels, where, normalisation)
         own = getattr(source, "folds", None)
-        cases["fold"] = assign_folds(cases, own, entry["folds"], entry["fold_seed"], where)
+        if cases["part"].any() and entry["folds"] is None:
+            check_parts(cases, own, where)
+            cases["fold"] = 0
+        else:
+            cases = cases.drop(columns="part")
+            cases["fold"] = assign_folds(cases, own, entry["folds"], entry["fold_seed"], where)
         if normalisation == "dataset":
             normalisation = _normalise_by_dataset(images, cases)
         # All is in order: from here, until a new one is written, the folder holds a mixture.
@@ -78,7 +85,8 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     info = _info(source, entry, cases) | {"normalisation": stored}
     voxels = [f"voxels_{name}" for name in info["classes"]]
     with whole(output / "cases.csv") as part:
-        table = cases[["case", "subject", "fold", "shape", "spacing", "offset", *voxels]]
+        part_or_fold = ["part", "fold"] if "part" in cases else ["fold"]
+        table = cases[["case", "subject", *part_or_fold, "shape", "spacing", "offset", *voxels]]
         table.to_csv(part, index=False, lineterminator="\n")
     with whole(output / "cases.png") as part:
         picture(cases, output, info).savefig(part, format="png", dpi=150)
@@ -135,6 +143,7 @@ def _write_arrays(
                 {
                     "case": case["case"],
                     "subject": str(case.get("subject", case["case"])).strip(),
+                    "part": case.get("part") or "",
                     "shape": "x".join(str(size) for size in label.shape),
                     "spacing": "x".join(repr(float(size)) for size in case["spacing"]),
                     "channels": len(image),
@@ -157,15 +166,18 @@ def _write_arrays(
 
 
 def _normalise_by_dataset(path: Path, cases: pd.DataFrame) -> dict[str, list[float]]:
-    """Shift and scale all images by the mean and standard deviation of those that have a fold."""
+    """Shift and scale all images by the mean and standard deviation of some.
+
+    These are the training cases of a split, else all that have a fold.
+    """
     array = np.load(path, mmap_mode="r+")
     images = []
     for row in cases.itertuples():
         shape = [row.channels, *map(int, row.shape.split("x"))]
         start = row.offset * row.channels
         images.append(array[start : start + int(np.prod(shape))].reshape(shape))
-    used = [image for image, fold in zip(images, cases["fold"], strict=True) if fold >= 0]
-    statistics = mean_and_std(used)
+    used = cases["part"] == "train" if "part" in cases else cases["fold"] >= 0
+    statistics = mean_and_std([images[row] for row in np.flatnonzero(used)])
     for image in images:
         image[...] = normalised(image, statistics)
     array.flush()
@@ -226,10 +238,11 @@ class _GrowingArray:
 
 def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[str, Any]:
     """Content of classes.json."""
-    described = cases[["case", "fold", "shape", "spacing"]].to_dict("list")
+    keys = ["case", "fold", "shape", "spacing", *(["part"] if "part" in cases else [])]
+    described = cases[keys].to_dict("list")
     described["digest"] = (cases["image_digest"] + cases["label_digest"]).tolist()
     ignore = getattr(source, "ignore", None) is not None
-    own_folds = getattr(source, "folds", None) is not None and entry["folds"] is None
+    own = "part" in cases or getattr(source, "folds", None) is not None
     classes = list(source.classes)
     is_foreground = None in (entry.get("background", 0), getattr(source, "background", 0))
     content = {"classes": classes, "ignore": ignore, "cases": described}
@@ -243,7 +256,7 @@ def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[st
         "spatial_dims": cases["shape"].iloc[0].count("x") + 1,
         "ignore": ignore,
         "folds": int(cases["fold"].max()) + 1,
-        "own_folds": own_folds,
+        "own_folds": own and entry["folds"] is None,
         "surface_tolerance": entry["surface_tolerance"],
         "digest": sha256(canonical(content)),
         "spec": entry["spec"],
@@ -255,7 +268,11 @@ def _log_summary(cases: pd.DataFrame, info: Mapping[str, Any]) -> None:
     shares = ", ".join(
         f"{n} {v:.3%}" for n, v in zip(info["classes"], voxels / voxels.sum(), strict=True)
     )
-    log.info("%s: %d cases, %d folds; %s", info["name"], len(cases), info["folds"], shares)
+    kind = f"{info['folds']} folds"
+    if "part" in cases:
+        counts = cases["part"].value_counts()
+        kind = ", ".join(f"{counts[part]} {part}" for part in PARTS if part in counts)
+    log.info("%s: %d cases, %s; %s", info["name"], len(cases), kind, shares)
     for name, count in zip(info["classes"], voxels, strict=True):
         if count == 0:
             log.warning(

@@ -149,7 +149,7 @@ def test_what_is_doubtful_is_named(tmp_path, flaw, kind, says):
 def test_a_copy_on_both_sides_of_a_fold_comes_first(tmp_path):
     folds = [["c2", "c0", "c1", "c3", "c4"], ["c7", "c5", "c6", "c8", "c9"]]
     first = findings(tmp_path, "twin", folds=folds)[0]
-    assert first["text"].endswith(", in folds 0, 1: what is validated on is trained on")
+    assert first["text"].endswith(", in fold 0, fold 1: what is measured on is trained on")
 
 
 def test_a_class_that_a_fold_cannot_learn_or_measure(tmp_path):
@@ -184,9 +184,9 @@ def test_the_numbers_of_a_dataset(tmp_path):
     assert [row["cases"] for row in found["classes"]] == [10, 10, 10]
     wall = found["classes"][2]
     assert 0 < wall["low"] < wall["median"] < wall["high"] == 95 / 1600
-    assert [fold["cases"] for fold in found["folds"]] == [5, 5]
-    for fold in found["folds"]:
-        assert sum(fold["shares"]) == pytest.approx(1)
+    assert [part["cases"] for part in found["parts"]] == [5, 5]
+    for part in found["parts"]:
+        assert sum(part["shares"]) == pytest.approx(1)
 
 
 def test_sizes_of_two_kinds_are_no_outliers():
@@ -260,7 +260,7 @@ def test_important_things_come_first():
         "cases": 3, "sizes": {"min": [8, 8], "median": [8, 8], "max": [9, 8]},
         "spacing": {key: [1.0, 1.0] for key in ("min", "median", "max")},
         "classes": [{"class": "cell", "share": 0.0004, "cases": 3, "low": 0, "median": 0, "high": 0}],
-        "folds": [{"fold": 0, "cases": 3, "shares": [0.0004]}],
+        "parts": [{"part": "fold 0", "cases": 3, "shares": [0.0004]}],
         "findings": [{"kind": "size", "text": "size far from the median", "cases": ["a"]}],
     }  # fmt: skip
     costs = {

@@ -48,7 +48,10 @@ def block_cost(settings: Experiment, data: Prepared, model: str, seconds: float)
     per_loss = seconds / len(matrix.loss)
     steps = {loss: _step_seconds(probe, data, loss, batch, per_loss) for loss in matrix.loss}
     predicting, measuring = _case_seconds(probe, data)
-    cases = statistics.fmean(len(data.validation(fold)) for fold in matrix.fold)
+    n_validation, n_evaluation = (
+        statistics.fmean(len(rows(fold)) for fold in matrix.fold)
+        for rows in (data.validation, data.evaluation)
+    )
     losses = {}
     # The losses of a block share the batches.
     block = batch * max(training["steps"] for training in probe.trainings.values())
@@ -57,8 +60,8 @@ def block_cost(settings: Experiment, data: Prepared, model: str, seconds: float)
         validations = math.ceil(training["steps"] / settings.execution.validate_every)
         parts = {
             "train_seconds": step * training["steps"],
-            "validate_seconds": predicting * cases * validations,
-            "evaluate_seconds": (predicting + measuring) * cases,
+            "validate_seconds": predicting * n_validation * validations,
+            "evaluate_seconds": (predicting + measuring) * n_evaluation,
         }
         losses[loss] = {"step_seconds": step, **parts}
         block += sum(parts.values())
@@ -114,7 +117,7 @@ def _step_seconds(
 
 def _case_seconds(probe: GradientProbe, data: Prepared) -> tuple[float, float]:
     """Of predicting a case, and of its metrics: of its label, moved by a voxel."""
-    rows = [int(row) for row in data.validation(probe.spec["fold"])[:CASES]]
+    rows = [int(row) for row in data.evaluation(probe.spec["fold"])[:CASES]]
     patch = patch_size(data, probe.spec["training"])
     device, k = probe.device, len(data.classes)
 

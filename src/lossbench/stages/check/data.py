@@ -44,20 +44,20 @@ def survey(data: Prepared, folds: Sequence[int]) -> dict[str, Any]:
     -------
     dict
         cases; sizes and spacing (min, median, max per axis); classes (class, share of the labelled
-        voxels, cases that have it, and low, median, high share in these); folds (fold, cases, and
-        share of each class); findings, the worst first: kind, text, cases.
+        voxels, cases that have it, and low, median, high share in these); parts (part of the
+        split, or fold; cases, and share of each class); findings, the worst first: kind, text,
+        cases.
     """
     voxels = data.voxels()
-    by_fold = [data.validation(fold) for fold in range(data.info["folds"])]
     findings = _Findings(data, list(folds))
     return {
         "cases": len(voxels),
         "sizes": _spread(data.cases["shape"]),
         "spacing": _spread(data.cases["spacing"]),
         "classes": [_of_class(name, k, voxels) for k, name in enumerate(data.classes)],
-        "folds": [
-            {"fold": fold, "cases": len(rows), "shares": _shares(voxels[rows].sum(axis=0))}
-            for fold, rows in enumerate(by_fold)
+        "parts": [
+            {"part": part, "cases": len(rows), "shares": _shares(voxels[rows].sum(axis=0))}
+            for part, rows in data.parts().items()
         ],
         "findings": list(chain.from_iterable(findings.parts())),
     }
@@ -87,7 +87,8 @@ class _Findings:
     def __init__(self, data: Prepared, folds: list[int]) -> None:
         self.data, self.folds = data, folds
         self.names = data.cases["case"].tolist()
-        self.voxels, self.fold = data.voxels(), data.cases["fold"].to_numpy()
+        self.measured = "test" if "part" in data.cases else "validation"  # cases
+        self.voxels, self.rows_of = data.voxels(), data.parts()
 
     def parts(self) -> list[Iterator[Finding]]:
         """In the order in which they spoil a study."""
@@ -106,9 +107,9 @@ class _Findings:
             same_label = all(np.array_equal(first, other) for other in others)
             text = "have the same image"
             text += " and label" if same_label else ", labelled in two ways"
-            among = sorted({int(fold) for fold in self.fold[group] if fold >= 0})
+            among = [part for part, rows in self.rows_of.items() if {*group} & {*rows.tolist()}]
             if len(among) > 1:
-                text += f", in folds {_listed(among)}: what is validated on is trained on"
+                text += f", in {', '.join(among)}: what is measured on is trained on"
             yield self._finding("same image", f"{self._named(group)} {text}", group)
         for group in of_labels:
             if not any(set(group) <= set(other) for other in of_images):
@@ -128,7 +129,7 @@ class _Findings:
                 yield self._finding("class", f"class {name} occurs in no case", [])
                 continue
             for rows_of, kind, why in (
-                (self.data.validation, "validation", "its Dice is not measured there"),
+                (self.data.evaluation, self.measured, "its Dice is not measured there"),
                 (self.data.training, "training", "it is not learned there"),
             ):
                 if without := [fold for fold in self.folds if not has[rows_of(fold)].any()]:
@@ -136,12 +137,14 @@ class _Findings:
                     yield self._finding("class", text, [])
 
     def uneven_folds(self) -> Iterator[Finding]:
-        """Folds of which one has several times the foreground of another."""
-        totals = [self.voxels[self.fold == f].sum(axis=0) for f in range(self.data.info["folds"])]
-        shares = [total[self.data.foreground].sum() / max(total.sum(), 1) for total in totals]
-        low, high = int(np.argmin(shares)), int(np.argmax(shares))
+        """Folds, or parts, of which one has several times the foreground of another."""
+        shares = {}
+        for part, rows in self.rows_of.items():
+            total = self.voxels[rows].sum(axis=0)
+            shares[part] = total[self.data.foreground].sum() / max(total.sum(), 1)
+        low, high = min(shares, key=shares.get), max(shares, key=shares.get)
         if shares[high] > MAX_FOLD_RATIO * shares[low]:
-            of_low, of_high = (f"{shares[f]:.1%} of fold {f}" for f in (low, high))
+            of_low, of_high = (f"{shares[part]:.1%} of {part}" for part in (low, high))
             text, name = f"foreground is {of_low}, and {of_high}", self.data.info["name"]
             if not self.data.info["own_folds"]:
                 text += f"; another fold_seed of datasets.{name} draws other folds"

@@ -72,7 +72,7 @@ def cards(settings: Experiment, data: Prepared) -> dict[str, dict[str, Property]
 
 def _check_fold(data: Prepared, fold: int) -> None:
     data.training(fold)
-    if not len(data.validation(fold)):
+    if not len(data.evaluation(fold)):
         raise UserError(f"{data.info['name']}: fold {fold} has no validation case")
 
 

@@ -77,11 +77,11 @@ def _data(data: Mapping[str, Any]) -> Iterator[str]:
     classes[columns] = classes[columns].map(percent)
     titles = {"share": "of all voxels", "low": "least in a case", "high": "most in a case"}
     yield _shown(classes.rename(columns=titles), index=False)
-    folds = []
-    for fold in data["folds"]:
-        shares = dict(zip(classes["class"], map(percent, fold["shares"]), strict=True))
-        folds.append({"fold": fold["fold"], "cases": fold["cases"], **shares})
-    yield _shown(pd.DataFrame(folds), index=False)
+    parts = []
+    for part in data["parts"]:
+        shares = dict(zip(classes["class"], map(percent, part["shares"]), strict=True))
+        parts.append({"part": part["part"], "cases": part["cases"], **shares})
+    yield _shown(pd.DataFrame(parts), index=False)
 
 
 def _range(values: Mapping[str, Sequence[float]]) -> str:

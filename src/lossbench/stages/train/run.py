@@ -213,7 +213,9 @@ class Run:
         return row
 
     def validate(self) -> dict[str, float]:
-        """Mean Dice of each class on the validation cases."""
+        """Mean Dice of each class on the validation cases; a split may have none."""
+        if not len(self.validation):
+            return {}
         predictions = predict(self.model, self.data, self.validation, self.patch, self.device)
         k = len(self.data.classes)
         cases = [
