@@ -11,6 +11,7 @@ rule report:
         comparisons="results/{experiment}/report/comparisons.csv",
     output:
         page="results/{experiment}/report/report.html",
+        methods="results/{experiment}/report/methods.md",
         figures=directory("results/{experiment}/report/figures"),
         tables=directory("results/{experiment}/report/tables"),
     log:

@@ -15,7 +15,7 @@ PAPER = ("claims", "comparisons", "means", "cost")  # the tables that a paper pr
 
 
 def report(experiment: Path, output: Path) -> None:
-    """Write the report page, its figures and its tables.
+    """Write the report page, its figures and its tables, and methods.md for a paper.
 
     Parameters
     ----------
@@ -91,6 +91,7 @@ def report(experiment: Path, output: Path) -> None:
         colours={name: colour for name, (colour, _) in plotting.VERDICTS.items()}
         | {"lost": plotting.LOST},
     )
+    write_text(results.output / "methods.md", data["methods"])
     write_text(results.output / "report.html", page)
 
 

@@ -8,6 +8,7 @@ from lossbench.stages.report import (
     examples,
     figures,
     loss_cards,
+    methods,
     plotting,
     provenance,
     sensitivity,
@@ -83,6 +84,7 @@ SECTIONS = (
     Section("examples", "Examples", examples.examples, "runs that lossbench trained"),
     Section("cost", "Cost per loss", tables.cost, "times in runs.csv"),
     Section("fixed", "What was held fixed", provenance.fixed),
+    Section("methods", "Text for a paper", methods.methods),
     Section("provenance", "Provenance", provenance.provenance, "runs that lossbench trained"),
     Section("settings", "Settings of the experiment", provenance.settings),
 )

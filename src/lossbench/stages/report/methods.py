@@ -1,0 +1,101 @@
+"""Text for the methods section of a paper, with the figures of this study."""
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lossbench import __version__
+from lossbench.common.tables import BLOCK
+from lossbench.config import Component, Training
+from lossbench.stages.report import provenance, wording
+from lossbench.stages.report.results import Results
+
+
+def methods(results: Results) -> str:
+    """Describe what was done, in Markdown: losses, data, training, metrics, statistics, versions.
+
+    What lossbench does not know of results of other programs, such as their training, is left for
+    the authors to say.
+    """
+    environment = Environment(
+        loader=PackageLoader("lossbench.stages.report", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["listing"] = wording.listing
+    experiment, runs, comparison = results.experiment, results.runs, results.experiment.comparison
+    compared = results.comparisons
+    values: dict[str, Any] = {
+        "experiment": experiment,
+        "comparison": comparison,
+        "losses": results.losses,
+        "data": [_dataset(results, name) for name in dict(results.groups)],
+        "n_runs": len(runs),
+        "n_blocks": runs.groupby(list(BLOCK)).ngroups,
+        "n_folds": runs["fold"].nunique(),
+        "n_seeds": runs["seed"].nunique(),
+        "metrics": [results.title(name) for name in comparison.metrics],
+        "also": [results.title(name) for name in comparison.also],
+        "margins": comparison.margins_text(results.title),
+        "confidence": wording.percent(1 - comparison.alpha),
+        "n_comparisons": int(compared["metric"].isin(comparison.metrics).sum()),
+        "n_one_block": int((compared["scope"] == "models").sum()),
+        "n_datasets": _most_datasets(results),
+        "population": wording.population(results),
+        "version": __version__,
+        "trained_here": results.trained_here,
+    }
+    if results.trained_here:
+        values |= {
+            "training": experiment.training,
+            "augmentation": _augmentation(experiment.training),
+            "models": {name: _called(experiment.models[name]) for _, name in results.groups},
+            "loss_entries": {name: _called(experiment.losses[name]) for name in results.losses},
+            "overrides": provenance.overrides(results),
+            "n_diverged": len(provenance.diverged(results)),
+            "n_claims": sum(claim.comparison is not None for claim in experiment.claims),
+            "pairing": provenance.pairing(results),
+            "facts": provenance.provenance(results)["facts"],
+            "engines": sorted(runs["engine"].dropna().unique()) if "engine" in runs else [],
+        }
+    text = environment.get_template("methods.md.jinja").render(values)
+    return text.strip() + "\n"
+
+
+def _dataset(results: Results, name: str) -> dict[str, Any]:
+    """What is said of a dataset: counts of what was evaluated, classes, normalisation."""
+    cases = results.cases[results.cases["dataset"] == name]
+    subject = "subject" if "subject" in cases else "case"
+    normalisation = None
+    if results.trained_here:
+        normalisation = results.experiment.datasets[name].normalisation
+    return {
+        "name": name,
+        "n_cases": cases["case"].nunique(),
+        "n_subjects": cases[subject].nunique(),
+        "classes": results.classes(name),
+        "normalisation": normalisation,
+    }
+
+
+def _called(entry: Component) -> str:
+    """An entry of a catalogue as a call of its class."""
+    spec = {key: value for key, value in entry.spec().items() if value not in (None, {})}
+    target = spec.pop("_target_")
+    keywords = ", ".join(f"{key}={value!r}" for key, value in spec.items())
+    return f"{target}({keywords})"
+
+
+def _augmentation(training: Training) -> str:
+    """The settings of the augmentation; empty without any."""
+    if training.augmentation is None:
+        return ""
+    settings = training.augmentation.model_dump().items()
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings)
+
+
+def _most_datasets(results: Results) -> int:
+    """Data sets that are put together by random effects; 0 where none are."""
+    table = results.optional("over_datasets")
+    return 0 if table is None else int(table["n_datasets"].max())
