@@ -12,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lossbench import config
 from lossbench.common import files
 from lossbench.common.files import write_json, write_text
 from lossbench.common.provenance import run_digest, seed_of, sha256
+from lossbench.common.tables import BACKGROUND
 from lossbench.stages.compare import compare
 
 STEPS, LOG_EVERY, VALIDATE_EVERY = 40, 10, 20
@@ -35,6 +38,7 @@ def write_experiment(
     datasets: Sequence[str] = ("hippocampus",),
     models: Sequence[str] = ("unet",),
     diverged: Sequence[str] = (),
+    background: int | None = 0,
 ) -> Path:
     """Write a finished experiment below `root`/results.
 
@@ -45,11 +49,13 @@ def write_experiment(
     losses, folds, seeds, datasets, models
         The matrix. The first loss is the reference; each further loss is a bit better.
     classes
-        Names; 0 is background. The last class is absent from the first case of every fold.
+        Names. The last class is absent from the first case of every fold.
     n_cases
         Cases in a fold.
     diverged
         Losses of which every run diverged half-way.
+    background
+        Its label, or None.
 
     Returns
     -------
@@ -70,7 +76,11 @@ def write_experiment(
             "execution": {"log_every": LOG_EVERY, "validate_every": VALIDATE_EVERY},
             "comparison": {"reference": losses[0]},
             "datasets": {
-                d: {"_target_": "lossbench.datasets.Phantom", "folds": max(folds) + 2}
+                d: {
+                    "_target_": "lossbench.datasets.Phantom",
+                    "folds": max(folds) + 2,
+                    "background": background,
+                }
                 for d in datasets
             },
             "models": {
@@ -92,10 +102,10 @@ def write_experiment(
     return path
 
 
-def write_street_study(root: Path) -> Path:
+def write_street_study(root: Path, background: int | None = 0) -> Path:
     """Write a study of eleven classes: one loss lost the sky, no loss learned the poles."""
     names = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car")
-    path = write_experiment(root, classes=(*names, "pedestrian", "cyclist"))
+    path = write_experiment(root, classes=(*names, "pedestrian", "cyclist"), background=background)
     for file in path.parent.glob("*/*/fold*/seed*/cases.parquet"):
         table = pd.read_parquet(file)
         rng = np.random.default_rng(seed_of(str(file.relative_to(path.parent))))
@@ -108,7 +118,7 @@ def write_street_study(root: Path) -> Path:
         table["dice"] = (tp / size).where(size > 0)
         table["iou"] = (tp / (2 * size - tp)).where(size > 0)
         table["precision"] = table["recall"] = table["dice"]
-        table.to_parquet(file, index=False, write_page_checksum=True)
+        _write_cases(table, file, "sky" if background == 0 else None)
     write_report(path)
     return path
 
@@ -149,6 +159,7 @@ def write_dataset(folder: Path, e: config.Experiment, classes: Sequence[str], n_
     info = {
         "name": folder.name,
         "classes": list(classes),
+        "background": e.datasets[folder.name].background,
         "channels": 1,
         "spatial_dims": len(SIZE),
         "ignore": False,
@@ -193,7 +204,14 @@ def write_block(
         rows.append(table.assign(**block, loss=loss))
     table = pd.concat(rows, ignore_index=True)
     columns = [*KEYS, "case", "subject", "class", "tp", "fp", "fn", *config.METRICS]
-    table[columns].to_parquet(folder / "cases.parquet", index=False, write_page_checksum=True)
+    background = info["classes"][0] if info["background"] == 0 else None
+    _write_cases(table[columns], folder / "cases.parquet", background)
+
+
+def _write_cases(table: pd.DataFrame, file: Path, background: str | None) -> None:
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    arrow = arrow.replace_schema_metadata({BACKGROUND: json.dumps(background)})
+    pq.write_table(arrow, file, write_page_checksum=True)
 
 
 def write_report(experiment: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lossbench.common.files import read_json, write_json
-from lossbench.common.tables import COUNTS
+from lossbench.common.tables import BACKGROUND, COUNTS
 from lossbench.config import METRICS, UserError
 from lossbench.datasets.prepared import Prepared
 from lossbench.metrics import measure
@@ -44,6 +44,17 @@ def test_a_row_per_run_case_and_class(evaluated, phantom):
     voxels = table["tp"] + table["fn"]
     expected = np.tile(phantom.voxels()[rows].ravel(), len(LOSSES))
     assert voxels.tolist() == expected.tolist()
+
+
+def test_the_file_says_which_class_is_the_background(evaluated, phantom, no_background, tmp_path):
+    def stored(file):
+        return json.loads(pq.read_schema(file).metadata[BACKGROUND])
+
+    assert stored(evaluated.parent / "cases.parquet") == "background"
+    path = block(tmp_path, no_background, {"dice": LOSSES["dice"]})
+    train(path, no_background.folder, tmp_path / "runs")
+    evaluate(path, no_background.folder, path.parent / "cases.parquet")
+    assert stored(path.parent / "cases.parquet") is None
 
 
 def test_figures_are_those_of_the_stored_weights(evaluated, phantom):

@@ -16,7 +16,8 @@ COUNTS = ("tp", "fp", "fn")
 # metrics follow.
 CASE = (*RUN, "case", "class")
 CASE_TEXT = ("dataset", "model", "loss", "case", "subject", "class")
-DIGESTS = b"digests"  # metadata of a block's cases.parquet: the digest of each loss's run
+# Metadata of a block's cases.parquet: the digest of each loss's run; the name of the background.
+DIGESTS, BACKGROUND = b"digests", b"background"
 # What status.json of a run says. A study that was stored before a key existed lacks that key.
 STATUS = (
     *("digest", "status", "steps", "train_seconds", "images_per_second", "peak_memory_bytes"),
@@ -27,6 +28,7 @@ COMPARISON = (*GROUP, "loss", "class", "metric")
 SUMMARY = (
     *(*COMPARISON, "n_cases", "n_subjects", "n_seeds", "n_empty"),
     *("mean", "ci_low", "ci_high", "sd_case", "sd_seed"),
+    "background",  # whether the class is the background
 )
 COMPARISONS = (
     *(*GROUP, "loss", "reference", "class", "metric"),

@@ -13,7 +13,7 @@ from lossbench.common.code import refuse_other_code
 from lossbench.common.device import pick_device
 from lossbench.common.files import read_json, whole
 from lossbench.common.provenance import run_digest
-from lossbench.common.tables import CASE_TEXT, COUNTS, DIGESTS, case_schema
+from lossbench.common.tables import BACKGROUND, CASE_TEXT, COUNTS, DIGESTS, case_schema
 from lossbench.config import METRICS, UserError
 from lossbench.datasets.batches import patch_size
 from lossbench.datasets.prepared import Prepared
@@ -58,7 +58,10 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
         keys |= {"fold": spec["fold"], "seed": spec["seed"]}
         tables.append(_cases(block.parent / loss, run, prepared, own).assign(**keys))
     table = pd.concat(tables, ignore_index=True)
-    schema = case_schema([*METRICS, *own]).with_metadata({DIGESTS: json.dumps(digests)})
+    facts = {DIGESTS: digests, BACKGROUND: prepared.background}
+    schema = case_schema([*METRICS, *own]).with_metadata(
+        {key: json.dumps(value) for key, value in facts.items()}
+    )
     arrow = pa.Table.from_pandas(table[schema.names], schema, preserve_index=False)
     with whole(output) as part:
         # Dictionaries of figures would only be read more slowly.

@@ -41,6 +41,7 @@ def test_columns_are_those_of_the_design(experiment):
     assert summary.columns.tolist() == [
         "dataset", "model", "loss", "class", "metric",
         "n_cases", "n_subjects", "n_seeds", "n_empty", "mean", "ci_low", "ci_high", "sd_case", "sd_seed",
+        "background",
     ]  # fmt: skip
     assert comparisons.columns.tolist() == [
         "dataset", "model", "loss", "reference", "class", "metric",
@@ -104,6 +105,19 @@ def test_dice_of_a_run_is_what_dicemetric_aggregates(experiment):
             metric._synced_tensors = [torch.tensor(buffer.to_numpy())]
             metric._synced = True
             assert run[column] == pytest.approx(metric.aggregate().item(), abs=1e-6)
+
+
+def test_without_a_background_means_are_over_all_classes(tmp_path, experiment):
+    cases, runs, summary, _ = tables(write_experiment(tmp_path / "street", background=None))
+    assert not summary["background"].any()
+    for _, run in runs.iterrows():
+        mine = cases.merge(run[KEYS].to_frame().T.astype({"fold": int, "seed": int}), on=KEYS)
+        expected = mine.groupby("case")["dice"].mean().mean()
+        assert run["dice"] == pytest.approx(expected)
+        assert run["dice_with_background"] == pytest.approx(expected)
+    _, runs, summary, _ = tables(experiment)
+    assert set(summary.loc[summary["background"], "class"]) == {"background"}
+    assert (runs["dice"] - runs["dice_with_background"]).abs().min() > 1e-3
 
 
 def test_pairing_is_by_digest(experiment):

@@ -201,6 +201,41 @@ def test_a_test_set_predicted_by_every_fold_is_one_set_of_cases(tmp_path, output
     assert len(pd.read_csv(output / "runs.csv")) == 6
 
 
+@pytest.mark.parametrize(
+    ("classes", "option", "background"),
+    [
+        (("Background", "liver"), None, "Background"),
+        (("liver", "0"), None, "0"),
+        (("sky", "road"), None, None),
+        (("sky", "road"), "sky", "sky"),
+        (("sky", "0"), "sky", "sky"),
+        (("0", "1"), "none", None),
+    ],
+)
+def test_the_background_of_a_table_is_the_class_of_that_name_or_the_one_that_is_named(
+    tmp_path, output, classes, option, background
+):
+    dice = {classes[0]: 0.9, classes[1]: 0.5}
+    rows = [
+        f"{loss},c{i},{name},{dice[name]}" for loss in "ab" for name in classes for i in range(4)
+    ]
+    path = csv(tmp_path, "\n".join(["loss,case,class,dice", *rows]))
+    compare_files([path], "a", output, background=option)
+    runs = pd.read_csv(output / "runs.csv")
+    kept = [dice[name] for name in classes if name != background]
+    assert runs["dice"].tolist() == pytest.approx([np.mean(kept)] * 2)
+    assert runs["dice_with_background"].tolist() == pytest.approx([0.7] * 2)
+    summary = pd.read_csv(output / "summary.csv", dtype={"class": str})
+    assert set(summary.loc[summary["background"], "class"]) == {background} - {None}
+    assert summary["class"][0] == (background or classes[0]), "the background comes first"
+
+
+def test_a_background_that_is_no_class_of_the_table(tmp_path, output):
+    path = csv(tmp_path, "loss,case,class,dice\na,c,sky,1\nb,c,sky,1\na,c,road,1\nb,c,road,1\n")
+    with pytest.raises(UserError, match="no class 'skyy'; did you mean 'sky'"):
+        compare_files([path], "a", output, background="skyy")
+
+
 def test_missing_pairs_are_shown(study, tmp_path, output):
     cases = study[1]
     gone = (cases["loss"] == "other") & (cases["seed"] == 1) & (cases["fold"] == 0)

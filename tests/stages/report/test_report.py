@@ -519,6 +519,21 @@ def test_lost_and_unlearned_classes_of_eleven(tmp_path):
 
 
 @pytest.mark.usefixtures("without_figures")
+def test_without_a_background_class_0_stands_among_the_others(tmp_path):
+    experiment = fake_results.write_street_study(tmp_path, background=None)
+    output = experiment.parent / "report"
+    report(experiment, output)
+    results = Results.read(experiment, output)
+    assert results.background("hippocampus") is None
+    assert results.classes("hippocampus")[0] == "sky"
+    table = first_screen.verdict_table(results, "hippocampus", "unet")
+    assert not any(row["background"] for row in table["rows"])
+    text = Page(output / "report.html").text
+    assert "sky background" not in text
+    assert "without background" not in text
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_a_loss_that_lost_a_class_is_not_recommended(tmp_path):
     experiment = fake_results.write_street_study(tmp_path)
     output = experiment.parent / "report"

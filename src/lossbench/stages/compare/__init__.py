@@ -29,6 +29,7 @@ def compare(
     margin: float | None = None,
     alpha: float | None = None,
     metrics: Sequence[str] = (),
+    background: str | None = None,
 ) -> None:
     """Compare each loss with the reference, per class: of an experiment, or of --cases FILES.
 
@@ -51,6 +52,8 @@ def compare(
         Error rate over all comparisons (0.05), for --cases.
     metrics
         Metrics to compare, for --cases: Dice, or the first of METRICS that the files have.
+    background
+        Class that is the background, for --cases: one called background or 0; none: no class is.
 
     Raises
     ------
@@ -61,24 +64,23 @@ def compare(
         if not (cases and reference):
             raise UserError("expected: --experiment PATH, or --cases FILE... and --reference NAME")
         numbers = {"margin": margin, "alpha": alpha}
-        _compare_files(output, cases, reference, metrics, numbers)
+        _compare_files(output, cases, reference, metrics, numbers, background)
         return
     if cases:
         raise UserError("expected: --experiment or --cases, not both")
     options = {"reference": reference, "margin": margin, "alpha": alpha, "metrics": metrics}
+    options["background"] = background
     for name, value in options.items():
         if value:
             raise UserError(f"--{name} goes with --cases: experiment.json says how to compare")
     settings = load(experiment)
-    table, digests = read_blocks.read_cases(experiment, settings)
+    table, digests, backgrounds = read_blocks.read_cases(experiment, settings)
     groups = read_blocks.complete_scores(experiment, settings, table)
     runs = read_blocks.read_runs(experiment, settings)
     read_blocks.refuse_stale(experiment, settings, runs, digests)
-    # Class 0 is the first that a case lists.
-    background = {scores.dataset: scores.classes[0] for scores in groups}
-    dice = dice_of_runs(groups, background)
+    dice = dice_of_runs(groups, backgrounds)
     runs = runs.merge(dice, on=list(RUN), how="left", validate="one_to_one")
-    tables = _tables(groups, runs, settings, experiment, background)
+    tables = _tables(groups, runs, settings, experiment, backgrounds)
     _write(output, table, tables)
     # Not `make ui` alone: a folder of the user's own has no Makefile.
     ui = "MLflow:  python -m lossbench ui   (or: make ui)\n"
@@ -91,16 +93,17 @@ def _compare_files(
     reference: str,
     metrics: Sequence[str],
     numbers: dict[str, float | None],
+    background: str | None,
 ) -> None:
     """Compare losses by results that other programs measured."""
     is_study = (output / "experiment.json").exists() and not (output / "source.json").exists()
     if is_study or next(output.glob("*/*/fold*/seed*"), None):
         raise UserError(f"{output}: is the folder of a study; give --output another one")
-    results = external.read(cases)
+    results = external.read(cases, background)
     study = external.to_study(results, output.resolve().name, reference, metrics, numbers)
     groups = results.to_scores(study.matrix.loss)
-    background = external.background(groups)
-    tables = _tables(groups, dice_of_runs(groups, background), study, None, background)
+    dice = dice_of_runs(groups, results.background)
+    tables = _tables(groups, dice, study, None, results.background)
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "source.json", {"files": results.files, "notes": results.notes})
     write_text(output / "experiment.json", study.experiment_json())
@@ -126,7 +129,7 @@ def _tables(
     tested = family(pairs, groups, study)
     tables = {
         "runs": runs[[*first, *runs.columns.difference(first, sort=False)]],
-        "summary": summary(groups, settings.alpha),
+        "summary": summary(groups, background, settings.alpha),
         "comparisons": comparisons(pairs, study, tested, pairing(runs, settings.reference)),
         "pooled": pooled(groups),
         "conventions": conventions(groups),

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from lossbench.stages.compare.scores import DuplicateRowError, Scores, to_scores
 
 # What a table says when it does not say so.
 DEFAULTS = {"dataset": "dataset", "model": "model", "class": "foreground", "fold": 0, "seed": 0}
-BACKGROUND = ("background", "0")
+BACKGROUND = ("background", "0")  # what a background is called, in letters of any case
+NO_BACKGROUND = "none"
 NOTHING = ("", "nan", "na", "n/a", "none", "null")  # a figure without a value
 # Endings of image files, so that p1.nii.gz in one table is p1 in another.
 IMAGE_ENDING = r"\.(?:nii|nii\.gz|png|tiff?|jpe?g|bmp|mha|mhd|nrrd|npy|npz)$"
@@ -46,11 +47,14 @@ class ExternalResults:
         Path and SHA-256 of each file.
     notes
         What a reader has to know of how they were read.
+    background
+        Name of the background of each dataset that has one.
     """
 
     table: pa.Table
     files: list[dict[str, str]]
     notes: list[str]
+    background: dict[str, str]
 
     def to_scores(self, losses: Sequence[str]) -> list[Scores]:
         """Arrange the rows; a row that stands twice is the user's to fix."""
@@ -63,13 +67,21 @@ class ExternalResults:
             ) from None
 
 
-def read(cases: Sequence[str]) -> ExternalResults:
+def read(cases: Sequence[str], background: str | None = None) -> ExternalResults:
     """Read files, each PATH or NAME=PATH, into one table.
+
+    Parameters
+    ----------
+    cases
+        The files.
+    background
+        The class that is the background, `NO_BACKGROUND` where none is; None: one that is called
+        so.
 
     Raises
     ------
     UserError
-        Names the file and column of what cannot be read.
+        Names the file and column of what cannot be read, and a background that is no class.
     """
     frames, files, notes = [], [], []
     places: dict[str, int] = {}
@@ -105,7 +117,8 @@ def read(cases: Sequence[str]) -> ExternalResults:
     check_folds(table, files)
     notes += _percent(table)
     notes.append("Whether losses shared initial weights and batches is unknown: paired by case.")
-    return ExternalResults(_arrow(_ordered(table)), files, notes)
+    backgrounds = _background(table, background)
+    return ExternalResults(_arrow(_ordered(table, backgrounds)), files, notes, backgrounds)
 
 
 def _split(text: str) -> tuple[str, Path]:
@@ -211,13 +224,31 @@ def _percent(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+def _background(table: pd.DataFrame, named: str | None) -> dict[str, str]:
+    """Name of the background of each dataset that has one: as named, or as it is called."""
+    classes = table.groupby("dataset", sort=False)["class"].unique()
+    if named == NO_BACKGROUND:
+        return {}
+    if named is not None:
+        if not any(named in names for names in classes):
+            known = list(dict.fromkeys([*table["class"], NO_BACKGROUND]))
+            raise UserError(f"--background: no class {named!r}; {did_you_mean(named, known)}")
+        return {dataset: named for dataset, names in classes.items() if named in names}
+    return {
+        dataset: name
+        for dataset, names in classes.items()
+        for name in sorted(names, reverse=True)  # 0 after background
+        if name.lower() in BACKGROUND
+    }
+
+
+def _ordered(table: pd.DataFrame, background: Mapping[str, str]) -> pd.DataFrame:
     """Sorted by keys: names in order of appearance, but the background first, and cases by name."""
     table = table.reset_index(drop=True)
     place = table[list(CASE)].copy()
     for name in ("dataset", "model", "loss", "class"):
         place[name] = pd.factorize(table[name])[0]
-    place.loc[table["class"].isin(BACKGROUND), "class"] = -1
+    place.loc[table["class"] == table["dataset"].map(background), "class"] = -1
     return table.loc[place.sort_values(list(CASE)).index]
 
 
@@ -269,8 +300,3 @@ def to_study(
         {"experiment": plain_name, "matrix": labels, "comparison": settings},
         context={"any_name": True},  # these names become no folders
     )
-
-
-def background(groups: Sequence[Scores]) -> dict[str, str]:
-    """Name of class 0 of each dataset, where a class is called so."""
-    return {x.dataset: name for x in groups for name in x.classes if name in BACKGROUND}

@@ -12,18 +12,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lossbench.common.files import block_folder, read_json
-from lossbench.common.tables import BLOCK, CASE, CASE_TEXT, DIGESTS, STATUS, case_schema
+from lossbench.common.tables import BACKGROUND, BLOCK, CASE, CASE_TEXT, DIGESTS, STATUS, case_schema
 from lossbench.config import Experiment, UserError
 from lossbench.stages.compare.scores import DuplicateRowError, Scores, to_scores
 
 AGAIN = "delete it and run the workflow again"
 
 
-def read_cases(experiment: Path, settings: Experiment) -> tuple[pa.Table, list[dict[str, str]]]:
+def read_cases(
+    experiment: Path, settings: Experiment
+) -> tuple[pa.Table, list[dict[str, str]], dict[str, str]]:
     """Read cases.parquet of every block: a row per run x case x class, in the order of blocks.
 
     And for each block the digests of the runs that were evaluated, by loss; empty where its file
-    does not say them.
+    does not say them. And the name of the background of each dataset that has one.
 
     Raises
     ------
@@ -38,11 +40,24 @@ def read_cases(experiment: Path, settings: Experiment) -> tuple[pa.Table, list[d
     schema = case_schema(settings.all_metrics)
     tables = [_read(file, keys, schema) for file, keys in files.items()]
     digests = [json.loads((table.schema.metadata or {}).get(DIGESTS, "{}")) for table in tables]
+    background = {
+        keys["dataset"]: name
+        for keys, table in zip(files.values(), tables, strict=True)
+        if (name := _background(table)) is not None
+    }
     cases = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
     cases = cases.unify_dictionaries()
     # A block keeps the results of a loss that has left the matrix.
     of_matrix = pc.is_in(cases["loss"], value_set=pa.array(settings.matrix.loss))
-    return cases if pc.all(of_matrix).as_py() else cases.filter(of_matrix), digests
+    cases = cases if pc.all(of_matrix).as_py() else cases.filter(of_matrix)
+    return cases, digests, background
+
+
+def _background(table: pa.Table) -> str | None:
+    """What a block's file says; one that does not is of a dataset whose class 0 is it."""
+    stored = (table.schema.metadata or {}).get(BACKGROUND)
+    # Class 0 is the first that a case lists.
+    return json.loads(stored) if stored else table["class"][0].as_py()
 
 
 def _read(file: Path, keys: dict[str, Any], schema: pa.Schema) -> pa.Table:

@@ -23,13 +23,14 @@ def dice_of_runs(groups: Sequence[Scores], background: dict[str, str]) -> pd.Dat
     groups
         What was measured, for each dataset and model.
     background
-        Name of class 0 of each dataset that has one.
+        Name of the background of each dataset that has one.
 
     Returns
     -------
     pd.DataFrame
-        A row per run that has rows: its keys, dice (without background), dice_with_background,
-        and n_missing: cases of the fold that other runs have and this one has not.
+        A row per run that has rows: its keys, dice (without any background), dice_with_background
+        (over all classes), and n_missing: cases of the fold that other runs have and this one has
+        not.
     """
     rows = []
     for scores in groups:
@@ -49,7 +50,7 @@ def dice_of_runs(groups: Sequence[Scores], background: dict[str, str]) -> pd.Dat
     return pd.DataFrame(rows, columns=[*RUN, "dice", "dice_with_background", "n_missing"])
 
 
-def summary(groups: Sequence[Scores], alpha: float) -> pd.DataFrame:
+def summary(groups: Sequence[Scores], background: dict[str, str], alpha: float) -> pd.DataFrame:
     """Mean of each metric over subjects, their seeds and then their cases averaged first."""
     rows = []
     for scores in groups:
@@ -68,6 +69,7 @@ def summary(groups: Sequence[Scores], alpha: float) -> pd.DataFrame:
             per_subject = np.moveaxis(averaged, 2, 1)
             low, high = mean_interval(np.moveaxis(per_subject, 1, 0), 1 - alpha)
             of_seeds = [mean(values[:, seeds == s], axis=(1, 2)) for s in np.unique(seeds)]
+            is_background = [name == background.get(scores.dataset) for name in scores.classes]
             figures = {
                 "n_cases": (~np.isnan(per_case)).sum(axis=1),
                 "n_subjects": (~np.isnan(per_subject)).sum(axis=1),
@@ -77,6 +79,7 @@ def summary(groups: Sequence[Scores], alpha: float) -> pd.DataFrame:
                 "ci_high": high,
                 "sd_case": deviation(per_case, axis=1),
                 "sd_seed": deviation(np.stack(of_seeds, axis=1), axis=1),
+                "background": np.broadcast_to(is_background, low.shape),
             }
             rows += to_rows(scores, figures, metric=metric, n_seeds=scores.n_seeds)
     return pd.DataFrame(rows, columns=tables.SUMMARY)

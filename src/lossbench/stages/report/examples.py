@@ -29,14 +29,15 @@ def examples(results: Results) -> dict[str, Any] | None:
             pictures += _of_group(results, dataset, model)
         except UserError as error:
             absent.append(f"{dataset}, {model}: {error}.")
-    return {"pictures": pictures, "absent": absent}
+    has_background = any(results.background(dataset) for dataset, _ in results.groups)
+    return {"pictures": pictures, "absent": absent, "background": has_background}
 
 
 def chosen(results: Results, dataset: str, model: str) -> dict[str, str]:
     """The cases with the worst, the median and the best difference to the reference.
 
     The difference of a case is the mean Dice of all other losses minus that of the reference, over
-    classes without background and over seeds.
+    classes without any background and over seeds.
 
     Returns
     -------
@@ -78,7 +79,7 @@ def _of_group(results: Results, dataset: str, model: str) -> list[Picture]:
         first = rows.sort_values(["fold", "seed"]).iloc[0]
         fold, seed = int(first["fold"]), int(first["seed"])
         rows = rows[(rows["fold"] == fold) & (rows["seed"] == seed)]
-        scores = rows[rows["class"] != data.classes[0]].groupby("loss")["dice"].mean()
+        scores = rows[rows["class"] != results.background(dataset)].groupby("loss")["dice"].mean()
         predictions = _predictions(results, data, index, (dataset, model, fold, seed))
         figure = _draw(data, index, predictions, scores, f"{label}: {case}")
         figures[stem("examples", dataset, model, number, case)] = (f"{label}: {case}", figure)

@@ -51,7 +51,8 @@ class Results:
         """
         study = config.load_study(experiment)
         case_columns = [*KEYS, "case", "class", study.comparison.metrics[0]]
-        summary_columns = ["dataset", "model", "loss", "class", "metric", "mean", "n_empty"]
+        group = ["dataset", "model", "loss", "class", "metric"]
+        summary_columns = [*group, "mean", "n_empty", "background"]
         cases = _read(output / "cases.parquet", pd.read_parquet, case_columns)
         comparisons = _read(output / "comparisons.csv", read_csv, ["class", "metric", "verdict"])
         # Columns that a table of an earlier version lacks.
@@ -133,9 +134,9 @@ class Results:
         return pairs.groupby("dataset", sort=False)["class"].agg(list).to_dict()
 
     def background(self, dataset: str) -> str | None:
-        """The name of class 0; external results may have none."""
-        first = self._classes[dataset][0]
-        return first if self.trained_here or first in ("background", "0") else None
+        """The name of the background; None where no class is one."""
+        rows = self.summary["background"] & (self.summary["dataset"] == dataset)
+        return next(iter(self.summary.loc[rows, "class"]), None)
 
     def classes(self, dataset: str) -> list[str]:
         """The classes in their order, but the background last: readers ask for the others first."""

@@ -40,7 +40,7 @@ def verdict_table(comparisons: pd.DataFrame, classes: Sequence[str], reference: 
     comparisons
         comparisons.csv.
     classes
-        Names in order; 0 is background.
+        Names in order.
     reference
         The loss that the others are compared with.
     """
