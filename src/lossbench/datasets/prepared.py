@@ -1,5 +1,6 @@
 """A prepared dataset, as later stages read it: mapped arrays, never copied."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,6 +122,14 @@ class Prepared:
     def voxels(self) -> np.ndarray:
         """Voxels per case and class: int (n_cases, K)."""
         return self.cases[[f"voxels_{name}" for name in self.classes]].to_numpy()
+
+    def sizes(self) -> np.ndarray:
+        """Voxels per case, the ignored ones among them: int (n_cases,)."""
+        return self.cases["shape"].map(math.prod).to_numpy()
+
+    def ignored(self) -> np.ndarray:
+        """Ignored voxels per case: int (n_cases,)."""
+        return self.sizes() - self.voxels().sum(axis=1)
 
     def training(self, fold: int, min_foreground: float = 0.0) -> np.ndarray:
         """Rows of the training cases: those of the split, or of the other folds.

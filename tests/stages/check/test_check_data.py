@@ -12,8 +12,10 @@ from lossbench.common.files import write_json
 from lossbench.datasets.prepared import Prepared
 from lossbench.models import build_model
 from lossbench.stages.check import cost
-from lossbench.stages.check.data import _is_outlier, survey
+from lossbench.stages.check.data import survey
+from lossbench.stages.check.findings import _grouped, _is_outlier
 from lossbench.stages.check.for_people import _draw
+from lossbench.stages.check.names import common_beginnings
 from lossbench.stages.check.wording import text
 from lossbench.stages.prepare import prepare
 from tests.helpers.check_runs import DICE, SMALL, experiment_of
@@ -79,6 +81,18 @@ class Cells:
             case["label"][:] = 9
         return case
 
+    def _mostly_ignored(self, i, case):
+        if i in (2, 7):
+            case["label"][:, 10 + i :] = 9
+            case["label"][0, 0] = 9
+        return case
+
+    def _frames(self, i, case):
+        return case | {"case": f"{'ab'[i % 2]}_{i:03d}"}
+
+    def _frames_of_subjects(self, i, case):
+        return self._frames(i, case) | {"subject": "ab"[i % 2]}
+
     def _uneven(self, i, case):
         if i % 2:
             case["label"][:, 8:] = 0
@@ -131,11 +145,11 @@ def test_nothing_is_doubtful_where_all_is_well(tmp_path):
         ("same_label", "same label", "c2, c7 have the same label, and other images"),
         ("size", "size", "size far from the median 40x40: c7 (32x8)"),
         ("spacing", "spacing", "spacing far from the median 1x1: c7 (1x3)"),
-        ("share", "share of wall", "class wall: share far from the median 4.53%: c7 (55.00%)"),
+        ("share", "share of a class", "class wall: share far from the median 4.53%: c7 (55.00%)"),
         ("empty", "no foreground", "1 of 10 cases have no foreground: c7"),
-        ("ignored", "nothing but ignored voxels", "1 of 10 cases have nothing but ignored voxels: c7"),
-        ("speck", "speck of nucleus", "specks of at most 3 voxels in 1 of 10 cases: c7"),
-        ("alone", "alone with wall", "class wall occurs in case c7 alone"),
+        ("ignored", "ignored", "1 of 10 cases have nothing but ignored voxels: c7"),
+        ("speck", "speck", "specks of at most 3 voxels in 1 of 10 cases: c7"),
+        ("alone", "only case of a class", "class wall occurs in case c7 alone"),
         ("never", "class", "class wall occurs in no case"),
     ],
 )  # fmt: skip
@@ -144,6 +158,62 @@ def test_what_is_doubtful_is_named(tmp_path, flaw, kind, says):
     assert len(found) == 1
     assert says in found[0]["text"]
     assert kind == "class" or "c7" in found[0]["cases"]
+
+
+def test_cases_that_are_ignored_for_the_larger_part(tmp_path):
+    found = survey(cells(tmp_path, "mostly_ignored"), [0, 1])
+    (text,) = [f["text"] for f in found["findings"] if f["kind"] == "ignored"]
+    assert text == "2 of 10 cases are ignored for the larger part: c2 (70%), c7 (58%)"
+    first, second = 40 * 28 + 1, 40 * 23 + 1
+    assert found["ignored"] == pytest.approx(
+        {"share": (first + second) / 16000, "median": 0, "high": first / 1600}
+    )
+    assert survey(cells(tmp_path), [0, 1])["ignored"]["share"] == 0
+
+
+def test_names_like_those_of_frames_without_a_subject(tmp_path):
+    texts = {f["kind"]: f["text"] for f in findings(tmp_path, "frames")}
+    assert texts["subjects"] == (
+        "names look like slices, tiles or frames of 2 subjects, and no subject is given: a_* (5 "
+        "cases), b_* (5 cases); if so, name the subject of each case, or cases that are alike count "
+        "as independent (2 of 2 are in several folds or parts)"
+    )
+    found = survey(cells(tmp_path, "frames_of_subjects"), [0, 1])
+    assert "subjects" not in {f["kind"] for f in found["findings"]}
+    assert [part["subjects"] for part in found["parts"]] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "beginnings"),
+    [
+        ("0001TP_006690 0001TP_006720 Seq05VD_f00000 Seq05VD_f00030", "0001TP_ Seq05VD_f"),
+        ("p1_x0_y0 p1_x0_y9 p1_x9_y0 p2_x0_y0 p2_x9_y9", "p1_x p2_x"),
+        ("patient001_frame01 patient001_frame12 patient2_frame01 patient2_frame9", "patient001_frame patient2_frame"),
+        ("case_001 case_002 case_003 case_004", ""),
+        ("001 002 003 010", ""),
+        ("21_training 22_training 23_training", ""),
+        ("a1 a2 b c d e", ""),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_common_beginnings_of_names(names, beginnings):
+    assert list(common_beginnings(names.split())) == beginnings.split()
+
+
+def test_findings_of_a_kind_are_one_with_three_examples_at_most(tmp_path):
+    many = [{"kind": "speck", "text": f"class {i}", "cases": ["x", f"c{i}"]} for i in range(11)]
+    many = [*many, {"kind": "size", "text": "size", "cases": ["y"]}]
+    assert _grouped(many) == [
+        {
+            "kind": "speck",
+            "text": "class 0; class 1; class 2; and 8 more",
+            "cases": ["x", *(f"c{i}" for i in range(11))],
+        },
+        {"kind": "size", "text": "size", "cases": ["y"]},
+    ]
+    kinds = [finding["kind"] for finding in findings(tmp_path, "twin")]
+    assert kinds[0] == "same image"
+    assert len(kinds) == len(set(kinds))
 
 
 def test_a_copy_on_both_sides_of_a_fold_comes_first(tmp_path):
@@ -157,8 +227,8 @@ def test_a_class_that_a_fold_cannot_learn_or_measure(tmp_path):
     data = cells(tmp_path, "alone", folds=folds)
     found = survey(data, [0, 1])["findings"]
     assert [finding["text"] for finding in found if finding["kind"] == "class"] == [
-        "class wall: no validation case of fold 1 has it: its Dice is not measured there",
-        "class wall: no training case of fold 0 has it: it is not learned there",
+        "class wall: no validation case of fold 1 has it: its Dice is not measured there; "
+        "class wall: no training case of fold 0 has it: it is not learned there"
     ]
 
 
@@ -260,7 +330,8 @@ def test_important_things_come_first():
         "cases": 3, "sizes": {"min": [8, 8], "median": [8, 8], "max": [9, 8]},
         "spacing": {key: [1.0, 1.0] for key in ("min", "median", "max")},
         "classes": [{"class": "cell", "share": 0.0004, "cases": 3, "low": 0, "median": 0, "high": 0}],
-        "parts": [{"part": "fold 0", "cases": 3, "shares": [0.0004]}],
+        "parts": [{"part": "fold 0", "cases": 3, "subjects": 2, "shares": [0.0004]}],
+        "ignored": {"share": 0.25, "median": 0.2, "high": 0.6},
         "findings": [{"kind": "size", "text": "size far from the median", "cases": ["a"]}],
     }  # fmt: skip
     costs = {
@@ -272,7 +343,8 @@ def test_important_things_come_first():
     shown = text(found, "PLAN", [costs], {"cells": "results/doubtful_cells.png"})
     order = [
         "PLAN", "about 6 h on GPU X", "Look at first", "cells: size far from the median",
-        "results/doubtful_cells.png", "Data: cells", "8x8 to 9x8 (median 8x8)", "0.040%",
+        "results/doubtful_cells.png", "Data: cells", "8x8 to 9x8 (median 8x8)",
+        "ignored: 25.0% of all voxels, 20.0% of the median case, 60.0% at most", "0.040%", "subjects",
         "A block of cells, unet", "About 90 min and 2.5 GB on GPU X; 4 blocks: 6 h", "83.3 min", "104 s",
     ]  # fmt: skip
     places = [shown.index(part) for part in order]

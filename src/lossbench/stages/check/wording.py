@@ -71,7 +71,12 @@ def _first(found: Mapping[str, Any], pictures: Mapping[str, Path | None]) -> lis
 
 
 def _data(data: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{data['cases']} cases; size {_range(data['sizes'])}; spacing {_range(data['spacing'])}"
+    line = f"{data['cases']} cases; size {_range(data['sizes'])}; "
+    line += f"spacing {_range(data['spacing'])}"
+    if ignored := data["ignored"]:
+        share, median, high = (percent(ignored[key]) for key in ("share", "median", "high"))
+        line += f"; ignored: {share} of all voxels, {median} of the median case, {high} at most"
+    yield line
     classes = pd.DataFrame(data["classes"])
     columns = ["share", "low", "median", "high"]
     classes[columns] = classes[columns].map(percent)
@@ -80,7 +85,8 @@ def _data(data: Mapping[str, Any]) -> Iterator[str]:
     parts = []
     for part in data["parts"]:
         shares = dict(zip(classes["class"], map(percent, part["shares"]), strict=True))
-        parts.append({"part": part["part"], "cases": part["cases"], **shares})
+        numbers = {key: part[key] for key in ("part", "cases", "subjects")}
+        parts.append({**numbers, **shares})
     yield _shown(pd.DataFrame(parts), index=False)
 
 
