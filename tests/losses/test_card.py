@@ -1,6 +1,7 @@
-"""semantics: cards of losses whose meaning is known from their sources and from the notes."""
+"""Cards of losses whose meaning is known from their sources and from the notes."""
 
 import copy
+import runpy
 
 import pytest
 import torch
@@ -222,3 +223,18 @@ def test_measuring_is_repeatable_and_leaves_the_loss_alone():
     assert measure(loss, reference, K, 2) == measure(loss, reference, K, 2)
     torch.testing.assert_close(loss.state_dict(), before, rtol=0, atol=0)
     assert loss.class_weight.dtype == torch.float32
+
+
+def test_the_page_of_losses_is_what_is_measured():
+    """Rows of docs/which_loss.md, made again: same functions under several names among them."""
+    script = runpy.run_path(str(CONFIG.parent / "examples/which_loss.py"))
+    names = ("dice", "dice_batch", "dice_ce", "smp_dice", "keras_dice", "keras_dice_per_image")
+    rows = script["table"]({name: CATALOGUE[name] for name in names})
+    page = (CONFIG.parent / "docs/which_loss.md").read_text()
+    assert "| `dice_batch` |" in rows["keras_dice"]
+    assert "| `dice` |" in rows["keras_dice_per_image"]
+    for row in rows.values():
+        assert row in page
+    assert script["INTRODUCTION"] in page
+    missing = [name for name in CATALOGUE if f"| `{name}` |" not in page]
+    assert not missing
