@@ -45,13 +45,22 @@ def build_model(spec: Mapping[str, Any], data: Prepared, fold: int, seed: int) -
     torch.nn.Module
         (B, C, *S) -> logits (B, K, *S), on the CPU.
     """
-    torch.manual_seed(seed_of("weights", data.digest, spec["name"], fold, seed))
+    weights_seed = seed_of("weights", data.digest, spec["name"], fold, seed)
+    seed_everything(weights_seed, torch.device("cpu"))
     fill = {
         "in_channels": data.info["channels"],
         "num_classes": len(data.classes),
         "spatial_dims": data.info["spatial_dims"],
     }
     return instantiate(unnamed(spec), torch.nn.Module, f"models.{spec['name']}", fill)
+
+
+def changed_input(spec: Mapping[str, Any]) -> UserError:
+    """Refuse a network that changes the batch, which the other losses of the block get as well."""
+    return UserError(
+        f"models.{spec['name']}: {spec['_target_']} changes its input in place, and the other "
+        "losses get the same batch; let its forward work on a copy (x = x.clone())"
+    )
 
 
 @contextmanager

@@ -27,6 +27,10 @@ class Batch(NamedTuple):
     labels: Tensor
     checksum: Tensor
 
+    def is_as_made(self) -> bool:
+        """Whether nothing has changed it since it was made."""
+        return bool(self.checksum == batch_checksum(self.images, self.labels))
+
     def first(self, number: int) -> "Batch":
         """The first images, copied, so that the others need not stay in memory."""
         parts = (part[:number].clone() for part in (self.images, self.labels))
@@ -110,7 +114,7 @@ class Batches:
         images, labels = (t.to(self.device, non_blocking=True) for t in (images, labels))
         if self.augmentation:
             images, labels = augment(images, labels, self.augmentation, generator)
-        return Batch(images, labels, checksum(images) * FNV_PRIME + checksum(labels))
+        return Batch(images, labels, batch_checksum(images, labels))
 
     def _read(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
         """The patches of a step, and the generator of what is still to be drawn."""
@@ -177,6 +181,11 @@ def pad_mirrored(tensor: Tensor, size: Sequence[int]) -> Tensor:
             tensor = torch.cat([front.flip(axis), tensor, back.flip(axis)], axis)
             before, after = before - left, after - right
     return tensor
+
+
+def batch_checksum(images: Tensor, labels: Tensor) -> Tensor:
+    """Checksum of a batch, int64 scalar on its device."""
+    return checksum(images) * FNV_PRIME + checksum(labels)
 
 
 def checksum(tensor: Tensor) -> Tensor:

@@ -28,6 +28,39 @@ MODELS = yaml.safe_load((CONFIG / "models.yaml").read_text())["models"]
 DICE = {"_target_": "monai.losses.DiceLoss", "softmax": True}
 
 
+class InPlace(nn.Module):
+    """A network that changes its input, such that torch does not count it."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, images):
+        images.data.mul_(1.5)
+        return self.layer(images)
+
+
+def test_a_network_that_changes_the_batch_is_refused(tmp_path, phantom):
+    entry = {"_target_": f"{__name__}.InPlace", "in_channels": "$in_channels"}
+    found = problems(tmp_path, phantom, models={"mine": entry | {"out_channels": "$num_classes"}})
+    assert f"models.mine: {__name__}.InPlace changes its input in place" in found
+
+
+class Exiting(nn.Module):
+    def __init__(self):
+        torch.set_default_dtype(torch.float64)
+        raise SystemExit(0)
+
+
+def test_an_entry_that_ends_the_program_hides_no_other(tmp_path, phantom):
+    losses = {"dice": DICE, "exiting": {"_target_": f"{__name__}.Exiting"}}
+    losses |= {"vector": {"_target_": f"{__name__}.Vector"}}
+    found = problems(tmp_path, phantom, losses)
+    assert "exiting: SystemExit: 0" in found
+    assert "losses.vector: gives shape" in found
+    assert torch.get_default_dtype() == torch.float32
+
+
 class Vector(nn.Module):
     def forward(self, logits, target):
         return (logits - target).flatten(1).mean(1)

@@ -6,6 +6,8 @@ import random
 import re
 import shutil
 import signal
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -549,6 +551,80 @@ def test_a_loss_that_exits_takes_no_other_with_it(tmp_path, phantom):
         run(block(tmp_path, phantom, losses), phantom)
     stored = [f for f in (tmp_path / "runs").iterdir() if finished(f)]
     assert sorted(read_json(f / "run.json")["loss"]["name"] for f in stored) == sorted(LOSSES)
+
+
+class InPlace(nn.Module):
+    """A user's network that changes its input: by an operation that torch counts, or behind it."""
+
+    def __init__(self, in_channels, out_channels, hidden=False):
+        super().__init__()
+        self.layer, self.hidden = nn.Conv2d(in_channels, out_channels, 1), hidden
+
+    def forward(self, images):
+        (images.data if self.hidden else images).mul_(1.5)
+        return self.layer(images)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("speed", ["auto", "exact"])
+def test_a_network_that_changes_the_batch_is_named(tmp_path, phantom, hidden, speed):
+    model = {"_target_": f"{__name__}.InPlace", "in_channels": "$in_channels"}
+    model |= {"out_channels": "$num_classes", "hidden": hidden}
+    path = block(tmp_path, phantom, LOSSES, model=model, speed=speed)
+    with pytest.raises(UserError) as error:
+        run(path, phantom)
+    lines = str(error.value).splitlines()
+    assert len(lines) == len(LOSSES)
+    assert all(f"models.m: {__name__}.InPlace changes its input in place" in line for line in lines)
+
+
+class Meddling(nn.Module):
+    """A user's loss that sets what torch, numpy and Python keep for the whole process."""
+
+    def __init__(self, fails=False):
+        super().__init__()
+        self.fails = fails
+        torch.set_default_dtype(torch.float64)
+
+    def forward(self, logits, target):
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+        torch.set_float32_matmul_precision("medium")
+        torch.set_num_threads(2)
+        torch.autograd.set_detect_anomaly(True)
+        np.seterr(all="raise")
+        warnings.simplefilter("error")
+        os.chdir("/")
+        value = ((logits.softmax(1) - target) ** 2).mean()
+        if self.fails:
+            torch.set_grad_enabled(False)
+            raise ValueError
+        return value
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_loss_that_changes_global_state_changes_no_other(tmp_path, phantom, fails):
+    alone = run(block(tmp_path / "alone", phantom, {"dice": DICE}), phantom)
+    losses = {"meddling": {"_target_": f"{__name__}.Meddling", "fails": fails}, "dice": DICE}
+    path = block(tmp_path / "beside", phantom, losses)
+    before = [repr(x) for x in global_state()]
+    with pytest.raises(UserError) if fails else nullcontext():
+        run(path, phantom)
+    assert [repr(x) for x in global_state()] == before
+    folders = [f for f in (tmp_path / "beside/runs").iterdir() if finished(f)]
+    (dice,) = [f for f in folders if read_json(f / "run.json")["loss"]["name"] == "dice"]
+    assert equal(weights(dice), weights(alone / "dice"))
+
+
+def global_state():
+    return (
+        *(torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()),
+        *(torch.get_deterministic_debug_mode(), torch.get_float32_matmul_precision()),
+        *(torch.get_num_threads(), torch.is_anomaly_enabled(), torch.backends.cudnn.benchmark),
+        *(np.geterr(), warnings.filters[:], Path.cwd()),
+    )
 
 
 class Greedy(nn.Module):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lossbench.common.code import refuse_other_code
 from lossbench.common.files import write_json
+from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
 from lossbench.config import ConfigError, UserError, load
 from lossbench.datasets.prepared import Prepared
@@ -93,11 +94,12 @@ def _try(attempts: Iterable[tuple[str, Callable[[], None]]]) -> list[str]:
     problems, tried = [], []
     for what, attempt in attempts:
         try:
-            attempt()
+            with preserve_global_state():  # so that no entry is judged by what another one does
+                attempt()
             tried.append(what)
         except UserError as error:
             problems.append(str(error))
-        except Exception as error:  # of one entry; the problems of the others are shown as well
+        except (Exception, SystemExit) as error:  # the problems of the others are shown as well
             problems.append(f"{what}: {type(error).__name__}: {error} ({location_of(error)})")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))

@@ -33,7 +33,7 @@ from lossbench.losses.card import (
     probe_voxels,
 )
 from lossbench.metrics import build_metric
-from lossbench.models import build_model, seed_everything
+from lossbench.models import build_model, changed_input, seed_everything
 
 
 def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -205,7 +205,10 @@ def _check_model(run: dict[str, Any], data: Prepared) -> None:
     expected = (size, len(data.classes), *patch)
     try:
         with torch.no_grad():
-            found = model(torch.zeros(size, data.info["channels"], *patch))
+            images = torch.linspace(-1, 1, size * data.info["channels"] * math.prod(patch))
+            images = images.view(size, data.info["channels"], *patch)
+            before = images.clone()
+            found = model(images)
     except Exception as error:
         if _takes_other_dimensions(model, data):
             raise UserError(f"{where}: {_other_dimensions(data)}") from error
@@ -219,6 +222,8 @@ def _check_model(run: dict[str, Any], data: Prepared) -> None:
             f"{where}: cannot take a patch of {list(patch)} of {data.info['name']} "
             f"({type(error).__name__}: {error}; {location_of(error)}){_larger(patch)}"
         ) from error
+    if not images.equal(before):
+        raise changed_input(run["model"])
     if not isinstance(found, torch.Tensor) or tuple(found.shape) != expected:
         shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
         raise UserError(

@@ -12,11 +12,12 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
 from lossbench.config import UserError, duration
 from lossbench.datasets.batches import FNV_PRIME
 from lossbench.losses import batch_loss
-from lossbench.models import set_learning_rate
+from lossbench.models import changed_input, set_learning_rate
 from lossbench.stages.train.engine import choose_update
 from lossbench.stages.train.run import Run
 from lossbench.stages.train.stop import StopSignal
@@ -72,7 +73,8 @@ def take_step(run: Run) -> None:
     """Take one step of a run; nothing is read from the device but at the rows of the history."""
     step, training = run.step, run.training
     batch = run.batches(step)  # the same one for every loss of the block, made once
-    if run.update is None:  # the first step of this process; its preparation is not timed
+    is_first = run.update is None
+    if is_first:  # of this process; its preparation is not timed
         run.update = choose_update(partial(optimise, run), run, batch.images, batch.labels)
     with run.stopwatch:
         set_learning_rate(run.optimizer, learning_rate(training, step))
@@ -82,6 +84,8 @@ def take_step(run: Run) -> None:
         run.sums += torch.stack([loss, norm])
         run.batch_digest.mul_(FNV_PRIME).add_(batch.checksum)
     run.step += 1
+    if is_first and not batch.is_as_made():  # what `predict` cannot see, as x.data.mul_(2)
+        raise changed_input(run.spec["model"])
 
     if run.is_due("log_every") or run.is_due("validate_every") or run.is_due("ledger_every"):
         row = run.log(learning_rate(training, step))
@@ -117,9 +121,13 @@ def learning_rate(training: dict, step: int) -> float:
 
 @contextmanager
 def isolate_failures(name: str, failures: dict[str, str], run: Run | None = None) -> Iterator[None]:
-    """End the run of this loss alone where something fails; what it was goes to `failures`."""
+    """End the run of this loss alone where something fails; what it was goes to `failures`.
+
+    What it changes for the whole process, such as torch's default dtype, is put back.
+    """
     try:
-        yield
+        with preserve_global_state():
+            yield
     except (Exception, SystemExit) as error:  # exit() in a loss ends that loss
         failures[name] = failure_message(name, error, run)
         log.warning("%s: ends here; the other losses of the block go on", name)

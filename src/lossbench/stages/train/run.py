@@ -31,6 +31,7 @@ from lossbench.losses.gradients import gradient_snapshot
 from lossbench.metrics import counts, dice_of
 from lossbench.models import (
     build_model,
+    changed_input,
     make_optimizer,
     precision_used,
     predict,
@@ -133,9 +134,12 @@ class Run:
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits in float32: losses run outside autocast."""
-        enabled = self.precision == "bf16"
+        enabled, version = self.precision == "bf16", images._version
         with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
-            return self.model(images).float()
+            logits = self.model(images).float()
+        if images._version != version:  # torch counts the changes in place
+            raise changed_input(self.spec["model"])
+        return logits
 
     def is_due(self, key: str) -> bool:
         """Whether the step that was just taken is one to log, to validate or to look at."""
