@@ -148,7 +148,7 @@ def _add_option(
 ) -> None:
     """An option of a parameter: a flag for a bool, several values for a sequence."""
     annotation = ast.unparse(argument.annotation)
-    flag, text = f"--{argument.arg}", text.replace("%", "%%")
+    flag, text = f"--{argument.arg.replace('_', '-')}", text.replace("%", "%%")
     if annotation == "bool":
         parser.add_argument(flag, action="store_true", help=text)
         return

@@ -11,6 +11,7 @@ from lossbench.statistics import (
     Components,
     Difference,
     cases_tests,
+    crossed_difference,
     decide,
     holm,
     improvement,
@@ -156,6 +157,27 @@ def test_degrees_of_freedom_are_those_of_the_weights():
     folds = [np.random.default_rng(i).normal(0, 0.01, (1, n)) for i, n in enumerate((200, 200, 2))]
     assert 1 <= paired_difference(folds).components.df < 1.2
     assert paired_difference([f[:, :2] for f in folds]).components.df == 2
+
+
+def test_shared_weights_are_crossed():
+    """5 x 3 with what a seed shares as large as a block; `paired_difference` covers 80 %."""
+    rng, covered = np.random.default_rng(0), np.zeros(2)
+    for _ in range(300):
+        shared = rng.normal(0, 0.003, (3, 1))
+        folds = [f + shared for f in study(rng, replace(FULL, cases=20, block=0.003))]
+        for i, estimate in enumerate((paired_difference, crossed_difference)):
+            low, high = estimate(folds).interval(0.95)
+            covered[i] += low <= 0 <= high
+    assert covered[0] / 300 < 0.9
+    assert covered[1] / 300 >= 0.93
+
+
+def test_crossing_says_nothing_of_one_seed_and_is_of_single_folds_what_it_was():
+    folds = folds_of(Design(5, 1, 52, 0.003))
+    assert np.isnan(crossed_difference(folds).p())
+    assert np.isnan(needed(crossed_difference(folds_of()), 0.01, 0.05)).all()
+    one = folds_of(Design(1, 3, 52, 0.003))
+    assert crossed_difference(one) == paired_difference(one)
 
 
 def test_the_usual_test_over_cases_is_too_sure():

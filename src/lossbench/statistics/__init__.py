@@ -3,6 +3,7 @@
 from lossbench.statistics.differences import Decision as Decision
 from lossbench.statistics.differences import Difference as Difference
 from lossbench.statistics.differences import cases_tests as cases_tests
+from lossbench.statistics.differences import crossed_difference as crossed_difference
 from lossbench.statistics.differences import decide as decide
 from lossbench.statistics.differences import holm as holm
 from lossbench.statistics.differences import improvement as improvement

@@ -1,7 +1,7 @@
 """The paired difference of two losses: its mean, interval and p, and what may be said of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -126,6 +126,47 @@ def paired_difference(folds: Sequence[np.ndarray]) -> Difference:
         n_folds=len(parts),
         n_missing=n_missing,
     )
+
+
+def crossed_difference(folds: Sequence[np.ndarray]) -> Difference:
+    """Mean difference where the trainings of a seed share their initial weights in all folds.
+
+    Then the luck of the weights is one draw a seed, not one a block, and seeds are crossed with
+    folds. `folds` as for `paired_difference`, of which mean and counts are; the variance is
+    max(MS_F + MS_S - MS_FS, MS_F, MS_S) / (F S) of the means of F folds x S seeds, with
+    Satterthwaite's degrees of freedom, and of fewest ones with two seeds. NaN variance for a single
+    seed; with one fold the seeds are independent as ever.
+    """
+    d = paired_difference(folds)
+    with_pairs = [values for values in folds if np.isfinite(values).any()]
+    if len(with_pairs) < 2:
+        return d
+    counts = np.array([np.isfinite(values).sum(axis=1) for values in with_pairs])
+    sums = np.array([np.where(np.isfinite(v), v, 0).sum(axis=1) for v in with_pairs])
+    whole = (counts > 0).all(axis=0)  # a seed that a fold lacks says nothing of the crossing
+    n_folds, n_seeds = len(with_pairs), int(whole.sum())
+    if n_seeds < 2:
+        return replace(d, components=UNKNOWN)
+    means = sums[:, whole] / counts[:, whole]
+    of_fold, of_seed = means.mean(axis=1, keepdims=True), means.mean(axis=0, keepdims=True)
+    df = np.array([n_folds - 1, n_seeds - 1, (n_folds - 1) * (n_seeds - 1)])
+    squares = [
+        n_seeds * ((of_fold - means.mean()) ** 2).sum(),
+        n_folds * ((of_seed - means.mean()) ** 2).sum(),
+        ((means - of_fold - of_seed + means.mean()) ** 2).sum(),
+    ]
+    fold, seed, rest = mean_squares = squares / df
+    total = max(fold + seed - rest, fold, seed)
+    if n_seeds == 2 or not total:
+        df_total = 1.0
+    elif total in (fold, seed):
+        df_total = df[0] if total == fold else df[1]
+    else:
+        df_total = total**2 / (mean_squares**2 / df).sum()
+    cases = np.array([np.isfinite(v).any(axis=0).sum() for v in with_pairs])
+    unequal = n_folds * ((cases / cases.sum()) ** 2).sum()  # 1 for equal folds
+    variance = total * unequal / (n_folds * n_seeds)
+    return replace(d, components=student(variance, float(df_total)))
 
 
 def models_difference(folds: Sequence[np.ndarray]) -> Difference:

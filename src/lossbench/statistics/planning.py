@@ -60,7 +60,7 @@ def needed(
         where nothing can be said.
     """
     d = difference
-    if not np.isfinite(d.variance):
+    if not np.isfinite(d.components.case):  # unknown, or a variance that is not taken apart
         return np.nan, np.nan
     seeds = d.n_blocks / d.n_folds
 

@@ -31,6 +31,35 @@ def test_a_fold_with_most_of_the_subjects_is_named(sizes, warned, tmp_path):
     assert ("fold 2 has 75%" in str(row["caution"])) == warned
 
 
+def shared_luck(tmp_path):
+    """A loss that is higher by the luck of three initial weights, which five folds share."""
+    rng, rows, luck = np.random.default_rng(0), [], (0.03, 0.02, 0.04)
+    for fold, seed in np.ndindex(5, 3):
+        for loss in ("dice", "other"):
+            dice = 0.8 + (loss == "other") * luck[seed] + rng.normal(0, 0.003, 10)
+            keys = {"loss": loss, "fold": fold, "seed": seed}
+            rows += [{**keys, "case": f"{fold}_{i}", "dice": x} for i, x in enumerate(dice)]
+    pd.DataFrame(rows).to_csv(tmp_path / "all.csv", index=False)
+    return str(tmp_path / "all.csv")
+
+
+@pytest.mark.parametrize("how", ["not told", "flag", "runs.csv"])
+def test_shared_initial_weights_are_one_draw_a_seed(how, tmp_path):
+    files = shared_luck(tmp_path)
+    if how == "runs.csv":  # as lossbench wrote it when weights were a function of model and seed
+        runs = pd.DataFrame(list(np.ndindex(5, 3)), columns=["fold", "seed"])
+        runs = runs.assign(dataset="d", model="m", init_digest="w" + runs["seed"].astype(str))
+        runs.to_csv(tmp_path / "runs.csv", index=False)
+    options = {"shared_initial_weights": True} if how == "flag" else {}
+    output = compare_files([files], "dice", tmp_path / "out", **options).parent
+    (row,) = pd.read_csv(output / "comparisons.csv").to_dict("records")
+    told = how != "not told"
+    width = row["ci_high"] - row["ci_low"]
+    # Student's t on three seeds, whose SD is .01: 4.30 x .01 / sqrt(3) on each side.
+    assert width == pytest.approx(2 * 4.30 * 0.01 / 3**0.5, rel=0.1) if told else width < 0.02
+    assert ("seeds and folds are crossed" in (output / "verdict.txt").read_text()) == told
+
+
 @pytest.mark.parametrize("fold_sd", [0.0, 0.03])
 def test_training_sets_that_decide_are_reported_and_planned_for(fold_sd, tmp_path, capsys):
     said, row = compared(tmp_path, (15,) * 4, fold_sd)

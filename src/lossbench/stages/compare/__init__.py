@@ -1,6 +1,7 @@
 """The stage `compare`: each loss with the reference, per dataset, model, class and metric."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from lossbench.config import Study, UserError, load
 from lossbench.stages.compare import external, read_blocks
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.collapses import collapses
-from lossbench.stages.compare.comparisons import comparisons, family, pairing, rank_table, scale
+from lossbench.stages.compare.comparisons import (
+    comparisons,
+    family,
+    pairing,
+    rank_table,
+    scale,
+    share_initial_weights,
+)
 from lossbench.stages.compare.failures import failures
 from lossbench.stages.compare.over_datasets import over_datasets
 from lossbench.stages.compare.scores import Scores, iterate_pairs
@@ -30,6 +38,7 @@ def compare(
     alpha: float | None = None,
     metrics: Sequence[str] = (),
     background: str | None = None,
+    shared_initial_weights: bool = False,
 ) -> None:
     """Compare each loss with the reference, per class: of an experiment, or of --cases FILES.
 
@@ -54,6 +63,9 @@ def compare(
         Metrics to compare, for --cases: Dice, or the first of METRICS that the files have.
     background
         Class that is the background, for --cases: one called background or 0; none: no class is.
+    shared_initial_weights
+        The trainings of a seed start from the same weights in all folds, for --cases. It is found
+        where a runs.csv with init_digest lies next to a file.
 
     Raises
     ------
@@ -64,12 +76,15 @@ def compare(
         if not (cases and reference):
             raise UserError("expected: --experiment PATH, or --cases FILE... and --reference NAME")
         numbers = {"margin": margin, "alpha": alpha}
-        _compare_files(output, cases, reference, metrics, numbers, background)
+        _compare_files(
+            output, cases, reference, metrics, numbers, background, shared_initial_weights
+        )
         return
     if cases:
         raise UserError("expected: --experiment or --cases, not both")
     options = {"reference": reference, "margin": margin, "alpha": alpha, "metrics": metrics}
     options["background"] = background
+    options["shared-initial-weights"] = shared_initial_weights
     for name, value in options.items():
         if value:
             raise UserError(f"--{name} goes with --cases: experiment.json says how to compare")
@@ -78,6 +93,8 @@ def compare(
     groups = read_blocks.complete_scores(experiment, settings, table)
     runs = read_blocks.read_runs(experiment, settings)
     read_blocks.refuse_stale(experiment, settings, runs, digests)
+    shared = share_initial_weights(runs)
+    groups = [replace(scores, shared_weights=shared) for scores in groups]
     dice = dice_of_runs(groups, backgrounds)
     runs = runs.merge(dice, on=list(RUN), how="left", validate="one_to_one")
     tables = _tables(groups, runs, settings, experiment, backgrounds)
@@ -94,14 +111,17 @@ def _compare_files(
     metrics: Sequence[str],
     numbers: dict[str, float | None],
     background: str | None,
+    shared_weights: bool,
 ) -> None:
     """Compare losses by results that other programs measured."""
     is_study = (output / "experiment.json").exists() and not (output / "source.json").exists()
     if is_study or next(output.glob("*/*/fold*/seed*"), None):
         raise UserError(f"{output}: is the folder of a study; give --output another one")
     results = external.read(cases, background)
+    shared_weights |= results.shared_weights
     study = external.to_study(results, output.resolve().name, reference, metrics, numbers)
     groups = results.to_scores(study.matrix.loss)
+    groups = [replace(scores, shared_weights=shared_weights) for scores in groups]
     dice = dice_of_runs(groups, results.background)
     tables = _tables(groups, dice, study, None, results.background)
     output.mkdir(parents=True, exist_ok=True)

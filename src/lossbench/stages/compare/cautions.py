@@ -6,6 +6,10 @@ from lossbench.stages.compare.scores import Pair
 from lossbench.statistics import Difference
 
 LARGE = 0.5  # share of the subjects in one fold above which the others say little of its trainings
+SHARED_WEIGHTS = (
+    "trainings of a seed share their initial weights in all folds, so that their luck is one draw "
+    "a seed: seeds and folds are crossed, and the interval is wide"
+)
 MORE_SEEDS_DO_NOT_HELP = (
     "the training sets of the folds favour different losses (sd_fold in comparisons.csv), so that "
     "more seeds do not help, but more folds, and the interval is too narrow for new training sets"
@@ -14,7 +18,7 @@ MORE_SEEDS_DO_NOT_HELP = (
 
 def cautions(pair: Pair, d: Difference) -> list[str]:
     """Sentences on one comparison, from its values and their difference."""
-    found = []
+    found = [SHARED_WEIGHTS] if pair.scores.shared_weights else []
     if d.n_folds > 1:
         sizes = [int(np.isfinite(fold).any(axis=0).sum()) for fold in pair.folds]
         if max(sizes) > LARGE * sum(sizes):

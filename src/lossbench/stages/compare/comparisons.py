@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench.common import tables
-from lossbench.common.tables import BLOCK
+from lossbench.common.tables import BLOCK, GROUP
 from lossbench.config import MATCHED, METRICS, Comparison, Study, outcome
 from lossbench.stages.compare.cautions import cautions
 from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED
@@ -18,6 +18,7 @@ from lossbench.statistics import (
     Decision,
     Difference,
     cases_tests,
+    crossed_difference,
     decide,
     holm,
     improvement,
@@ -44,6 +45,20 @@ def max_difference(scores: Scores, metric: str) -> float:
     return np.inf if (scores.values[metric] > largest + 1e-6).any() else largest
 
 
+def difference(scores: Scores, folds: Sequence[np.ndarray]) -> Difference:
+    """The difference, by what the trainings of these scores share.
+
+    Where folds that share their initial weights predict the same cases (a test set), a seed is one
+    training: the mean over its folds.
+    """
+    if not scores.shared_weights:
+        return paired_difference(folds)
+    if scores.folds != [None]:
+        return crossed_difference(folds)
+    seeds = np.array([seed for _, seed in scores.trainings])
+    return paired_difference([np.stack([mean(folds[0][seeds == s], 0) for s in np.unique(seeds)])])
+
+
 # What is tested, by dataset, model, loss, reference, class and metric.
 Tested = dict[tuple[str, ...], tuple[Difference, Decision]]
 
@@ -55,7 +70,7 @@ def family(pairs: Sequence[Pair], groups: Sequence[Scores], study: Study) -> Tes
     """
     settings = study.comparison
     differences = {
-        tuple(pair.keys.values()): paired_difference(pair.folds)
+        tuple(pair.keys.values()): difference(pair.scores, pair.folds)
         for pair in pairs
         if pair.keys["metric"] in settings.metrics
     }
@@ -65,7 +80,7 @@ def family(pairs: Sequence[Pair], groups: Sequence[Scores], study: Study) -> Tes
             key = (*scores.keys.values(), c.loss, c.against, c.of_class, c.metric)
             if key not in differences:
                 of = scores.pairs(c.metric, c.loss, c.against, c.of_class)
-                differences[key] = paired_difference(of)
+                differences[key] = difference(scores, of)
     margins = [settings.margin_of(metric) for *_, metric in differences]
     higher = [not study.metric(metric).lower_is_better for *_, metric in differences]
     decisions = decide(list(differences.values()), margins, higher, settings.alpha)
@@ -114,7 +129,7 @@ def comparisons(
         if is_tested[i]:
             d, decision = tested[tuple(pair.keys.values())]
         else:
-            d = paired_difference(pair.folds)
+            d = difference(pair.scores, pair.folds)
             decision = Decision(NO_VERDICT, np.nan, np.nan, *d.interval(1 - alpha))
         lacks, verdict = missing(pair), decision.verdict
         if verdict == "equivalent" and not _learned(pair):
@@ -236,6 +251,14 @@ def pairing(runs: pd.DataFrame, reference: str) -> dict[tuple[str, str, str], bo
     return equal.all(axis=1).groupby(keys).all().to_dict()
 
 
+def share_initial_weights(runs: pd.DataFrame) -> bool:
+    """Whether trainings of two folds start from the same weights, by their init_digest."""
+    if "init_digest" not in runs:
+        return False
+    folds = runs.dropna(subset="init_digest").groupby([*GROUP, "init_digest"])["fold"].nunique()
+    return bool((folds > 1).any())
+
+
 def rank_table(groups: Sequence[Scores], study: Study) -> pd.DataFrame:
     """The rank of each loss with its interval, and how often it is first (see `ranks`)."""
     rows = []
@@ -263,13 +286,13 @@ def scale(pairs: Sequence[Pair], settings: Comparison) -> pd.DataFrame:
         if matched not in pair.scores.losses or metric not in settings.metrics:
             continue
         of_matched = pair.scores.pairs(metric, matched, settings.reference, class_)
-        explained = paired_difference(pair.scores.pairs(metric, loss, matched, class_))
+        explained = difference(pair.scores, pair.scores.pairs(metric, loss, matched, class_))
         limit = max_difference(pair.scores, metric)
         low, high = explained.interval(1 - settings.alpha, limit)
         rows.append(
             {
                 **pair.keys,
-                "difference": paired_difference(pair.folds).mean,
+                "difference": difference(pair.scores, pair.folds).mean,
                 "matched": paired_difference(of_matched).mean,
                 "explained": explained.mean,
                 "ci_low": low,

@@ -12,9 +12,10 @@ import pandas as pd
 import pyarrow as pa
 
 from lossbench.common.provenance import sha256
-from lossbench.common.tables import CASE, CASE_TEXT, COUNTS, RUN, case_schema
+from lossbench.common.tables import CASE, CASE_TEXT, COUNTS, RUN, case_schema, read_csv
 from lossbench.config import METRICS, Study, UserError, did_you_mean
 from lossbench.stages.compare import nnunet
+from lossbench.stages.compare.comparisons import share_initial_weights
 from lossbench.stages.compare.conventions import QUOTED, ratios
 from lossbench.stages.compare.external_checks import (
     check_bounds,
@@ -49,12 +50,15 @@ class ExternalResults:
         What a reader has to know of how they were read.
     background
         Name of the background of each dataset that has one.
+    shared_weights
+        Whether a runs.csv next to a file says that folds share initial weights.
     """
 
     table: pa.Table
     files: list[dict[str, str]]
     notes: list[str]
     background: dict[str, str]
+    shared_weights: bool = False
 
     def to_scores(self, losses: Sequence[str]) -> list[Scores]:
         """Arrange the rows; a row that stands twice is the user's to fix."""
@@ -83,12 +87,14 @@ def read(cases: Sequence[str], background: str | None = None) -> ExternalResults
     UserError
         Names the file and column of what cannot be read, and a background that is no class.
     """
-    frames, files, notes = [], [], []
+    frames, files, notes, shared_weights = [], [], [], False
     places: dict[str, int] = {}
     for text in cases:
         name, path = _split(text)
         places[name] = places.get(name, -1) + 1
         content = _bytes(path)
+        if (path.parent / "runs.csv").is_file():
+            shared_weights |= _share_weights(path.parent / "runs.csv")
         if path.suffix.lower() == ".json":
             frame = nnunet.read(path, content, name, places[name])
         else:
@@ -118,7 +124,17 @@ def read(cases: Sequence[str], background: str | None = None) -> ExternalResults
     notes += _percent(table)
     notes.append("Whether losses shared initial weights and batches is unknown: paired by case.")
     backgrounds = _background(table, background)
-    return ExternalResults(_arrow(_ordered(table, backgrounds)), files, notes, backgrounds)
+    return ExternalResults(
+        _arrow(_ordered(table, backgrounds)), files, notes, backgrounds, shared_weights
+    )
+
+
+def _share_weights(runs: Path) -> bool:
+    """Whether the runs of results that lossbench wrote share initial weights across folds."""
+    try:
+        return share_initial_weights(read_csv(runs))
+    except (ValueError, KeyError):
+        return False  # a runs.csv of another program
 
 
 def _split(text: str) -> tuple[str, Path]:

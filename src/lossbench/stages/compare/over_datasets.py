@@ -8,9 +8,9 @@ import pandas as pd
 
 from lossbench.common import tables
 from lossbench.config import Study
-from lossbench.stages.compare.comparisons import max_difference
+from lossbench.stages.compare.comparisons import difference, max_difference
 from lossbench.stages.compare.scores import Scores, mean
-from lossbench.statistics import RandomEffects, decide, paired_difference, random_effects
+from lossbench.statistics import RandomEffects, decide, random_effects
 
 
 def over_datasets(
@@ -46,7 +46,9 @@ def over_datasets(
             if scores.model != model:
                 continue
             classes = [x for x in scores.classes if x != background.get(scores.dataset)]
-            d = paired_difference(mean_of_classes(scores, metric, loss, keys["reference"], classes))
+            d = difference(
+                scores, mean_of_classes(scores, metric, loss, keys["reference"], classes)
+            )
             if np.isfinite(d.variance):
                 low, high = d.interval(1 - alpha, limit)
                 figures = {"n_subjects": d.n_cases, "n_blocks": d.n_blocks, "difference": d.mean}

@@ -43,6 +43,8 @@ class Scores:
         bool (L, S, C, K): whether there is a row.
     values
         A float (L, S, C, K) for each column; NaN where it has no value.
+    shared_weights
+        Whether the trainings of a seed start from the same weights in all folds.
 
     Notes
     -----
@@ -62,6 +64,7 @@ class Scores:
     subject: np.ndarray
     rows: np.ndarray
     values: dict[str, np.ndarray]
+    shared_weights: bool = False
 
     @property
     def keys(self) -> dict[str, str]:
