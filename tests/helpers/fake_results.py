@@ -237,7 +237,7 @@ def _status(block: dict, position: int, steps: int, digest: str, diverged: bool)
         "train_seconds": seconds,
         "images_per_second": 32.0,
         "peak_memory_bytes": 123_456_789,
-        "init_digest": sha256(block["model"], str(block["seed"])),
+        "init_digest": sha256(*(str(block[x]) for x in ("dataset", "model", "fold", "seed"))),
         "batch_digest": sha256(block["dataset"], str(block["fold"]), str(block["seed"])),
         "commit": "0123456789abcdef0123456789abcdef01234567",
         "versions": {"python": "3.11.7", "torch": "2.15.0"},
