@@ -55,3 +55,12 @@ def test_without_a_background_class_0_is_painted_and_counts_as_foreground():
     volume = np.stack([np.ones((2, 2), int), np.array([[0, 0], [0, 1]])], axis=-1)
     assert drawing.best_slice(volume, [1]) == 0
     assert drawing.best_slice(volume, [0, 1]) == 1
+
+
+def test_a_picture_of_many_pixels_shows_every_nth():
+    image = np.arange(3 * 2100 * 1500).reshape(3, 2100, 1500)
+    shown = drawing.plane(image, None)
+    assert shown.shape == (3, 700, 500)
+    assert (shown == image[:, ::3, ::3]).all()
+    assert drawing.plane(image[:, :1024, :1024], None).shape == (3, 1024, 1024)
+    assert drawing.plane(np.zeros((1030, 4, 2)), 1).shape == (2, 515)  # both axes alike

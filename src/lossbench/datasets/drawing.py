@@ -1,5 +1,6 @@
 """Images and labels as pictures: those of prepare and check, and the examples of the report."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lossbench.datasets.prepared import IGNORE, foreground_labels
 
 MAX_CASES = 6  # in a picture
 MAX_LEGEND_ENTRIES = 24
+MAX_PIXELS = 1024  # along an axis of a picture
 # Okabe and Ito's palette, which colour-blind people can tell apart, without black.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 IGNORED_COLOUR = "#999999"
@@ -98,9 +100,12 @@ def best_slice(label: np.ndarray, foreground: Sequence[int]) -> int | None:
 def plane(array: np.ndarray, number: int | None) -> np.ndarray:
     """A slice of a volume as a picture: (..., X, Y, Z) -> (..., Y, X); an image as it is.
 
-    The second axis of a NIfTI volume runs to the front of the body: upwards in the picture.
+    The second axis of a NIfTI volume runs to the front of the body: upwards in the picture. Of more
+    pixels than a picture shows, every nth: 20 million would take half a minute.
     """
-    return array if number is None else np.rot90(array[..., number], axes=(-2, -1))
+    picture = array if number is None else np.rot90(array[..., number], axes=(-2, -1))
+    n = math.ceil(max(picture.shape[-2:]) / MAX_PIXELS)
+    return picture[..., ::n, ::n]
 
 
 def displayed(image: np.ndarray) -> np.ndarray:

@@ -80,11 +80,12 @@ def mean_and_std(images: Sequence[np.ndarray]) -> dict[str, list[float]]:
 
 
 def _z_score(image: np.ndarray) -> np.ndarray:
-    channels = image.reshape(len(image), -1)
-    centred = channels.astype(np.float64)
-    centred -= centred.mean(axis=1, keepdims=True)
-    deviation = centred.std(axis=1, keepdims=True)
-    # Not by the deviation: rounding of the mean may leave it above 0.
-    constant = (channels == channels[:, :1]).all(axis=1)
-    centred[constant], deviation[constant] = 0, 1
-    return (centred / deviation).reshape(image.shape).astype(np.float32, order="C")
+    result = np.zeros(image.shape, dtype=np.float32)
+    for channel, target in zip(image, result, strict=True):  # one at a time, in twice the memory
+        # Not by the deviation: rounding of the mean may leave it above 0.
+        if channel.min() < channel.max():
+            centred = channel.ravel().astype(np.float64)
+            centred -= centred.mean()
+            centred /= centred.std()
+            target[...] = centred.reshape(channel.shape)
+    return result
