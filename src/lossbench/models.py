@@ -20,6 +20,7 @@ from lossbench.common.provenance import run_digest, seed_of
 from lossbench.config import UserError, unnamed
 from lossbench.datasets.batches import pad_mirrored
 from lossbench.datasets.prepared import Prepared
+from lossbench.datasets.resampling import resample_label
 
 OVERLAP = 0.5  # of neighbouring windows
 VOXELS_PER_BATCH = 2**20  # that the network sees at once, or one window where that is larger
@@ -183,7 +184,9 @@ def predict(
     patch_size: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> list[np.ndarray]:
-    """Class of every voxel of some cases: uint8 (*S) for each row, in the order of `rows`.
+    """Class of every voxel of some cases, on the grids of their files.
+
+    uint8 (*S) for each row, in the order of `rows`.
 
     Parameters
     ----------
@@ -197,7 +200,7 @@ def predict(
         images = np.stack([data.image(row) for row in group])
         classes = predict_images(model, images, patch_size, data.background is None, device)
         found.update(zip(group, classes, strict=True))
-    return [found[row] for row in rows]
+    return [resample_label(found[row], data.original_label(row).shape) for row in rows]
 
 
 @torch.no_grad()

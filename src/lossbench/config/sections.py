@@ -138,9 +138,28 @@ class Dataset(Component):
         "dataset (the same over all cases), imagenet (its mean and standard deviation, for "
         "pretrained encoders), {window: [low, high]} (clipped, then 0 to 1; for CT), none.",
     )
+    resize: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None,
+        min_length=2,
+        max_length=3,
+        description="Size of all training images, such as [240, 320]; metrics are on the grids of "
+        "the files. null: as the files have it.",
+    )
+    target_spacing: list[Annotated[Number, Field(gt=0)]] | None = Field(
+        None,
+        min_length=2,
+        max_length=3,
+        description="Spacing of all training images, such as [1, 1, 1], instead of a size.",
+    )
     background: Literal[0] | None = Field(
         0, description="Label of the background; null where class 0 is a class like the others."
     )
+
+    @model_validator(mode="after")
+    def _has_a_size_or_a_spacing(self) -> "Dataset":
+        if self.resize and self.target_spacing:
+            raise ValueError("resize and target_spacing are both set; one of the two is expected")
+        return self
 
     @field_validator("background", mode="before")
     @classmethod

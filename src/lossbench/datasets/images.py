@@ -74,8 +74,7 @@ class ImageFolder:
         self._channels = channels or _common_channels([f.image for f in self._files.values()])
         self._in_colour = any(str(key).startswith("#") for key in values or {})
         self._values = parsed(values, self._in_colour) if values else None
-        spacing = 1.0 if spacing is None else spacing
-        self._spacing = (spacing,) * 2 if isinstance(spacing, int | float) else tuple(spacing)
+        self._spacing = pixel_spacing(spacing)
         self._subjects = _read_subjects(Path(subjects), self._names) if subjects else {}
 
     def __len__(self) -> int:
@@ -96,6 +95,12 @@ class ImageFolder:
         }
         case |= {"subject": self._subjects[name]} if self._subjects else {}
         return case | ({"part": self._parts[name]} if self._parts else {})
+
+
+def pixel_spacing(spacing: float | Sequence[float] | None) -> tuple[float, ...]:
+    """Size of a pixel along rows and columns, as `ImageFolder` takes it."""
+    spacing = 1.0 if spacing is None else spacing
+    return (spacing,) * 2 if isinstance(spacing, int | float) else tuple(spacing)
 
 
 def read_image(path: Path, channels: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from lossbench.common.files import altered, read_json, reading
 from lossbench.config import UserError
 from lossbench.datasets.contract import PARTS
 
+ORIGINAL_LABELS = "original_labels.npy"  # where the training has another grid than the files
 IGNORE = 255  # in labels.npy; takes part in neither loss nor metric
 
 
@@ -57,19 +58,24 @@ class Prepared:
     def cases(self) -> pd.DataFrame:
         """cases.csv with `shape` as tuples of int and `spacing` as tuples of float.
 
-        There is a column part where the data come with a split.
+        There is a column part where the data come with a split, and columns original_shape,
+        original_spacing and original_offset where the training has another grid than the files.
         """
+        sizes = {"shape": int, "spacing": float}
+        sizes |= {f"original_{name}": number for name, number in sizes.items()}
         path, checksums = self.folder / "cases.csv", self.info.get("sha256", {})
         self._verify({name: sha256 for name, sha256 in checksums.items() if name == path.name})
         with reading(path):
             table = pd.read_csv(
                 path,
-                dtype=dict.fromkeys(("case", "subject", "part", "shape", "spacing"), str),
+                dtype=dict.fromkeys(("case", "subject", "part", *sizes), str),
                 keep_default_na=False,
             )
             if "subject" not in table:  # of an earlier version
                 table["subject"] = table["case"]
-            for column, number in (("shape", int), ("spacing", float)):
+            for column, number in sizes.items():
+                if column not in table:
+                    continue
                 table[column] = [tuple(map(number, text.split("x"))) for text in table[column]]
             if table.empty:
                 raise ValueError("no rows")
@@ -118,6 +124,25 @@ class Prepared:
         row = self.cases.iloc[index]
         start, size = row["offset"], int(np.prod(row["shape"]))
         return self.labels[start : start + size].reshape(row["shape"])
+
+    @cached_property
+    def original_labels(self) -> np.ndarray:
+        """As `labels`, on the grids of the files."""
+        with reading(self.folder / ORIGINAL_LABELS):
+            return np.load(self.folder / ORIGINAL_LABELS, mmap_mode="c")
+
+    def original_label(self, index: int) -> np.ndarray:
+        """Label of a row of `cases` on the grid of its file, which is measured: uint8 (*S)."""
+        if "original_shape" not in self.cases:
+            return self.label(index)
+        row = self.cases.iloc[index]
+        start, size = row["original_offset"], int(np.prod(row["original_shape"]))
+        return self.original_labels[start : start + size].reshape(row["original_shape"])
+
+    def original_spacing(self, index: int) -> tuple[float, ...]:
+        """Spacing of `original_label`."""
+        column = "original_spacing" if "original_spacing" in self.cases else "spacing"
+        return self.cases[column].iloc[index]
 
     def voxels(self) -> np.ndarray:
         """Voxels per case and class: int (n_cases, K)."""

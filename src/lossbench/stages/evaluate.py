@@ -94,7 +94,7 @@ def _cases(folder: Path, run: dict, data: Prepared, own: dict[str, OwnMetric]) -
     found = predict(model, data, rows, patch_size(data, run["training"]), device)
     measured = []
     for prediction, row in zip(found, rows, strict=True):
-        label, spacing = np.asarray(data.label(row)), data.cases["spacing"].iloc[row]
+        label, spacing = np.asarray(data.original_label(row)), data.original_spacing(row)
         k, tolerance = len(data.classes), data.info["surface_tolerance"]
         figures = measure(prediction, label, spacing, k, tolerance)
         figures |= {name: metric(prediction, label, spacing) for name, metric in own.items()}

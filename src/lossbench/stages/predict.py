@@ -19,16 +19,18 @@ from lossbench.config import UserError
 from lossbench.datasets.batches import patch_size
 from lossbench.datasets.contract import problem_list
 from lossbench.datasets.image_files import EXTENSIONS
-from lossbench.datasets.images import ImageFolder, read_image
+from lossbench.datasets.images import ImageFolder, pixel_spacing, read_image
 from lossbench.datasets.mask_values import mask_image
 from lossbench.datasets.nifti import Volumes, label_file, read_volume
 from lossbench.datasets.normalisation import normalised
 from lossbench.datasets.prepared import Prepared
+from lossbench.datasets.resampling import resample_image, resample_label, training_shape
 from lossbench.models import load_run, predict_images
 
 log = logging.getLogger(__name__)
 VOLUMES = (".nii.gz", ".nii")
-ClassesOf = Callable[[np.ndarray], np.ndarray]  # images (N, C, *S) -> uint8 (N, *S)
+# Images (N, C, *S) as their files have them, and their spacing -> uint8 (N, *S).
+ClassesOf = Callable[[np.ndarray, Sequence[float]], np.ndarray]
 
 
 def predict(
@@ -65,10 +67,12 @@ def predict(
     model = load_run(run, prepared).to(device)
     patch = patch_size(prepared, read_json(run / "run.json")["training"])
 
-    def classes_of(images: np.ndarray) -> np.ndarray:
-        stored = prepared.info["normalisation"]
-        ready = np.stack([normalised(image, stored) for image in images])
-        return predict_images(model, ready, patch, prepared.background is None, device)
+    def classes_of(images: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+        info = prepared.info
+        shape = training_shape(images.shape[2:], spacing, info)
+        ready = [normalised(resample_image(x, shape), info["normalisation"]) for x in images]
+        found = predict_images(model, np.stack(ready), patch, prepared.background is None, device)
+        return np.stack([resample_label(classes, images.shape[2:]) for classes in found])
 
     problems = []
     for name, files in tqdm(cases.items(), unit="case", disable=None):
@@ -131,10 +135,11 @@ def _cases(input: Path, data: Prepared) -> dict[str, list[Path]]:
 
 
 def _predict_image(path: Path, target: Path, data: Prepared, classes_of: ClassesOf) -> None:
-    classes = classes_of(read_image(path, data.info["channels"])[None])[0]
     spec = data.info["spec"]
     is_folder = issubclass(locate(spec["_target_"], data.info["name"]), ImageFolder)
-    values = spec.get("values") if is_folder else None
+    values, spacing = (spec.get(key) if is_folder else None for key in ("values", "spacing"))
+    image = read_image(path, data.info["channels"])
+    (classes,) = classes_of(image[None], pixel_spacing(spacing))
     with whole(target) as part:
         mask_image(classes, values).save(part, format="PNG")
 
@@ -142,7 +147,7 @@ def _predict_image(path: Path, target: Path, data: Prepared, classes_of: Classes
 def _predict_volume(
     files: Sequence[Path], target: Path, data: Prepared, classes_of: ClassesOf
 ) -> None:
-    image, _ = read_volume(files, files[0])
+    image, spacing = read_volume(files, files[0])
     if len(image) != data.info["channels"]:
         raise UserError(
             f"{files[0]}: has {len(image)} channels, and the run takes {data.info['channels']}; "
@@ -152,8 +157,9 @@ def _predict_volume(
         raise UserError(f"{files[0]}: holds voxels that are NaN or infinite")
     axis = _slice_axis(data)
     if axis is None:
-        label = classes_of(image[None])[0]
+        (label,) = classes_of(image[None], spacing)
     else:
-        label = np.moveaxis(classes_of(np.moveaxis(image, axis + 1, 0)), 0, axis)
+        within = spacing[:axis] + spacing[axis + 1 :]
+        label = np.moveaxis(classes_of(np.moveaxis(image, axis + 1, 0), within), 0, axis)
     with whole(target) as part:
         part.write_bytes(gzip.compress(label_file(label, files[0]), mtime=0))

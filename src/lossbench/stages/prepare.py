@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,14 @@ from lossbench.datasets.normalisation import (
     normalisation_problem,
     normalised,
 )
-from lossbench.datasets.prepared import IGNORE
+from lossbench.datasets.prepared import IGNORE, ORIGINAL_LABELS
+from lossbench.datasets.resampling import (
+    axes_problem,
+    is_resampled,
+    resample_image,
+    resample_label,
+    training_shape,
+)
 from lossbench.datasets.splits import check_parts
 
 log = logging.getLogger(__name__)
@@ -67,9 +75,12 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     check_dataset(source, where)
     # Before the cases are read: what changes from here on is another version.
     record = sources.source_record(source, entry["spec"], root, entry.get("files", ""))
-    with whole(output / "images.npy") as images, whole(output / "labels.npy") as labels:
-        normalisation = entry.get("normalisation", "z_score")
-        cases = _write_arrays(source, images, labels, where, normalisation)
+    normalisation = entry.get("normalisation", "z_score")
+    # Labels as their files have them are kept where those of the training are resampled.
+    arrays = ["images.npy", "labels.npy", *([ORIGINAL_LABELS] if is_resampled(entry) else [])]
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(whole(output / name)) for name in arrays}
+        cases = _write_arrays(source, files, where, entry)
         own = getattr(source, "folds", None)
         if cases["part"].any() and entry["folds"] is None:
             check_parts(cases, own, where)
@@ -78,7 +89,7 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
             cases = cases.drop(columns="part")
             cases["fold"] = assign_folds(cases, own, entry["folds"], entry["fold_seed"], where)
         if normalisation == "dataset":
-            normalisation = _normalise_by_dataset(images, cases)
+            normalisation = _normalise_by_dataset(files["images.npy"], cases)
         # All is in order: from here, until a new one is written, the folder holds a mixture.
         (output / "classes.json").unlink(missing_ok=True)
     stored = IMAGENET if normalisation == "imagenet" else normalisation
@@ -86,33 +97,37 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     voxels = [f"voxels_{name}" for name in info["classes"]]
     with whole(output / "cases.csv") as part:
         part_or_fold = ["part", "fold"] if "part" in cases else ["fold"]
-        table = cases[["case", "subject", *part_or_fold, "shape", "spacing", "offset", *voxels]]
+        original = [name for name in cases if name.startswith("original_")]
+        columns = ["case", "subject", *part_or_fold, "shape", "spacing", "offset", *original]
+        table = cases[[*columns, *voxels]].drop(columns="original_digest", errors="ignore")
         table.to_csv(part, index=False, lineterminator="\n")
     with whole(output / "cases.png") as part:
         picture(cases, output, info).savefig(part, format="png", dpi=150)
-    sums = checksums(output, ["images.npy", "labels.npy", "cases.csv"])
+    sums = checksums(output, [*arrays, "cases.csv"])
     write_json(output / sources.RECORD, record)
     write_json(output / "classes.json", info | {"sha256": sums})
     _log_summary(cases, info)
 
 
 def _write_arrays(
-    source: Any, images: Path, labels: Path, where: str, normalisation: Any
+    source: Any, files: Mapping[str, Path], where: str, entry: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """Append every case to the two files; a row per case, with the digests of its bytes.
+    """Append every case to the files; a row per case, with the digests of its bytes.
 
     Images that are normalised by the dataset are not yet.
     """
+    normalisation = entry.get("normalisation", "z_score")
     applied = {"imagenet": IMAGENET, "dataset": "none"}.get(str(normalisation), normalisation)
     ignore, sliced = getattr(source, "ignore", None), bool(getattr(source, "sliced", False))
     hint = VALUES_HINT if isinstance(source, ImageFolder) else ""
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
     sizes: dict[str, str] = {}
-    with (
-        _GrowingArray(images, np.float32) as image_file,
-        _GrowingArray(labels, np.uint8) as label_file,
-    ):
+    with ExitStack() as stack:
+        image_file, label_file, *original_file = [
+            stack.enter_context(_GrowingArray(path, dtype))
+            for path, dtype in zip(files.values(), (np.float32, np.uint8, np.uint8), strict=False)
+        ]
         for number, case in enumerate(_cases(source)):
             if isinstance(case, UserError):
                 problems.append(str(case))
@@ -125,6 +140,8 @@ def _write_arrays(
                     wrong = ["is listed twice"]
                 elif size != expected:
                     wrong = [f"has {size}, and case {first} has {expected}; they must be equal"]
+                elif unsuited := axes_problem(np.ndim(case["label"]), entry):
+                    wrong = [unsuited]
                 sizes.setdefault(case["case"], size)
                 image = np.asarray(case["image"])
                 if unsuited := normalisation_problem(image, normalisation, sliced):
@@ -132,20 +149,32 @@ def _write_arrays(
             problems += [f"{describe_case(case, number)}: {problem}" for problem in wrong]
             if problems:  # read on, to report all of them, but write no more
                 continue
-            image = normalised(image, applied)
             label = np.asarray(case["label"])
             label = np.rint(label) if label.dtype.kind == "f" else label
             if ignore is not None:  # it may not fit into uint8
                 label = np.where(label == ignore, IGNORE, label)
             label = np.ascontiguousarray(label, dtype=np.uint8)
+            spacing, original = case["spacing"], {}
+            if original_file:
+                original = {
+                    "original_shape": _joined(label.shape),
+                    "original_spacing": _joined(map(float, spacing)),
+                    "original_offset": original_file[0].length,
+                    "original_digest": hashlib.sha256(label).hexdigest(),
+                }
+                original_file[0].append(label)
+                shape = training_shape(label.shape, spacing, entry)
+                spacing = np.divide(np.multiply(spacing, label.shape), shape)
+                image, label = resample_image(image, shape), resample_label(label, shape)
+            image = normalised(image, applied)
             counts = np.bincount(label.reshape(-1), minlength=IGNORE + 1)
             rows.append(
                 {
                     "case": case["case"],
                     "subject": str(case.get("subject", case["case"])).strip(),
                     "part": case.get("part") or "",
-                    "shape": "x".join(str(size) for size in label.shape),
-                    "spacing": "x".join(repr(float(size)) for size in case["spacing"]),
+                    "shape": _joined(label.shape),
+                    "spacing": _joined(map(float, spacing)),
                     "channels": len(image),
                     "image_digest": hashlib.sha256(image).hexdigest(),
                     "label_digest": hashlib.sha256(label).hexdigest(),
@@ -154,6 +183,7 @@ def _write_arrays(
                         for name, n in zip(source.classes, counts, strict=False)
                     },
                     "offset": label_file.length,
+                    **original,
                 }
             )
             image_file.append(image)
@@ -163,6 +193,10 @@ def _write_arrays(
     if not rows:
         raise UserError(f"{where}: the dataset has no cases")
     return pd.DataFrame(rows)
+
+
+def _joined(numbers: Iterable[float]) -> str:
+    return "x".join(repr(number) for number in numbers)
 
 
 def _normalise_by_dataset(path: Path, cases: pd.DataFrame) -> dict[str, list[float]]:
@@ -248,6 +282,9 @@ def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[st
     content = {"classes": classes, "ignore": ignore, "cases": described}
     if is_foreground:  # not in the digest of other data, so that these are trained once
         content["background"] = None
+    if is_resampled(entry):
+        keys = ["original_shape", "original_spacing", "original_digest"]
+        content["original"] = cases[keys].to_dict("list")
     return {
         "name": entry["name"],
         "classes": classes,
@@ -258,6 +295,8 @@ def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[st
         "folds": int(cases["fold"].max()) + 1,
         "own_folds": own and entry["folds"] is None,
         "surface_tolerance": entry["surface_tolerance"],
+        "resize": entry.get("resize"),
+        "target_spacing": entry.get("target_spacing"),
         "digest": sha256(canonical(content)),
         "spec": entry["spec"],
     }

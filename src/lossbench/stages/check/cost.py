@@ -123,9 +123,9 @@ def _case_seconds(probe: GradientProbe, data: Prepared) -> tuple[float, float]:
 
     def measure_all() -> None:
         for row in rows:
-            label = np.asarray(data.label(row))
+            label = np.asarray(data.original_label(row))
             moved = np.roll(np.where(label == IGNORE, 0, label), 1, axis=0)
-            spacing = data.cases["spacing"].iloc[row]
+            spacing = data.original_spacing(row)
             measure(moved, label, spacing, k, data.info["surface_tolerance"])
 
     predicting = _timed(device, partial(predict, probe.model, data, rows, patch, device))

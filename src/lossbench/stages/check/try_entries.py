@@ -173,9 +173,9 @@ def _as_index_target(spec: Mapping[str, Any]) -> str:
 def _check_metric(name: str, spec: dict[str, Any], data: Prepared) -> None:
     """On the first case, with a perfect prediction and with one of nothing but background."""
     metric = build_metric(name, spec, data)
-    label = np.asarray(data.label(0))
+    label = np.asarray(data.original_label(0))
     for prediction in (np.where(label == IGNORE, 0, label), np.zeros_like(label)):
-        metric(prediction.astype(np.uint8), label, data.cases["spacing"].iloc[0])
+        metric(prediction.astype(np.uint8), label, data.original_spacing(0))
 
 
 def _check_claim(where: str, claim: Claim, data: Prepared) -> None:

@@ -11,6 +11,7 @@ from lossbench.common.files import read_json
 from lossbench.config import UserError
 from lossbench.datasets import drawing
 from lossbench.datasets.prepared import IGNORE, Prepared
+from lossbench.datasets.resampling import resample_image
 from lossbench.stages.report import wording
 from lossbench.stages.report.plotting import WIDTH, Picture, heading, save, stem, wrapped
 from lossbench.stages.report.results import Results
@@ -113,14 +114,15 @@ def _predictions(
 def _draw(
     data: Prepared, index: int, predictions: dict[str, np.ndarray], scores: pd.Series, title: str
 ) -> Figure:
-    maps = [data.label(index), *predictions.values()]
-    image, truth, *maps = _planes(data.image(index), maps, data.foreground)
+    maps = [data.original_label(index), *predictions.values()]
+    image = resample_image(data.image(index), maps[0].shape)
+    image, truth, *maps = _planes(image, maps, data.foreground)
     tiles = {"image": image, "ground truth": drawing.overlay(image, truth, data.foreground)}
     for loss, prediction in zip(predictions, maps, strict=True):
         painted = drawing.overlay(image, prediction, data.foreground)
         tiles[f"{wrapped(loss)}\nDice {scores.get(loss, np.nan):.3f}"] = painted
     n_rows = math.ceil(len(tiles) / COLUMNS)
-    aspect = drawing.pixel_aspect(data.cases["spacing"].iloc[index])
+    aspect = drawing.pixel_aspect(data.original_spacing(index))
     height = min(max(aspect * image.shape[0] / image.shape[1], 0.4), 2.0) * TILE
     figure = Figure(figsize=(WIDTH, n_rows * (height + 0.55) + 0.75), layout="constrained")
     figure.suptitle(title, fontsize=10)

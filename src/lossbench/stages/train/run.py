@@ -223,7 +223,7 @@ class Run:
         predictions = predict(self.model, self.data, self.validation, self.patch, self.device)
         k = len(self.data.classes)
         cases = [
-            counts(prediction, self.data.label(row), k)
+            counts(prediction, self.data.original_label(row), k)
             for prediction, row in zip(predictions, self.validation, strict=True)
         ]
         dice = dict(zip(self.data.classes, dice_of(cases).tolist(), strict=True))
