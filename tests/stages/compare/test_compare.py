@@ -49,7 +49,7 @@ def test_columns_are_those_of_the_design(experiment):
         "simultaneous_low", "simultaneous_high", "p", "p_holm", "p_equivalent_holm", "verdict", "n_cases_needed", "n_blocks_needed", "improvement",
         "p_cases", "p_cases_holm", "verdict_cases", "convention", "paired",
         "scope", "models_low", "models_high", "p_models", "p_models_holm", "verdict_models",
-        "noise_tolerated",
+        "noise_tolerated", "sd_fold", "p_fold", "caution",
     ]  # fmt: skip
     others = {
         "pooled": "dataset model loss class n_cases tp fp fn dice iou precision recall",

@@ -429,3 +429,38 @@ def test_a_study_is_never_overwritten(study, tmp_path):
     with pytest.raises(UserError, match="is the folder of a study"):
         compare_files([table_of(tmp_path, CASES, CASES)], "dice", folder)
     assert not (folder / "experiment.json").exists()
+
+
+def test_the_counts_of_nnunet_decide_its_dice(tmp_path, output):
+    """False positives in cases without the class: 0 in one file, nothing to count in the other."""
+    there = {f"c{i}": {"1": (90 + i, 10, 10)} for i in range(8)}
+    false = summary_json(tmp_path / "a.json", there | {f"e{i}": {"1": (0, 5, 0)} for i in range(5)})
+    clean = summary_json(tmp_path / "b.json", there | {f"e{i}": {"1": (0, 0, 0)} for i in range(5)})
+    compare_files([f"a={false}", f"b={clean}"], "a", output)
+    table = pd.read_csv(output / "summary.csv")
+    dice = table[table["metric"] == "dice"]
+    assert dice["mean"].nunique() == 1
+    assert dice[["n_cases", "n_empty"]].to_numpy().tolist() == [[8, 5]] * 2
+    (row,) = comparisons(output).to_dict("records")
+    assert row["difference"] == 0
+    means = pd.read_csv(output / "conventions.csv").set_index(["convention", "loss"])["mean"]
+    assert means["nnunet", "a"] < 0.6 < 0.9 < means["nnunet", "b"]
+    assert means["monai_count_empty", "a"] < 0.6 < 0.9 < means["monai_count_empty", "b"]
+
+
+def test_a_verdict_that_changes_with_the_convention_is_flagged_where_the_sign_stays(tmp_path):
+    """b is a bit better where the class is there, and far better where it is not."""
+    rng, paths = np.random.default_rng(0), []
+    for seed in range(3):
+        for loss, gain in (("a", 0), ("b", 2)):
+            cases = {f"c{i}": {"1": (900 + gain + int(x), 100, 100)} for i, x in
+                     enumerate(rng.integers(0, 3, 12))}  # fmt: skip
+            cases |= {f"e{i}": {"1": (0, 5 * (loss == "a"), 0)} for i in range(6)}
+            path = summary_json(tmp_path / f"{loss}/fold_0/seed_{seed}/summary.json", cases)
+            paths.append(f"{loss}={path}")
+    compare_files(paths, "a", tmp_path / "out")
+    (row,) = comparisons(tmp_path / "out").to_dict("records")
+    assert (row["verdict"], row["convention"]) == ("equivalent", "monai_count_empty")
+    assert (
+        "the verdict changes with how cases without" in (tmp_path / "out/verdict.txt").read_text()
+    )

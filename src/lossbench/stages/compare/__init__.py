@@ -24,6 +24,7 @@ from lossbench.stages.compare.comparisons import (
     share_initial_weights,
 )
 from lossbench.stages.compare.failures import failures
+from lossbench.stages.compare.flips import flips
 from lossbench.stages.compare.over_datasets import over_datasets
 from lossbench.stages.compare.scores import Scores, iterate_pairs
 from lossbench.stages.compare.summary import conventions, dice_of_runs, pooled, summary
@@ -150,7 +151,13 @@ def _tables(
     tables = {
         "runs": runs[[*first, *runs.columns.difference(first, sort=False)]],
         "summary": summary(groups, background, settings.alpha),
-        "comparisons": comparisons(pairs, study, tested, pairing(runs, settings.reference)),
+        "comparisons": comparisons(
+            pairs,
+            study,
+            tested,
+            pairing(runs, settings.reference),
+            flips(pairs, tested, study),
+        ),
         "pooled": pooled(groups),
         "conventions": conventions(groups),
         "ranks": rank_table(groups, study),

@@ -16,8 +16,8 @@ MORE_SEEDS_DO_NOT_HELP = (
 )
 
 
-def cautions(pair: Pair, d: Difference) -> list[str]:
-    """Sentences on one comparison, from its values and their difference."""
+def cautions(pair: Pair, d: Difference, flipped: list[str]) -> list[str]:
+    """Sentences on one comparison: its values, difference, and conventions that say otherwise."""
     found = [SHARED_WEIGHTS] if pair.scores.shared_weights else []
     if d.n_folds > 1:
         sizes = [int(np.isfinite(fold).any(axis=0).sum()) for fold in pair.folds]
@@ -27,6 +27,8 @@ def cautions(pair: Pair, d: Difference) -> list[str]:
                 f"fold {fold} has {max(sizes) / sum(sizes):.0%} of the subjects, so that its few "
                 "trainings are most of the difference and the interval is wide"
             )
+    if flipped:
+        found.append("the sign or the verdict changes with how cases without the class are counted")
     if not d.more_seeds_help:
         found.append(MORE_SEEDS_DO_NOT_HELP)
     return found

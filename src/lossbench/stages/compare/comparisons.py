@@ -10,10 +10,8 @@ from lossbench.common import tables
 from lossbench.common.tables import BLOCK, GROUP
 from lossbench.config import MATCHED, METRICS, Comparison, Study, outcome
 from lossbench.stages.compare.cautions import cautions
-from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED
 from lossbench.stages.compare.failures import missing
 from lossbench.stages.compare.scores import Pair, Scores, mean, to_rows
-from lossbench.stages.compare.summary import TIE, has_conventions, means_by_convention
 from lossbench.statistics import (
     Decision,
     Difference,
@@ -95,6 +93,7 @@ def comparisons(
     study: Study,
     tested: Tested,
     paired: dict[tuple[str, str, str], bool],
+    flipped: dict[tuple[str, ...], list[str]],
 ) -> pd.DataFrame:
     """Each loss minus the reference, per dataset, model, class and metric.
 
@@ -108,6 +107,8 @@ def comparisons(
         Their `family`.
     paired
         Of each (dataset, model, loss): whether all its blocks have the reference's digests.
+    flipped
+        Conventions for empty classes that say otherwise, by the keys of a comparison.
     """
     settings, alpha = study.comparison, study.comparison.alpha
     n_tests = int(np.isfinite([d.variance for d, _ in tested.values()]).sum())
@@ -174,12 +175,12 @@ def comparisons(
                 "p_cases": p_cases[i],
                 "p_cases_holm": p_cases_holm[i],
                 "verdict_cases": verdict_cases,
-                "convention": ",".join(sign_reversals(scores, **pair.keys)),
+                "convention": ",".join(flipped[tuple(pair.keys.values())]),
                 "paired": paired.get(of_run, False),
                 "scope": "models" if i in models else "losses",
                 "sd_fold": np.sqrt(d.components.fold),
                 "p_fold": d.components.p_fold,
-                "caution": "; ".join(cautions(pair, d)),
+                "caution": "; ".join(cautions(pair, d, flipped[tuple(pair.keys.values())])),
                 **models.get(i, {}),
             }
         )
@@ -219,24 +220,6 @@ def _learned(pair: Pair) -> bool:
     both = [pair.scores.losses.index(pair.keys[name]) for name in ("loss", "reference")]
     k = pair.scores.classes.index(pair.keys["class"])
     return outcome(*mean(pair.scores.values["dice"][both, ..., k], axis=(1, 2))) != "not learned"
-
-
-def sign_reversals(scores: Scores, **keys: str) -> list[str]:
-    """The conventions for empty classes under which the other loss has the higher mean."""
-    if not has_conventions(scores, keys["metric"]):
-        return []
-    loss, reference = (scores.losses.index(keys[name]) for name in ("loss", "reference"))
-    class_ = scores.classes.index(keys["class"])
-    differences = {}
-    for convention in CONVENTIONS:
-        means, _ = means_by_convention(scores, convention, keys["metric"])
-        differences[convention] = means[loss, class_] - means[reference, class_]
-    quoted = differences[QUOTED]
-    return [
-        convention
-        for convention, difference in differences.items()
-        if quoted * difference < 0 and min(abs(quoted), abs(difference)) > TIE
-    ]
 
 
 def pairing(runs: pd.DataFrame, reference: str) -> dict[tuple[str, str, str], bool]:

@@ -3,7 +3,9 @@
 Format (nnU-Net v2, evaluation/evaluate_predictions.py): `metric_per_case`, a list of
 `{"reference_file", "prediction_file", "metrics": {label: {"Dice", "IoU", "TP", "FP", "FN", "TN",
 "n_pred", "n_ref"}}}`; Dice and IoU are NaN where a label is in neither. A region has the name of
-its labels, "(1, 2)"; there is no background.
+its labels, "(1, 2)"; there is no background. The file's Dice of a case without the label is 0 for
+a false positive and NaN else, so that its means of two losses are over different cases: the counts
+decide.
 """
 
 import json
@@ -15,6 +17,7 @@ import pandas as pd
 
 from lossbench.config import UserError
 
+COUNTED = {"TP", "FP", "FN"}
 COLUMNS = {"TP": "tp", "FP": "fp", "FN": "fn", "Dice": "dice", "IoU": "iou"}
 
 
@@ -44,6 +47,8 @@ def read(path: Path, content: bytes, name: str, place: int) -> pd.DataFrame:
             keys = {"loss": name, "case": _case(case)}
             keys |= {"fold": _number(path, "fold", place), "seed": _number(path, "seed", 0)}
             for label, figures in case["metrics"].items():
+                if figures.keys() >= COUNTED:  # then Dice and IoU are derived, by one convention
+                    figures = {key: figures[key] for key in COUNTED}
                 known = {COLUMNS[key]: value for key, value in figures.items() if key in COLUMNS}
                 rows.append({**keys, "class": str(label), **known})
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -55,9 +55,13 @@ def summary(groups: Sequence[Scores], background: dict[str, str], alpha: float) 
     rows = []
     for scores in groups:
         metrics = [name for name in scores.values if name not in COUNTS]
-        # A case is empty where the class has no Dice in any training: it is not in the label.
+        # A case is empty where the class is not in the label: by the counts, or without any value.
         first = scores.values["dice" if "dice" in metrics else metrics[0]]
-        n_empty = np.isnan(first).all(axis=1).sum(axis=1)
+        empty = np.isnan(first).all(axis=1)
+        if set(COUNTS) <= scores.values.keys():
+            size = scores.values["tp"] + scores.values["fn"]
+            empty = ~(size > 0).any(axis=1) & scores.rows.any(axis=1)
+        n_empty = empty.sum(axis=1)
         seeds = np.array([seed for _, seed in scores.trainings])
         for metric in metrics:
             values = scores.values[metric]

@@ -76,7 +76,7 @@ def _cell(row: pd.Series, results: Results, outcome: str | None = None) -> dict[
     if usual in ("better", "worse") and usual != verdict:
         notes.append(f"test over cases alone: {usual}")
     if isinstance(row["convention"], str):
-        notes.append("sign depends on empty classes")
+        notes.append("depends on empty classes")
     unpaired = results.trained_here and not row["paired"]
     if unpaired:
         notes.append("not paired")

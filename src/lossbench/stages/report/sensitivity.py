@@ -42,13 +42,13 @@ def empty_classes(results: Results) -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        reversals (a text for each difference whose sign depends on the convention) and winners
+        reversals (a text for each difference of which a convention says otherwise) and winners
         (`winners_by_convention`); None for results without counts.
     """
     rows = results.comparisons.dropna(subset="convention")
     reversals = [
         f"{row['loss']} on {row['class']} ({row['dataset']}, {row['model']}): "
-        f"the sign changes with {row['convention'].replace(',', ', ')}"
+        f"the sign or the verdict changes with {row['convention'].replace(',', ', ')}"
         for _, row in rows.iterrows()
     ]
     winners = winners_by_convention(results)

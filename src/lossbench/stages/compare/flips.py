@@ -1,0 +1,74 @@
+"""Comparisons whose sign or verdict changes with the convention for cases without the class."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from lossbench.common.tables import COUNTS
+from lossbench.config import Study
+from lossbench.stages.compare.comparisons import Tested, difference
+from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED, overlap
+from lossbench.stages.compare.scores import Pair, Scores
+from lossbench.stages.compare.summary import TIE, has_conventions, means_by_convention
+from lossbench.statistics import decide
+
+
+def flips(pairs: Sequence[Pair], tested: Tested, study: Study) -> dict[tuple[str, ...], list[str]]:
+    """The conventions that say otherwise of a comparison than the quoted one, by its keys."""
+    concerned = [
+        pair
+        for pair in pairs
+        if has_conventions(pair.scores, pair.keys["metric"]) and _has_empty(pair)
+    ]
+    settings = study.comparison
+    margins = [settings.margin_of(metric) for *_, metric in tested]
+    higher = [not study.metric(metric).lower_is_better for *_, metric in tested]
+    found = {tuple(pair.keys.values()): _sign_reversals(pair.scores, pair.keys) for pair in pairs}
+    for convention in CONVENTIONS if concerned else ():
+        if convention == QUOTED:
+            continue
+        differences = {key: d for key, (d, _) in tested.items()}
+        for pair in concerned:
+            key = tuple(pair.keys.values())
+            if key in differences:
+                of = (pair.keys[x] for x in ("metric", "loss", "reference", "class"))
+                scores = _under(pair.scores, convention, pair.keys["metric"])
+                differences[key] = difference(scores, scores.pairs(*of))
+        decisions = decide(list(differences.values()), margins, higher, settings.alpha)
+        verdicts = {k: x.verdict for k, x in zip(differences, decisions, strict=True)}
+        for pair in concerned:
+            key = tuple(pair.keys.values())
+            if key in tested and verdicts[key] != tested[key][1].verdict:
+                found[key] = [x for x in CONVENTIONS if x in {*found[key], convention}]
+    return found
+
+
+def _has_empty(pair: Pair) -> bool:
+    """Whether a case does not show the class, by its counts."""
+    k = pair.scores.classes.index(pair.keys["class"])
+    size = pair.scores.values["tp"][..., k] + pair.scores.values["fn"][..., k]
+    return bool((size == 0).any())
+
+
+@lru_cache(maxsize=8)
+def _under(scores: Scores, convention: str, metric: str) -> Scores:
+    values = overlap(*(scores.values[name] for name in COUNTS), convention, metric)
+    return replace(scores, values={**scores.values, metric: values})
+
+
+def _sign_reversals(scores: Scores, keys: Mapping[str, str]) -> list[str]:
+    """The conventions for empty classes under which the other loss has the higher mean."""
+    if not has_conventions(scores, keys["metric"]):
+        return []
+    loss, reference = (scores.losses.index(keys[name]) for name in ("loss", "reference"))
+    class_ = scores.classes.index(keys["class"])
+    differences = {}
+    for convention in CONVENTIONS:
+        means, _ = means_by_convention(scores, convention, keys["metric"])
+        differences[convention] = means[loss, class_] - means[reference, class_]
+    quoted = differences[QUOTED]
+    return [
+        convention
+        for convention, value in differences.items()
+        if quoted * value < 0 and min(abs(quoted), abs(value)) > TIE
+    ]
