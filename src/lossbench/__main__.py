@@ -198,7 +198,9 @@ def _log_to(file: Path | None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(file, mode="w"))
+        handlers.append(
+            logging.FileHandler(file, mode="w", encoding="utf-8", errors="backslashreplace")
+        )
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=handlers)
     logging.getLogger("lossbench").setLevel(logging.INFO)
 

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 
 import numpy as np
 import pandas as pd
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 import lossbench.stages.prepare
+from lossbench.common.provenance import sha256
 from lossbench.config import UserError
 from lossbench.datasets import ImageFolder, Phantom
 from lossbench.datasets.normalisation import normalised
@@ -123,6 +125,9 @@ BREAKS = {
     "name twice": (put("case", lambda _: "case0"), "case case0: is listed twice"),
     "blank subject": (lambda c: {**c, "subject": " "}, "has an empty subject"),
     "no name": (put("case", lambda _: 3), "is named 3"),
+    "name of two lines": (put("case", lambda c: f"{c}\r"), r"its name is 'case\d\\r', with char"),
+    "name with a tab": (put("case", lambda c: f"{c}\tx"), "characters that cannot be printed"),
+    "subject of two lines": (lambda c: {**c, "subject": "a\nb"}, r"its subject is 'a\\nb', with"),
     "channels": (put("image", lambda a: a[:1]), "1 channels and 2 axes, and case case0 has 2"),
     "text": (put("image", lambda a: a.astype(str)), "image holds .U.*must hold numbers"),
     "complex": (put("image", lambda a: a + 1j), "image holds complex128"),
@@ -487,6 +492,18 @@ def test_errors_of_the_users_class_name_case_and_line(run):
     assert "case number 3" in str(e.value)
     with pytest.raises(UserError, match="case number 2: RuntimeError: disk on fire"):
         run(Plain, fail=True)
+
+
+def test_a_file_name_that_is_not_utf_8_is_named(tmp_path, run):
+    for folder, pixels in {"images": [[0, 9]], "masks": [[0, 1]]}.items():
+        (tmp_path / folder).mkdir()
+        for name in (b"caf\xe9.png", b"b.png"):
+            with open(os.fsencode(tmp_path / folder) + b"/" + name, "wb") as file:  # noqa: PTH123
+                Image.fromarray(np.uint8(pixels)).save(file, "png")
+    folders = {folder: str(tmp_path / folder) for folder in ("images", "masks")}
+    with pytest.raises(UserError, match=r"its name is 'caf\\udce9', with characters that cannot"):
+        run(ImageFolder, classes=["a", "b"], **folders)
+    assert sha256("caf\udce9") != sha256("caf\udcea")  # the fingerprint of the files
 
 
 def test_dataset_without_cases(run):

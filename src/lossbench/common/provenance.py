@@ -20,7 +20,8 @@ def sha256(*parts: str | bytes) -> str:
     """SHA-256 of the parts, each behind its length, as 64 hex digits."""
     digest = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        # Names of files may hold bytes that are no UTF-8.
+        data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()

@@ -57,6 +57,9 @@ def case_problems(
         return [f"lacks {', '.join(missing)}; a case is a dict of {', '.join(_KEYS)}"]
     if not isinstance(case["case"], str) or not case["case"].strip():
         return [f"is named {case['case']!r}; expected a text"]
+    for key, name in {"name": case["case"], "subject": str(case.get("subject", ""))}.items():
+        if not name.isprintable():  # as \n is, or a byte of a file's name that is not UTF-8
+            return [f"its {key} is {name!r}, with characters that cannot be printed; rename it"]
     if not str(case.get("subject", case["case"])).strip():
         return ["has an empty subject; name it, or leave subject out"]
     if case.get("part") not in (None, *PARTS):
@@ -75,7 +78,8 @@ def describe_case(case: object, number: int) -> str:
     if not isinstance(case, Mapping) or "case" not in case:
         return f"case number {number}"
     file = f" ({case['file']})" if "file" in case else ""
-    return f"case {case['case']}{file}"
+    text = f"case {case['case']}{file}"
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _dataset_problems(dataset: Any) -> Iterator[str]:
