@@ -26,6 +26,7 @@ from benchmarks.table import ratio, write
 from lossbench import config
 from lossbench.common.files import block_folder, write_json, write_text
 from lossbench.common.provenance import sha256
+from lossbench.common.rounds import planned_blocks
 from lossbench.common.tables import CASE_TEXT, case_schema
 from lossbench.stages.compare import compare, read_blocks
 
@@ -148,8 +149,9 @@ def measure(path: Path) -> list[dict]:
     settings = config.load(path)
 
     def ours() -> None:
-        read_blocks.read_cases(path, settings)
-        read_blocks.read_runs(path, settings)
+        planned = list(planned_blocks(settings, path.parent))
+        read_blocks.read_cases(path, settings, planned)
+        read_blocks.read_runs(path, planned)
 
     def by_pandas() -> None:
         pd.concat(map(pd.read_parquet, path.parent.rglob("cases.parquet")))

@@ -29,6 +29,7 @@ STAGES = {
     "compare": "lossbench.stages.compare",
     "report": "lossbench.stages.report",
     "track": "lossbench.stages.track",
+    "look": "lossbench.stages.compare.look",
     "predict": "lossbench.stages.predict",
     "plan": "lossbench.stages.compare.plan",
     "ui": "lossbench.stages.track.ui",
@@ -43,6 +44,8 @@ EXAMPLES = {
     "compare": "--cases dice=a.csv focal=b.csv --reference dice --output compared",
     "report": "--experiment results/default/experiment.json --output results/default/report",
     "track": "--experiment results/default/experiment.json --follow",
+    "look": "--experiment results/default/experiment.json --after 2"
+    " --output results/default/looks/round2.json",
     "predict": f"--run {BLOCK}/dice --input images --output predicted",
     "plan": "--results results/default --difference 0.01",
     "ui": "--port 5000",

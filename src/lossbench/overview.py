@@ -12,6 +12,7 @@ from typing import Any
 from lossbench.common.code import changed_files
 from lossbench.common.files import block_folder, read_json
 from lossbench.common.provenance import run_digest
+from lossbench.common.rounds import last_look, look_file, planned_blocks
 from lossbench.common.sources import sources_version
 from lossbench.config import Experiment, Training, UserError, canonical, counted
 
@@ -37,16 +38,20 @@ def overview(experiment: Experiment, results: Path) -> str:
         A line for the experiment, one for the training, one for each dataset and model, one for
         each loss that is to be trained there, and `low_power`.
     """
-    matrix, blocks = experiment.matrix, list(experiment.blocks())
+    matrix, n_blocks = experiment.matrix, len(list(experiment.blocks()))
+    folder = results / experiment.experiment
+    at_most = "at most " if experiment.rounds else ""
     lines = [
-        f"{experiment.experiment}: {counted(len(blocks) * len(matrix.loss), 'run')} in "
-        f"{counted(len(blocks), 'block')}: {', '.join(matrix.loss)} on folds "
+        f"{experiment.experiment}: {at_most}{counted(n_blocks * len(matrix.loss), 'run')} in "
+        f"{at_most}{counted(n_blocks, 'block')}: {', '.join(matrix.loss)} on folds "
         f"{_ranges(matrix.fold)}, seeds {_ranges(matrix.seed)}; compared with "
         f"{experiment.comparison.reference}",
         f"  {_training(experiment.training, experiment.execution.validate_every)}",
+        *_rounds(experiment, folder),
     ]
     for (dataset, model), of_group in groupby(
-        blocks, key=lambda keys: (keys["dataset"], keys["model"])
+        planned_blocks(experiment, folder),
+        key=lambda block: (block[0]["dataset"], block[0]["model"]),
     ):
         group = list(of_group)
         prepared = results / "datasets" / dataset / "classes.json"
@@ -64,8 +69,8 @@ def overview(experiment: Experiment, results: Path) -> str:
         digest = read_json(prepared)["digest"]
         states = Counter(
             (loss, _state(experiment.run(loss=loss, **keys), digest, results / "runs"))
-            for keys in group
-            for loss in matrix.loss
+            for keys, losses in group
+            for loss in losses
         )
         stored = sum(states[loss, "stored"] for loss in matrix.loss)
         lines.append(
@@ -77,7 +82,8 @@ def overview(experiment: Experiment, results: Path) -> str:
                 resumed = f", {begun} from a checkpoint" if begun else ""
                 reasons = dict.fromkeys(
                     reason
-                    for keys in group
+                    for keys, losses in group
+                    if loss in losses
                     for reason in _reasons(experiment, results, keys, loss, digest)
                 )
                 again = f" (retrained: {', '.join(reasons)})" if reasons else ""
@@ -175,6 +181,18 @@ def _training(training: Training, validate_every: int) -> str:
         f"{training.optimizer} from learning rate {training.learning_rate:g}, "
         f"validated every {validate_every} steps"
     )
+
+
+def _rounds(experiment: Experiment, folder: Path) -> list[str]:
+    """A line on how far a study in rounds has come; the lines below it are of what is known."""
+    if experiment.rounds is None:
+        return []
+    first, budget = experiment.rounds.first, experiment.rounds.budget
+    last = last_look(experiment, folder)
+    if last and not read_json(look_file(folder, last))["open"]:
+        return [f"  {counted(last, 'round')} of at most {budget}: nothing is open"]
+    known = last + 1 if last else first
+    return [f"  {counted(known, 'round')} so far of at most {budget}, with a look after each"]
 
 
 def _state(run: dict[str, Any], data_digest: str, store: Path) -> str:

@@ -19,6 +19,7 @@ from lossbench.common.code import code_of
 from lossbench.common.files import block_folder, read_json
 from lossbench.common.instantiate import USER_PATH
 from lossbench.common.provenance import run_digest, sha256
+from lossbench.common.rounds import losses_of, planned_blocks
 from lossbench.config import Experiment, UserError, merged, validate
 
 # Config files that come with lossbench; a study's own files are merged over them, in this order.
@@ -151,10 +152,39 @@ def require_packages(root: Path) -> None:
         )
 
 
-def block_files(experiment: Experiment, file: str) -> list[str]:
-    """Paths of a file in every block of an experiment."""
+def block_files(experiment: Experiment, file: str, round_: int | None = None) -> list[str]:
+    """Paths of a file in every block of an experiment, as far as is known.
+
+    Parameters
+    ----------
+    experiment
+        With rounds, its looks say which blocks there are.
+    file
+        Its name.
+    round_
+        Of the rounds up to this one, with what the looks before it say; None for all.
+    """
     root = Path("results") / experiment.experiment
-    return [str(block_folder(root, **keys) / file) for keys in experiment.blocks()]
+    planned = planned_blocks(experiment, root, round_)
+    return [str(block_folder(root, **keys) / file) for keys, _ in planned]
+
+
+def always_trained(experiment: Experiment) -> list[str]:
+    """The losses that every block trains: with rounds, which drop losses, the reference alone."""
+    return [experiment.comparison.reference] if experiment.rounds else experiment.matrix.loss
+
+
+def block_json(
+    experiment: Experiment, results: Path, dataset: str, model: str, fold: int, seed: int
+) -> str:
+    """Canonical JSON of a block, with the losses that it trains."""
+    losses = losses_of(experiment, results / experiment.experiment, dataset, model, int(seed))
+    return experiment.block_json(dataset, model, fold, seed, losses)
+
+
+def is_open(look: str | Path) -> bool:
+    """Whether a look left a comparison for a further round."""
+    return read_json(look)["open"]
 
 
 def dataset_files(experiment: Experiment, file: str) -> list[str]:
@@ -177,11 +207,12 @@ def trained(
     """Whether the runs of a block are those of its settings and data, regardless of mtimes."""
     block = block_folder(results / experiment.experiment, dataset, model, fold, seed)
     try:
+        losses = losses_of(experiment, results / experiment.experiment, dataset, model, int(seed))
         data_digest = read_json(results / "datasets" / dataset / "classes.json")["digest"]
         return all(
             read_json(block / loss / "status.json")["digest"]
             == run_digest(experiment.run(dataset, model, loss, fold, seed), data_digest)
-            for loss in experiment.matrix.loss
+            for loss in losses
         )
     except (UserError, KeyError, TypeError):  # missing or damaged
         return False

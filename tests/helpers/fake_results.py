@@ -176,18 +176,27 @@ def block_folder(experiment: Path, block: dict) -> Path:
 
 
 def write_block(
-    experiment: Path, block: dict, version: int = 1, diverged: Sequence[str] = ()
+    experiment: Path,
+    block: dict,
+    version: int = 1,
+    diverged: Sequence[str] = (),
+    losses: Sequence[str] | None = None,
 ) -> None:
-    """Write what `train` and `evaluate` write for a block; another `version` is a retraining."""
+    """Write what `train` and `evaluate` write for a block; another `version` is a retraining.
+
+    With `losses` the block trains these alone.
+    """
     e = config.load(experiment)
     folder = block_folder(experiment, block)
-    write_text(folder / "block.json", e.block_json(**block))
+    write_text(folder / "block.json", e.block_json(**block, losses=losses))
     prepared = experiment.parents[1] / "datasets" / block["dataset"]
     info = json.loads((prepared / "classes.json").read_text())
     cases = pd.read_csv(prepared / "cases.csv")
     cases = cases[cases["fold"] == block["fold"]]
     rows = []
     for i, loss in enumerate(e.matrix.loss):
+        if losses is not None and loss not in losses:
+            continue
         run = e.run(loss=loss, **block)
         steps = STEPS // 2 if loss in diverged else STEPS
         rng = np.random.default_rng(seed_of(*block.values(), loss, version))

@@ -13,9 +13,12 @@ from lossbench.config import UserError
 from lossbench.overview import overview
 from lossbench.workflow import (
     CONFIG_FILES,
+    always_trained,
     block_files,
+    block_json,
     configure,
     dataset_files,
+    is_open,
     job_environment,
     original,
     require_packages,
@@ -48,6 +51,7 @@ wildcard_constraints:
     model="[a-z0-9_]+",
     fold=r"\d+",
     seed=r"\d+",
+    round=r"\d+",
 
 
 def keys(wildcards):
@@ -71,6 +75,49 @@ def checked(wildcards):
     check = f"results/{wildcards.experiment}/check.json"
     done = trained(EXPERIMENT, RESULTS, **keys(wildcards))
     return ancient(check) if done else check
+
+
+def look_after(round_):
+    """The look after a round; Snakemake knows what comes then when it was taken."""
+    return checkpoints.look.get(experiment=EXPERIMENT.experiment, round=round_).output[
+        0
+    ]
+
+
+def earlier_look(wildcards):
+    """The look that says whether there is this round, and its own."""
+    round_ = int(wildcards.round)
+    return look_after(round_ - 1) if round_ > EXPERIMENT.rounds.first else []
+
+
+def looks(wildcards):
+    """All looks, up to the one that leaves nothing open; none without rounds."""
+    found = []
+    if EXPERIMENT.rounds:
+        for round_ in range(EXPERIMENT.rounds.first, EXPERIMENT.rounds.budget + 1):
+            found.append(look_after(round_))
+            if not is_open(found[-1]):
+                break
+    return found
+
+
+def wait_for_look(wildcards):
+    """No file, but a block of a later round is there only after the look before it."""
+    if EXPERIMENT.rounds and int(wildcards.seed) >= EXPERIMENT.rounds.first:
+        look_after(int(wildcards.seed))
+    return []
+
+
+def cases(wildcards):
+    """cases.parquet of all blocks, or of those up to the round of a look."""
+    round_ = wildcards.get("round")
+    earlier_look(wildcards) if round_ else looks(wildcards)
+    return block_files(EXPERIMENT, "cases.parquet", round_ and int(round_))
+
+
+def block_settings(wildcards):
+    """Digest of the settings of a block, with the losses that it trains."""
+    return settings_digest(block_json(EXPERIMENT, RESULTS, **keys(wildcards)))
 
 
 def print_file(path):

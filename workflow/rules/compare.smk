@@ -1,10 +1,35 @@
-"""compare: each loss against the reference, per class: difference, interval, verdict."""
+"""compare: each loss against the reference, per class: difference, interval, verdict.
+
+A study in rounds looks after each: what the look leaves open is trained for one round more.
+"""
+
+
+checkpoint look:
+    input:
+        experiment="results/{experiment}/experiment.json",
+        cases=cases,
+        earlier=earlier_look,
+    output:
+        "results/{experiment}/looks/round{round}.json",
+    log:
+        "results/{experiment}/looks/round{round}.log",
+    conda:
+        "../envs/lossbench.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=settings_digest(EXPERIMENT.experiment_json()),
+    shell:
+        "python -P -m lossbench --log {log:q} look"
+        " --experiment {input.experiment:q} --after {wildcards.round} --output {output:q}"
 
 
 rule compare:
     input:
         experiment="results/{experiment}/experiment.json",
-        cases=block_files(EXPERIMENT, "cases.parquet"),
+        cases=cases,
+        looks=looks,
         # Cards, for claims about what a loss computes.
         check="results/{experiment}/check.json",
     output:

@@ -34,6 +34,8 @@ rule configure_dataset:
 
 
 rule configure_block:
+    input:
+        wait_for_look,
     output:
         "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/block.json",
     log:
@@ -41,6 +43,6 @@ rule configure_block:
     conda:
         "../envs/lossbench.yaml"
     params:
-        json=lambda wildcards: EXPERIMENT.block_json(**keys(wildcards)),
+        json=lambda wildcards: block_json(EXPERIMENT, RESULTS, **keys(wildcards)),
     shell:
         "printf '%s\\n' {params.json:q} > {output:q} 2> {log:q}"

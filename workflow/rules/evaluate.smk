@@ -7,7 +7,7 @@ rule evaluate:
         classes="results/datasets/{dataset}/classes.json",
         model=expand(
             "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/model.safetensors",
-            loss=EXPERIMENT.matrix.loss,
+            loss=always_trained(EXPERIMENT),
         ),
     output:
         "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/cases.parquet",
@@ -23,9 +23,7 @@ rule evaluate:
         mem_mb=16000,
         runtime=240,
     params:
-        settings=lambda wildcards: settings_digest(
-            EXPERIMENT.block_json(**keys(wildcards))
-        ),
+        settings=block_settings,
     shell:
         "python -P -m lossbench --log {log:q} evaluate"
         " --block {input.block:q} --data results/datasets/{wildcards.dataset:q}"

@@ -9,19 +9,19 @@ rule train:
     output:
         run=expand(
             "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/run.json",
-            loss=EXPERIMENT.matrix.loss,
+            loss=always_trained(EXPERIMENT),
         ),
         model=expand(
             "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/model.safetensors",
-            loss=EXPERIMENT.matrix.loss,
+            loss=always_trained(EXPERIMENT),
         ),
         history=expand(
             "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/history.csv",
-            loss=EXPERIMENT.matrix.loss,
+            loss=always_trained(EXPERIMENT),
         ),
         status=expand(
             "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/status.json",
-            loss=EXPERIMENT.matrix.loss,
+            loss=always_trained(EXPERIMENT),
         ),
     log:
         "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/train.log",
@@ -35,9 +35,7 @@ rule train:
         mem_mb=16000,
         runtime=1200,  # with that of evaluate 24 hours, which many partitions end at
     params:
-        settings=lambda wildcards: settings_digest(
-            EXPERIMENT.block_json(**keys(wildcards))
-        ),
+        settings=block_settings,
     shell:
         "python -P -m lossbench --log {log:q} train"
         " --block {input.block:q} --data results/datasets/{wildcards.dataset:q}"

@@ -40,6 +40,8 @@ COMPARISONS = (
         "p_holm",
         "p_equivalent_holm",
         "verdict",
+        "round",
+        "reason",
         "n_cases_needed",
         "n_blocks_needed",
         "improvement",
@@ -47,6 +49,11 @@ COMPARISONS = (
     *("p_cases", "p_cases_holm", "verdict_cases", "convention", "paired"),
     *("scope", "models_low", "models_high", "p_models", "p_models_holm", "verdict_models"),
     *("noise_tolerated", "sd_fold", "p_fold", "caution"),
+)
+# A row per comparison and look of a study in rounds; the interval is the repeated one.
+LOOKS = (
+    *(*GROUP, "loss", "reference", "class", "metric", "round", "n_blocks"),
+    *("difference", "low", "high", "p_holm", "p_equivalent_holm", "verdict"),
 )
 POOLED = (*GROUP, "loss", "class", "n_cases", *COUNTS, "dice", "iou", "precision", "recall")
 CONVENTIONS = (*GROUP, "class", "convention", "loss", "mean", "n_cases", "winner")
@@ -90,6 +97,7 @@ TEXT = (
     ),
     *(
         "convention",
+        "reason",
         "missing_cases",
         "seeds",
         "claim",

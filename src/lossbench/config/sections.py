@@ -360,6 +360,13 @@ class Rounds(Strict):
             raise ValueError(f"first is {self.first}, after the last round; budget: {self.budget}")
         return self
 
+    def text(self, round_: float, reason: str, n_rounds: int, n_folds: int) -> str:
+        """When a comparison was settled, or why not, and how many of its trainings that took."""
+        trainings = f"{n_rounds * n_folds} of {self.budget * n_folds} trainings"
+        if round_ > 0:  # False for NaN
+            return f"settled after {round_:.0f} of at most {self.budget} rounds; {trainings}"
+        return f"{reason or 'not settled yet'}; {trainings}"
+
 
 def _json_problem(value: Any) -> str | None:
     """Why a specification, which becomes JSON, cannot hold a value; None where it can."""

@@ -9,7 +9,7 @@ from lossbench.common.files import block_folder, write_json, write_text
 from lossbench.common.tables import CLAIMS
 from lossbench.config import validate
 from lossbench.stages.compare.claims import claims
-from lossbench.stages.compare.comparisons import family
+from lossbench.stages.compare.family import family
 from lossbench.stages.compare.scores import iterate_pairs, to_scores
 from tests.helpers.configs import default
 
@@ -101,8 +101,8 @@ def test_claims_and_comparisons_are_corrected_together(cases, tmp_path):
     for stated, n_tests in (([], 4), ([same] * 40, 4), ([same, other], 5)):
         tested = family_of(groups, experiment(*stated))
         assert len(tested) == n_tests
-        difference, decision = tested[key]
-        assert decision.p_holm == pytest.approx(n_tests * difference.p())
+        result = tested[key]
+        assert result.decision.p_holm == pytest.approx(n_tests * result.difference.p())
 
 
 @pytest.fixture

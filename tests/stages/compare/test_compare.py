@@ -46,7 +46,7 @@ def test_columns_are_those_of_the_design(experiment):
     assert comparisons.columns.tolist() == [
         "dataset", "model", "loss", "reference", "class", "metric",
         "n_cases", "n_subjects", "n_seeds", "n_blocks", "n_missing", "n_missing_loss", "n_missing_reference", "p_missing", "missing_cases", "difference", "ci_low", "ci_high",
-        "simultaneous_low", "simultaneous_high", "p", "p_holm", "p_equivalent_holm", "verdict", "n_cases_needed", "n_blocks_needed", "improvement",
+        "simultaneous_low", "simultaneous_high", "p", "p_holm", "p_equivalent_holm", "verdict", "round", "reason", "n_cases_needed", "n_blocks_needed", "improvement",
         "p_cases", "p_cases_holm", "verdict_cases", "convention", "paired",
         "scope", "models_low", "models_high", "p_models", "p_models_holm", "verdict_models",
         "noise_tolerated", "sd_fold", "p_fold", "caution",

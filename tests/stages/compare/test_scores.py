@@ -73,7 +73,7 @@ def test_folds_that_share_their_cases_are_trainings_of_one_set_of_cases():
     assert scores.folds == [None]
     assert [d.shape for d in scores.pairs("dice", "b", "a", "background")] == [(2, 2)]
     assert [(fold, seed) for fold, seed, *_ in scores.blocks()] == [(0, 0), (1, 0)]
-    assert scores.n_seeds == 1
+    assert scores.n_seeds() == 1
 
 
 def test_a_cube_for_each_dataset_and_model_in_order_of_appearance():

@@ -10,21 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lossbench.common.files import whole, write_json, write_text
+from lossbench.common.rounds import last_look
 from lossbench.common.tables import CASE_TEXT, RUN
 from lossbench.config import Study, UserError, load
 from lossbench.stages.compare import external, read_blocks
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.collapses import collapses
-from lossbench.stages.compare.comparisons import (
-    comparisons,
-    family,
-    pairing,
-    rank_table,
-    scale,
-    share_initial_weights,
-)
+from lossbench.stages.compare.comparisons import comparisons, looks, pairing, rank_table, scale
 from lossbench.stages.compare.failures import failures
+from lossbench.stages.compare.family import family
 from lossbench.stages.compare.flips import flips
+from lossbench.stages.compare.look import record_look
 from lossbench.stages.compare.over_datasets import over_datasets
 from lossbench.stages.compare.scores import Scores, iterate_pairs
 from lossbench.stages.compare.summary import conventions, dice_of_runs, pooled, summary
@@ -90,19 +86,25 @@ def compare(
         if value:
             raise UserError(f"--{name} goes with --cases: experiment.json says how to compare")
     settings = load(experiment)
-    table, digests, backgrounds = read_blocks.read_cases(experiment, settings)
-    groups = read_blocks.complete_scores(experiment, settings, table)
-    runs = read_blocks.read_runs(experiment, settings)
-    read_blocks.refuse_stale(experiment, settings, runs, digests)
-    shared = share_initial_weights(runs)
-    groups = [replace(scores, shared_weights=shared) for scores in groups]
+    n_rounds = last_look(settings, experiment.parent) if settings.rounds else None
+    if n_rounds == 0:
+        raise UserError(f"{experiment.parent}: no look was taken yet; run the workflow")
+    table, runs, groups, backgrounds = read_blocks.read_study(experiment, settings)
+    exploratory = record_look(settings, experiment.parent, runs, n_rounds)
     dice = dice_of_runs(groups, backgrounds)
     runs = runs.merge(dice, on=list(RUN), how="left", validate="one_to_one")
     tables = _tables(groups, runs, settings, experiment, backgrounds)
     _write(output, table, tables)
+    write_json(output / "looks.json", {"exploratory": exploratory, "round": n_rounds})
     # Not `make ui` alone: a folder of the user's own has no Makefile.
     ui = "MLflow:  python -m lossbench ui   (or: make ui)\n"
-    write_text(output / "verdict.txt", _verdicts(settings, tables, output) + ui)
+    verdicts = _verdicts(settings, tables, output)
+    if exploratory:
+        verdicts += (
+            f"exploratory: these trainings were looked at outside the plan, "
+            f"{' and '.join(exploratory)}: the error rate does not hold\n"
+        )
+    write_text(output / "verdict.txt", verdicts + ui)
 
 
 def _compare_files(
@@ -145,9 +147,13 @@ def _tables(
     settings = study.comparison
     first = [*RUN, "digest", "status", "steps", "dice", "dice_with_background"]
     first = [name for name in first if name in runs]  # external results have fewer
-    collapsed = collapses(groups, experiment)
+    collapsed, shared = collapses(groups, experiment), groups
     pairs = list(iterate_pairs(groups, [*settings.metrics, *settings.also], settings.reference))
-    tested = family(pairs, groups, study)
+    after = last_look(study, experiment.parent) if study.rounds else 0
+    tested = family(pairs, groups, study, after)
+    if study.rounds:  # means of losses are ranked over the rounds that all of them have
+        n_shared = [min(map(scores.n_seeds, scores.losses)) for scores in groups]
+        shared = [scores.until(n) for scores, n in zip(groups, n_shared, strict=True)]
     tables = {
         "runs": runs[[*first, *runs.columns.difference(first, sort=False)]],
         "summary": summary(groups, background, settings.alpha),
@@ -156,14 +162,15 @@ def _tables(
             study,
             tested,
             pairing(runs, settings.reference),
-            flips(pairs, tested, study),
+            flips(pairs, tested, study, after),
         ),
         "pooled": pooled(groups),
-        "conventions": conventions(groups),
-        "ranks": rank_table(groups, study),
+        "conventions": conventions(shared),
+        "ranks": rank_table(shared, study),
         "collapses": collapsed,
         "failures": failures(groups, collapsed, settings.reference, settings.alpha),
         "scale": scale(pairs, settings),
+        "looks": looks(tested),
     }
     tables["datasets"], tables["over_datasets"] = over_datasets(groups, study, background)
     if experiment and study.claims:
@@ -177,7 +184,7 @@ def _write(output: Path, cases: pa.Table, tables: dict[str, pd.DataFrame]) -> No
         pq.write_table(
             cases, part, compression="lz4", use_dictionary=list(CASE_TEXT), store_schema=False
         )
-    for name in ("scale", "claims", "datasets", "over_datasets"):  # what some studies have
+    for name in ("scale", "claims", "looks", "datasets", "over_datasets"):  # what some have
         if name not in tables or tables[name].empty:
             tables.pop(name, None)
             (output / f"{name}.csv").unlink(missing_ok=True)
@@ -193,6 +200,10 @@ def _verdicts(study: Study, tables: dict[str, pd.DataFrame], output: Path) -> st
     table["difference"] = compared["difference"].map("{:+z.4f}".format)
     table["interval"] = [_interval(row) for row in compared.itertuples()]
     table["verdict"] = compared["verdict"]
+    if rounds := study.rounds:
+        columns = (compared[name] for name in ("round", "reason", "n_seeds"))
+        n_folds = len(study.matrix.fold)
+        table["rounds"] = [rounds.text(*row, n_folds) for row in zip(*columns, strict=True)]
     return (
         f"{study.experiment}: each loss minus {settings.reference}, paired by case within blocks; "
         f"verdicts and intervals hold together at error rate {settings.alpha:g}, margin "

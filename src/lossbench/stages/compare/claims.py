@@ -9,9 +9,11 @@ import pandas as pd
 
 from lossbench.common import tables
 from lossbench.common.files import block_folder, read_json, reading
+from lossbench.common.rounds import planned_blocks
 from lossbench.config import Experiment
 from lossbench.config.claims import ComparisonClaim, LedgerClaim
-from lossbench.stages.compare.comparisons import Tested, max_difference
+from lossbench.stages.compare.comparisons import max_difference
+from lossbench.stages.compare.family import Tested
 from lossbench.stages.compare.scores import Scores
 from lossbench.statistics import Decision, Difference
 
@@ -47,7 +49,8 @@ def claims(
         if claim.comparison:
             c = claim.comparison
             key = (*scores.keys.values(), c.loss, c.against, c.of_class, c.metric)
-            row = _test_comparison(c, *tested[key], max_difference(scores, c.metric))
+            limit = max_difference(scores, c.metric)
+            row = _test_comparison(c, tested[key].difference, tested[key].decision, limit)
         elif claim.ledger:
             row = _test_ledger(claim.ledger, _shares(claim.ledger, settings, folder, scores))
         else:
@@ -75,8 +78,8 @@ def _test_comparison(
 def _shares(claim: LedgerClaim, settings: Experiment, folder: Path, scores: Scores) -> pd.DataFrame:
     """Share of each class (columns) in each run (rows)."""
     prefix, rows = f"ledger/{claim.share}/", []
-    for keys in settings.blocks():
-        if scores.keys.items() <= keys.items():
+    for keys, losses in planned_blocks(settings, folder):
+        if scores.keys.items() <= keys.items() and claim.loss in losses:
             file = block_folder(folder, **keys) / claim.loss / "history.csv"
             with reading(file):
                 entries = pd.read_csv(file).filter(regex=f"^{prefix}").dropna(how="all")

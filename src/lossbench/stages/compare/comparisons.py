@@ -7,16 +7,15 @@ import numpy as np
 import pandas as pd
 
 from lossbench.common import tables
-from lossbench.common.tables import BLOCK, GROUP
+from lossbench.common.tables import BLOCK
 from lossbench.config import MATCHED, METRICS, Comparison, Study, outcome
 from lossbench.stages.compare.cautions import cautions
 from lossbench.stages.compare.failures import missing
+from lossbench.stages.compare.family import Result, Tested, difference
 from lossbench.stages.compare.scores import Pair, Scores, mean, to_rows
 from lossbench.statistics import (
     Decision,
-    Difference,
     cases_tests,
-    crossed_difference,
     decide,
     holm,
     improvement,
@@ -43,49 +42,21 @@ def max_difference(scores: Scores, metric: str) -> float:
     return np.inf if (scores.values[metric] > largest + 1e-6).any() else largest
 
 
-def difference(scores: Scores, folds: Sequence[np.ndarray]) -> Difference:
-    """The difference, by what the trainings of these scores share.
-
-    Where folds that share their initial weights predict the same cases (a test set), a seed is one
-    training: the mean over its folds.
-    """
-    if not scores.shared_weights:
-        return paired_difference(folds)
-    if scores.folds != [None]:
-        return crossed_difference(folds)
-    seeds = np.array([seed for _, seed in scores.trainings])
-    return paired_difference([np.stack([mean(folds[0][seeds == s], 0) for s in np.unique(seeds)])])
-
-
-# What is tested, by dataset, model, loss, reference, class and metric.
-Tested = dict[tuple[str, ...], tuple[Difference, Decision]]
-
-
-def family(pairs: Sequence[Pair], groups: Sequence[Scores], study: Study) -> Tested:
-    """All that is tested, decided together: the comparisons and what the claims compare.
-
-    A claim that is one of the comparisons is no further test.
-    """
-    settings = study.comparison
-    differences = {
-        tuple(pair.keys.values()): difference(pair.scores, pair.folds)
-        for pair in pairs
-        if pair.keys["metric"] in settings.metrics
-    }
-    for claim in getattr(study, "claims", []):
-        for scores in groups if claim.comparison else ():
-            c = claim.comparison
-            key = (*scores.keys.values(), c.loss, c.against, c.of_class, c.metric)
-            if key not in differences:
-                of = scores.pairs(c.metric, c.loss, c.against, c.of_class)
-                differences[key] = difference(scores, of)
-    margins = [settings.margin_of(metric) for *_, metric in differences]
-    higher = [not study.metric(metric).lower_is_better for *_, metric in differences]
-    decisions = decide(list(differences.values()), margins, higher, settings.alpha)
-    return {
-        key: (d, decision)
-        for (key, d), decision in zip(differences.items(), decisions, strict=True)
-    }
+def looks(tested: Tested) -> pd.DataFrame:
+    """A row for each comparison and look of a study in rounds."""
+    names = ("dataset", "model", "loss", "reference", "class", "metric")
+    rows = [
+        {
+            **dict(zip(names, key, strict=True)),
+            "round": look.round,
+            "n_blocks": look.difference.n_blocks,
+            "difference": look.difference.mean,
+            **look.decision._asdict(),
+        }
+        for key, result in tested.items()
+        for look in result.looks
+    ]
+    return pd.DataFrame(rows, columns=tables.LOOKS)
 
 
 def comparisons(
@@ -111,7 +82,7 @@ def comparisons(
         Conventions for empty classes that say otherwise, by the keys of a comparison.
     """
     settings, alpha = study.comparison, study.comparison.alpha
-    n_tests = int(np.isfinite([d.variance for d, _ in tested.values()]).sum())
+    n_tests = int(np.isfinite([x.difference.variance for x in tested.values()]).sum())
     p_cases = cases_tests([pair.case_folds for pair in pairs])
     is_tested = [pair.keys["metric"] in settings.metrics for pair in pairs]
     p_cases_holm = holm(np.where(is_tested, p_cases, np.nan))
@@ -119,19 +90,22 @@ def comparisons(
         {
             i: pair
             for i, pair in enumerate(pairs)
-            if is_tested[i] and tested[tuple(pair.keys.values())][0].n_blocks == 1
+            if is_tested[i] and tested[tuple(pair.keys.values())].difference.n_blocks == 1
         },
         settings,
     )
     rows = []
     for i, pair in enumerate(pairs):
         scores, metric = pair.scores, pair.keys["metric"]
+        n_seeds = scores.n_seeds(pair.keys["loss"], settings.reference)
         higher_is_better = not study.metric(metric).lower_is_better
         if is_tested[i]:
-            d, decision = tested[tuple(pair.keys.values())]
+            result = tested[tuple(pair.keys.values())]
         else:
             d = difference(pair.scores, pair.folds)
             decision = Decision(NO_VERDICT, np.nan, np.nan, *d.interval(1 - alpha))
+            result = Result(d, decision)
+        d, decision = result.difference, result.decision
         lacks, verdict = missing(pair), decision.verdict
         if verdict == "equivalent" and not _learned(pair):
             verdict = "not learned"
@@ -153,7 +127,7 @@ def comparisons(
                 **pair.keys,
                 "n_cases": pair.n_cases,
                 "n_subjects": d.n_cases,
-                "n_seeds": scores.n_seeds,
+                "n_seeds": n_seeds,
                 "n_blocks": d.n_blocks,
                 "n_missing": pair.n_missing,
                 "n_missing_loss": lacks.n_loss,
@@ -169,6 +143,8 @@ def comparisons(
                 "p_holm": decision.p_holm,
                 "p_equivalent_holm": decision.p_equivalent_holm,
                 "verdict": verdict,
+                "round": result.round,
+                "reason": result.reason,
                 "n_cases_needed": np.ceil(n_needed[0] * pair.n_cases / max(d.n_cases, 1)),
                 "n_blocks_needed": n_needed[1],
                 "improvement": share_higher if higher_is_better else 1 - share_higher,
@@ -232,14 +208,6 @@ def pairing(runs: pd.DataFrame, reference: str) -> dict[tuple[str, str, str], bo
     equal = pd.concat([both[name] == both[f"{name}_reference"] for name in digests], axis=1)
     keys = [both["dataset"], both["model"], both["loss"]]
     return equal.all(axis=1).groupby(keys).all().to_dict()
-
-
-def share_initial_weights(runs: pd.DataFrame) -> bool:
-    """Whether trainings of two folds start from the same weights, by their init_digest."""
-    if "init_digest" not in runs:
-        return False
-    folds = runs.dropna(subset="init_digest").groupby([*GROUP, "init_digest"])["fold"].nunique()
-    return bool((folds > 1).any())
 
 
 def rank_table(groups: Sequence[Scores], study: Study) -> pd.DataFrame:

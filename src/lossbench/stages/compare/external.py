@@ -15,7 +15,6 @@ from lossbench.common.provenance import sha256
 from lossbench.common.tables import CASE, CASE_TEXT, COUNTS, RUN, case_schema, read_csv
 from lossbench.config import METRICS, Study, UserError, did_you_mean
 from lossbench.stages.compare import nnunet
-from lossbench.stages.compare.comparisons import share_initial_weights
 from lossbench.stages.compare.conventions import QUOTED, ratios
 from lossbench.stages.compare.external_checks import (
     check_bounds,
@@ -23,6 +22,7 @@ from lossbench.stages.compare.external_checks import (
     check_subjects,
     unmatched_cases,
 )
+from lossbench.stages.compare.read_blocks import share_initial_weights
 from lossbench.stages.compare.scores import DuplicateRowError, Scores, to_scores
 
 # What a table says when it does not say so.

@@ -52,7 +52,10 @@ def missing(pair: Pair) -> Missing:
     of_subject = np.zeros((2, scores.subject.max(initial=-1) + 1))
     counts = np.zeros(2, dtype=int)
     alone = np.zeros(len(scores.cases), dtype=bool)
+    trained = scores.trained(pair.keys["loss"], pair.keys["reference"])
     for _, _, s, of_fold in scores.blocks():
+        if not trained[s]:
+            continue
         of = np.flatnonzero(of_fold & shown)
         in_block = [lack[s, of] for lack in lacks]
         counts += [lack.sum() for lack in in_block]

@@ -6,14 +6,16 @@ from functools import lru_cache
 
 from lossbench.common.tables import COUNTS
 from lossbench.config import Study
-from lossbench.stages.compare.comparisons import Tested, difference
 from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED, overlap
-from lossbench.stages.compare.scores import Pair, Scores
+from lossbench.stages.compare.family import Tested, difference, family
+from lossbench.stages.compare.scores import Pair, Scores, iterate_pairs
 from lossbench.stages.compare.summary import TIE, has_conventions, means_by_convention
 from lossbench.statistics import decide
 
 
-def flips(pairs: Sequence[Pair], tested: Tested, study: Study) -> dict[tuple[str, ...], list[str]]:
+def flips(
+    pairs: Sequence[Pair], tested: Tested, study: Study, last_look: int = 0
+) -> dict[tuple[str, ...], list[str]]:
     """The conventions that say otherwise of a comparison than the quoted one, by its keys."""
     concerned = [
         pair
@@ -23,11 +25,14 @@ def flips(pairs: Sequence[Pair], tested: Tested, study: Study) -> dict[tuple[str
     settings = study.comparison
     margins = [settings.margin_of(metric) for *_, metric in tested]
     higher = [not study.metric(metric).lower_is_better for *_, metric in tested]
-    found = {tuple(pair.keys.values()): _sign_reversals(pair.scores, pair.keys) for pair in pairs}
+    found = {
+        tuple(pair.keys.values()): _sign_reversals(_shared(pair, study), pair.keys)
+        for pair in pairs
+    }
     for convention in CONVENTIONS if concerned else ():
         if convention == QUOTED:
             continue
-        differences = {key: d for key, (d, _) in tested.items()}
+        differences = {key: result.difference for key, result in tested.items()}
         for pair in concerned:
             key = tuple(pair.keys.values())
             if key in differences:
@@ -36,11 +41,39 @@ def flips(pairs: Sequence[Pair], tested: Tested, study: Study) -> dict[tuple[str
                 differences[key] = difference(scores, scores.pairs(*of))
         decisions = decide(list(differences.values()), margins, higher, settings.alpha)
         verdicts = {k: x.verdict for k, x in zip(differences, decisions, strict=True)}
+        if study.rounds:  # each look is taken again
+            verdicts = _verdicts_after(last_look, pairs, convention, study)
         for pair in concerned:
             key = tuple(pair.keys.values())
-            if key in tested and verdicts[key] != tested[key][1].verdict:
+            if key in tested and verdicts[key] != tested[key].decision.verdict:
                 found[key] = [x for x in CONVENTIONS if x in {*found[key], convention}]
     return found
+
+
+def _verdicts_after(
+    last_look: int, pairs: Sequence[Pair], convention: str, study: Study
+) -> dict[tuple[str, ...], str]:
+    """The verdicts of a study in rounds under a convention."""
+    settings = study.comparison
+    groups = list(dict.fromkeys(pair.scores for pair in pairs))
+    for metric in {"dice", "iou"} & {*settings.metrics}:
+        groups = [_under(scores, convention, metric) for scores in groups]
+    of_groups = list(iterate_pairs(groups, settings.metrics, settings.reference))
+    tested = family(of_groups, groups, study, last_look)
+    return {key: result.decision.verdict for key, result in tested.items()}
+
+
+def _shared(pair: Pair, study: Study) -> Scores:
+    """The trainings that both losses have: in rounds, one may have been trained no more."""
+    scores = pair.scores
+    both = pair.keys["loss"], pair.keys["reference"]
+    return _until(scores, scores.n_seeds(*both)) if study.rounds else scores
+
+
+@lru_cache(maxsize=16)
+def _until(scores: Scores, seed: int) -> Scores:
+    """`Scores.until`, the same object for the same seed, so that its means are computed once."""
+    return scores.until(seed)
 
 
 def _has_empty(pair: Pair) -> bool:

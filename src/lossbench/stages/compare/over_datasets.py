@@ -8,7 +8,8 @@ import pandas as pd
 
 from lossbench.common import tables
 from lossbench.config import Study
-from lossbench.stages.compare.comparisons import difference, max_difference
+from lossbench.stages.compare.comparisons import max_difference
+from lossbench.stages.compare.family import difference
 from lossbench.stages.compare.scores import Scores, mean
 from lossbench.statistics import RandomEffects, decide, random_effects
 

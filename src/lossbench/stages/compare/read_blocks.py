@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,59 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lossbench.common.files import block_folder, read_json
-from lossbench.common.tables import BACKGROUND, BLOCK, CASE, CASE_TEXT, DIGESTS, STATUS, case_schema
+from lossbench.common.rounds import planned_blocks
+from lossbench.common.tables import (
+    BACKGROUND,
+    BLOCK,
+    CASE,
+    CASE_TEXT,
+    DIGESTS,
+    GROUP,
+    STATUS,
+    case_schema,
+)
 from lossbench.config import Experiment, UserError
 from lossbench.stages.compare.scores import DuplicateRowError, Scores, to_scores
 
 AGAIN = "delete it and run the workflow again"
 
 
+# Blocks as `planned_blocks` has them: keys, and the losses that are trained there.
+Planned = Sequence[tuple[dict[str, Any], list[str]]]
+
+
+def read_study(
+    experiment: Path, settings: Experiment, round_: int | None = None
+) -> tuple[pa.Table, pd.DataFrame, list[Scores], dict[str, str]]:
+    """Rows of all cases, a row per run, the scores and the background of each dataset.
+
+    With a round, of the rounds up to it.
+
+    Raises
+    ------
+    UserError
+        Where a file is missing, damaged, stale or of another block.
+    """
+    planned = list(planned_blocks(settings, experiment.parent, round_))
+    cases, digests, backgrounds = read_cases(experiment, settings, planned)
+    groups = _complete_scores(experiment, settings, planned, cases)
+    runs = read_runs(experiment, planned)
+    _refuse_stale(experiment, planned, runs, digests)
+    shared = share_initial_weights(runs)
+    groups = [replace(scores, shared_weights=shared) for scores in groups]
+    return cases, runs, groups, backgrounds
+
+
+def share_initial_weights(runs: pd.DataFrame) -> bool:
+    """Whether trainings of two folds start from the same weights, by their init_digest."""
+    if "init_digest" not in runs:
+        return False
+    folds = runs.dropna(subset="init_digest").groupby([*GROUP, "init_digest"])["fold"].nunique()
+    return bool((folds > 1).any())
+
+
 def read_cases(
-    experiment: Path, settings: Experiment
+    experiment: Path, settings: Experiment, planned: Planned
 ) -> tuple[pa.Table, list[dict[str, str]], dict[str, str]]:
     """Read cases.parquet of every block: a row per run x case x class, in the order of blocks.
 
@@ -32,7 +77,7 @@ def read_cases(
     UserError
         Where a file is missing, damaged, lacks a column, or is that of another block.
     """
-    files = {_file(experiment, keys): keys for keys in settings.blocks()}
+    files = {_file(experiment, keys): keys for keys, _ in planned}
     if missing := [file for file in files if not file.exists()]:
         raise UserError(
             f"{missing[0]}: no such file ({len(missing)} missing); run the workflow again"
@@ -92,7 +137,7 @@ def _read(file: Path, keys: dict[str, Any], schema: pa.Schema) -> pa.Table:
     return table
 
 
-def read_runs(experiment: Path, settings: Experiment) -> pd.DataFrame:
+def read_runs(experiment: Path, planned: Planned) -> pd.DataFrame:
     """Read status.json of every run: a row per run.
 
     Raises
@@ -101,9 +146,9 @@ def read_runs(experiment: Path, settings: Experiment) -> pd.DataFrame:
         Where a file is missing, damaged or lacks a key.
     """
     rows = []
-    for keys in settings.blocks():
+    for keys, losses in planned:
         folder = block_folder(experiment.parent, **keys)
-        for loss in settings.matrix.loss:
+        for loss in losses:
             file = f"{folder}/{loss}/status.json"
             status = read_json(file)
             for key in ("digest", "status"):  # newer keys may be missing in what is stored
@@ -117,8 +162,8 @@ def read_runs(experiment: Path, settings: Experiment) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def refuse_stale(
-    experiment: Path, settings: Experiment, runs: pd.DataFrame, digests: Sequence[dict[str, str]]
+def _refuse_stale(
+    experiment: Path, planned: Planned, runs: pd.DataFrame, digests: Sequence[dict[str, str]]
 ) -> None:
     """See that the runs that were evaluated are those that are there.
 
@@ -127,16 +172,18 @@ def refuse_stale(
     UserError
         Names the cases.parquet of others: where a clock jumped, Snakemake may take it for new.
     """
-    # A row per block, a column per loss: the order of `read_runs`.
-    trained = runs["digest"].to_numpy().reshape(-1, len(settings.matrix.loss))
-    for keys, evaluated, row in zip(settings.blocks(), digests, trained, strict=True):
-        for loss, digest in zip(settings.matrix.loss, row, strict=True):
+    trained = iter(runs["digest"])  # in the order of `read_runs`
+    for (keys, losses), evaluated in zip(planned, digests, strict=True):
+        for loss in losses:
+            digest = next(trained)
             if evaluated.get(loss, digest) != digest:
                 file = _file(experiment, keys)
                 raise UserError(f"{file}: of another training of {loss} than is there; {AGAIN}")
 
 
-def complete_scores(experiment: Path, settings: Experiment, cases: pa.Table) -> list[Scores]:
+def _complete_scores(
+    experiment: Path, settings: Experiment, planned: Planned, cases: pa.Table
+) -> list[Scores]:
     """Arrange the rows of the blocks, and see that none is missing or there twice.
 
     Raises
@@ -156,7 +203,13 @@ def complete_scores(experiment: Path, settings: Experiment, cases: pa.Table) -> 
                 f"{experiment.parent / scores.dataset / scores.model}: a case stands in the "
                 "cases.parquet of several folds; delete these files and run the workflow again"
             )
-        missing = np.argwhere(~scores.rows)
+        # Rounds are whole: a seed is trained in all folds or in none.
+        of_group = [(keys["seed"], losses) for keys, losses in planned if _is_of(keys, scores)]
+        trained = {(loss, seed) for seed, losses in of_group for loss in losses}
+        expected = [
+            [(loss, seed) in trained for _, seed in scores.trainings] for loss in scores.losses
+        ]
+        missing = np.argwhere(~scores.rows & np.array(expected)[..., None, None])
         if len(missing):
             loss, training, case, class_ = missing[0]
             keys = {**scores.keys, "fold": scores.folds[scores.fold[case]]}
@@ -166,6 +219,10 @@ def complete_scores(experiment: Path, settings: Experiment, cases: pa.Table) -> 
                 f"{scores.classes[class_]}, which others have ({len(missing)} missing); {AGAIN}"
             )
     return groups
+
+
+def _is_of(keys: dict[str, Any], scores: Scores) -> bool:
+    return scores.keys.items() <= keys.items()
 
 
 def _file(experiment: Path, keys: dict[str, Any]) -> Path:

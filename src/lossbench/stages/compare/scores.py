@@ -1,7 +1,7 @@
 """Measured values as arrays: an array (loss, seed, case, class) per dataset and model."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
@@ -71,10 +71,27 @@ class Scores:
         """Dataset and model."""
         return {"dataset": self.dataset, "model": self.model}
 
-    @cached_property
-    def n_seeds(self) -> int:
-        """How many seeds there are."""
-        return len({seed for _, seed in self.trainings})
+    def trained(self, *losses: str) -> np.ndarray:
+        """Trainings that each of these losses has: a mask (S,)."""
+        of = [self.losses.index(loss) for loss in losses]
+        return self.rows[of].any(axis=(2, 3)).all(axis=0)
+
+    def n_seeds(self, *losses: str) -> int:
+        """How many seeds each of these losses was trained with."""
+        pairs = zip(self.trainings, self.trained(*losses), strict=True)
+        return len({seed for (_, seed), trained in pairs if trained})
+
+    def until(self, seed: int) -> "Scores":
+        """The trainings of the seeds before one."""
+        kept = np.array([s < seed for _, s in self.trainings], dtype=bool)
+        if kept.all():
+            return self
+        return replace(
+            self,
+            trainings=[training for training, k in zip(self.trainings, kept, strict=True) if k],
+            rows=self.rows[:, kept],
+            values={name: values[:, kept] for name, values in self.values.items()},
+        )
 
     def blocks(self) -> Iterator[tuple[int, int, int, np.ndarray]]:
         """Fold, seed, position on axis 1, and mask (C,) of its cases, for every block."""
@@ -169,8 +186,9 @@ class Pair(NamedTuple):
 
     @property
     def n_missing(self) -> int:
-        """Pairs that are missing though the class is there."""
-        return sum(int((~np.isfinite(d)).sum()) for d in self.case_folds)
+        """Pairs that are missing though the class is there and both losses were trained."""
+        trained = self.scores.trained(self.keys["loss"], self.keys["reference"])
+        return sum(int((~np.isfinite(d[trained])).sum()) for d in self.case_folds)
 
 
 def iterate_pairs(

@@ -85,7 +85,8 @@ def summary(groups: Sequence[Scores], background: dict[str, str], alpha: float) 
                 "sd_seed": deviation(np.stack(of_seeds, axis=1), axis=1),
                 "background": np.broadcast_to(is_background, low.shape),
             }
-            rows += to_rows(scores, figures, metric=metric, n_seeds=scores.n_seeds)
+            n_seeds = [[scores.n_seeds(loss)] * len(scores.classes) for loss in scores.losses]
+            rows += to_rows(scores, figures | {"n_seeds": np.array(n_seeds)}, metric=metric)
     return pd.DataFrame(rows, columns=tables.SUMMARY)
 
 

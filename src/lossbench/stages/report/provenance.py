@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from lossbench.common.files import read_json
+from lossbench.common.rounds import planned_blocks
 from lossbench.common.tables import BLOCK
 from lossbench.stages.report import sensitivity
 from lossbench.stages.report.results import KEYS, Results
@@ -83,8 +84,8 @@ def missing(results: Results) -> list[str]:
     have = set(results.runs[KEYS].itertuples(index=False, name=None))
     return [
         f"{loss} on {_block(**b)}"
-        for b in results.experiment.blocks()
-        for loss in results.losses
+        for b, losses in planned_blocks(results.experiment, results.folder)
+        for loss in losses
         if (b["dataset"], b["model"], loss, b["fold"], b["seed"]) not in have
     ]
 

@@ -1,0 +1,160 @@
+"""All that an experiment tests, decided together: at once, or look by look."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lossbench.config import Study
+from lossbench.stages.compare.scores import Pair, Scores, iterate_pairs, mean
+from lossbench.statistics import (
+    Decision,
+    Difference,
+    Looks,
+    crossed_difference,
+    decide,
+    decide_rounds,
+    more_rounds_may_decide,
+    paired_difference,
+)
+
+Key = tuple[str, ...]  # dataset, model, loss, reference, class, metric
+MORE_CASES = "more cases, not more seeds"
+
+
+class Look(NamedTuple):
+    """What was decided of a comparison after a round."""
+
+    round: int
+    difference: Difference
+    decision: Decision
+
+
+class Result(NamedTuple):
+    """What was found of a comparison.
+
+    Attributes
+    ----------
+    difference, decision
+        Of all that was trained.
+    looks
+        One for each look of a study in rounds.
+    reason
+        Why an undecided comparison of a study in rounds ends: at the budget, or for lack of cases;
+        empty while it goes on.
+    """
+
+    difference: Difference
+    decision: Decision
+    looks: Sequence[Look] = ()
+    reason: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether further rounds are to decide it."""
+        return self.decision.verdict == "undecided" and not self.reason
+
+    @property
+    def round(self) -> float:
+        """The round after which it was decided; NaN where it was not, or without rounds."""
+        decided = [look.round for look in self.looks if look.decision.verdict != "undecided"]
+        return decided[0] if decided else np.nan
+
+
+Tested = dict[Key, Result]
+
+
+def difference(scores: Scores, folds: Sequence[np.ndarray]) -> Difference:
+    """The difference, by what the trainings of these scores share.
+
+    Where folds that share their initial weights predict the same cases (a test set), a seed is one
+    training: the mean over its folds.
+    """
+    if not scores.shared_weights:
+        return paired_difference(folds)
+    if scores.folds != [None]:
+        return crossed_difference(folds)
+    seeds = np.array([seed for _, seed in scores.trainings])
+    return paired_difference([np.stack([mean(folds[0][seeds == s], 0) for s in np.unique(seeds)])])
+
+
+def family(
+    pairs: Sequence[Pair], groups: Sequence[Scores], study: Study, last_look: int = 0
+) -> Tested:
+    """All that is tested, decided together: the comparisons and what the claims compare.
+
+    A claim that is one of the comparisons is no further test.
+
+    Parameters
+    ----------
+    pairs, groups
+        What was measured, of each comparison, and for each dataset and model.
+    study
+        What is compared, with margins and alpha, and perhaps in rounds.
+    last_look
+        The round of the last look. All looks up to it are taken again, from the rounds that each
+        had: what was decided then does not depend on who asks, nor how often.
+    """
+    differences = dict(_differences(pairs, groups, study))
+    margins = [study.comparison.margin_of(metric) for *_, metric in differences]
+    higher = [not study.metric(metric).lower_is_better for *_, metric in differences]
+    alpha = study.comparison.alpha
+    if study.rounds is None:
+        decisions = decide(list(differences.values()), margins, higher, alpha)
+        return dict(zip(differences, map(Result, differences.values(), decisions), strict=True))
+    looks = Looks(study.rounds.first, study.rounds.budget)
+    rounds = range(looks.first, last_look + 1)
+    history = _history(groups, study, rounds, differences)
+    decided = decide_rounds(history, margins, higher, alpha, looks)
+    results: Tested = {}
+    for (key, d), of_looks, of_rounds, margin in zip(
+        differences.items(), decided, history, margins, strict=True
+    ):
+        # One whose loss is trained no more has its last look again.
+        known = [of_rounds[min(j, len(of_rounds) - 1)] for j in range(len(rounds))]
+        reason = ""
+        if of_looks[-1].verdict == "undecided":
+            if not more_rounds_may_decide(d, margin, alpha, looks):
+                reason = MORE_CASES
+            elif last_look == looks.budget:
+                reason = "at the budget"
+        taken = [Look(*look) for look in zip(rounds, known, of_looks, strict=True)]
+        results[key] = Result(d, of_looks[-1], taken, reason)
+    return results
+
+
+def _differences(
+    pairs: Iterable[Pair], groups: Sequence[Scores], study: Study
+) -> Iterator[tuple[Key, Difference]]:
+    """Of every comparison, and of what claims compare beside these."""
+    keys = set()
+    for pair in pairs:
+        if pair.keys["metric"] in study.comparison.metrics:
+            keys.add(key := tuple(pair.keys.values()))
+            yield key, difference(pair.scores, pair.folds)
+    for claim in getattr(study, "claims", []):
+        for scores in groups if claim.comparison else ():
+            c = claim.comparison
+            key = (*scores.keys.values(), c.loss, c.against, c.of_class, c.metric)
+            if key not in keys:
+                keys.add(key)
+                yield key, difference(scores, scores.pairs(c.metric, c.loss, c.against, c.of_class))
+
+
+def _history(
+    groups: Sequence[Scores],
+    study: Study,
+    rounds: Sequence[int],
+    comparisons: Mapping[Key, Difference],
+) -> list[list[Difference]]:
+    """The difference of each comparison at each look that its losses were trained for."""
+    history: dict[Key, list[Difference]] = {key: [] for key in comparisons}
+    for round_ in rounds:
+        until = [scores.until(round_) for scores in groups]
+        of_group = {tuple(scores.keys.values()): scores for scores in until}
+        pairs = iterate_pairs(until, study.comparison.metrics, study.comparison.reference)
+        differences = dict(_differences(pairs, until, study))
+        for key, of_rounds in history.items():
+            if of_group[key[:2]].n_seeds(*key[2:4]) == round_:
+                of_rounds.append(differences.get(key) or paired_difference([]))
+    return list(history.values())
