@@ -16,6 +16,7 @@ from lossbench.stages.report.plotting import (
     WIDTH,
     Picture,
     colour,
+    line_groups,
     losses_on_y,
     save,
     small,
@@ -186,3 +187,33 @@ def _square(axes: Axes, x: float, y: float, low: float, span: float) -> None:
     for end, side in ((0, "left"), (1, "right")):
         text = f"{low + end * span:z.2f}"  # z: no -0.00
         axes.text(x + end, y - 0.04, text, fontsize=6.5, ha=side, va="top")
+
+
+def rounds(results: Results, dataset: str, model: str, name: str) -> Iterator[Figure]:
+    """Of a study in rounds: p and interval of each loss at every look."""
+    looks = results.optional("looks")
+    rows = results.of(looks, dataset, model, class_=name, metric=results.metric)
+    rows = rows[rows["loss"].isin(results.losses[1:]) & (rows["reference"] == results.reference)]
+    budget = results.experiment.rounds.budget
+    alpha = results.experiment.comparison.alpha
+    for group in line_groups(results):
+        present = [loss for loss in group[1:] if (rows["loss"] == loss).any()]
+        if not present:
+            continue
+        figure, (of_p, of_interval) = small(2.9, columns=2, sharex=True)
+        of_interval.axhspan(-results.margin, results.margin, color="0.92", zorder=0)
+        of_interval.axhline(0, color="0.3", linewidth=1, zorder=1)
+        of_p.axhline(alpha, color="0.3", linewidth=1, zorder=1)
+        for place, loss in enumerate(present):
+            row, shade = rows[rows["loss"] == loss], colour(results, loss)
+            p = row[["p_holm", "p_equivalent_holm"]].min(axis=1).clip(lower=1e-6)
+            of_p.plot(row["round"], p, marker="o", markersize=4, color=shade, label=loss)
+            x = row["round"] + 0.12 * (place - (len(present) - 1) / 2)
+            of_interval.vlines(x, row["low"], row["high"], color=shade, linewidth=2)
+            of_interval.plot(x, row["difference"], "o", markersize=4, color=shade)
+        of_p.set(yscale="log", xlabel="round", ylabel="p of the clearer side, corrected")
+        of_p.set_xlim(0.5, budget + 0.5)
+        of_p.locator_params(axis="x", integer=True)
+        of_p.legend(fontsize=7)
+        of_interval.set(xlabel="round", ylabel=f"{results.title()}, difference")
+        yield figure

@@ -63,8 +63,12 @@ def _cell(row: pd.Series, results: Results, outcome: str | None = None) -> dict[
     notes = []
     if outcome:
         notes.append(f"verdict: {verdict}")
-    elif verdict == "undecided":
+    elif verdict == "undecided" and not results.experiment.rounds:
         notes += [f"{'or' if i else 'needs'} {x}" for i, x in enumerate(wording.needed(row))]
+    if rounds := results.experiment.rounds:
+        reason = row["reason"] if isinstance(row["reason"], str) else ""
+        n_folds = len(results.experiment.matrix.fold)
+        notes.append(rounds.text(row["round"], reason, int(row["n_seeds"]), n_folds))
     if row["scope"] == "models":
         models = row["verdict_models"] if isinstance(row["verdict_models"], str) else ""
         of_models = wording.difference_interval(row, "models")
@@ -127,6 +131,10 @@ def warnings(results: Results, data: dict[str, Any]) -> list[tuple[str, str]]:
     if not results.trained_here:
         text = "These runs were not trained by lossbench. Whether the losses had the same initial "
         found.append((f"{text}weights, batches and budget is not known.", "provenance"))
+    if results.exploratory:
+        text = "Exploratory: these trainings were looked at outside the plan of the study "
+        looks = f"({'; '.join(results.exploratory)})"
+        found.append((f"{text}{looks}, so that the error rate does not hold.", "verdicts"))
     n_missing = len(fixed["missing"])
     counts = {
         f"{len(fixed['diverged'])} of {n_runs} runs diverged": fixed["diverged"],

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench import config
-from lossbench.common.files import block_folder, reading
+from lossbench.common.files import block_folder, read_json, reading
 from lossbench.common.tables import COMPARISONS, RUN, read_csv
 
 KEYS = list(RUN)
@@ -74,6 +74,25 @@ class Results:
         """A table that not every experiment has, such as claims.csv; None without the file."""
         path = self.output / f"{name}.csv"
         return _read(path, read_csv, []) if path.exists() else None
+
+    @cached_property
+    def exploratory(self) -> list[str]:
+        """Looks at these runs outside the plan of the study, as `compare` found them on record."""
+        file = self.output / "looks.json"
+        return read_json(file)["exploratory"] if file.exists() else []
+
+    @property
+    def progress(self) -> str:
+        """How many rounds a study took, and what was saved; empty without rounds."""
+        study = self.experiment
+        if study.rounds is None:
+            return ""
+        n_rounds, budget = self.runs["seed"].nunique(), study.rounds.budget
+        at_most = len(list(study.blocks())) * len(study.matrix.loss)
+        return (
+            f"Trained in rounds: {n_rounds} of at most {budget}, "
+            f"{len(self.runs)} of at most {at_most} trainings."
+        )
 
     @property
     def trained_here(self) -> bool:

@@ -50,6 +50,11 @@ def _over_datasets(results: Results) -> dict[str, Any] | None:
     return {"table": table, "pictures": figures.over_datasets(results)}
 
 
+def _rounds(results: Results) -> list[plotting.Picture]:
+    is_grown = results.optional("looks") is not None
+    return plotting.per_class(results, "rounds", figures.rounds) if is_grown else []
+
+
 SECTIONS = (
     Section("claims", "Claims under test", tables.claims, "claims.csv"),
     Section("verdicts", "What the verdicts mean", wording.population),
@@ -67,6 +72,7 @@ SECTIONS = (
         _over_datasets,
         "three data sets or more, with two blocks or more each",
     ),
+    Section("rounds", "Round by round", _rounds, "rounds of the experiment"),
     Section("comparisons", "All comparisons", tables.comparisons),
     Section("usual_test", "What the usual test says", sensitivity.usual_test),
     Section("ranks", "How stable the ranks are", tables.ranks, "ranks.csv"),

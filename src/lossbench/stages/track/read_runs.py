@@ -21,6 +21,7 @@ from lossbench.stages.track.view import clean, verdict_table, verdicts_in_words
 GROUP = ["dataset", "model", "loss"]  # the keys of a parent run
 TEST = ["dice", "dice_with_background"]  # columns of runs.csv
 VERSUS = ["difference", "ci_low", "ci_high", "p_holm"]  # columns of comparisons.csv
+LOOKS = ["p_holm", "p_equivalent_holm", "difference", "low", "high"]  # columns of looks.csv
 MAX_NOTE = 7900  # characters; MLflow takes 8000 in a tag of a run
 
 
@@ -83,7 +84,8 @@ class Study:
             children.append(self._run(row, history.read_bytes(), test, files))
         note = verdict_table(comparisons, self.classes, self.e.comparison.reference)
         span = _ms(runs["started"].min()), _ms(runs["finished"].max())
-        return [self._comparison("finished", *span, note, self._artifacts()), *parents, *children]
+        whole = self._comparison("finished", *span, note, self._artifacts(), self._looks())
+        return [whole, *parents, *children]
 
     def under_way(self, status: str = "training") -> list[Record]:
         """Read what there is so far: parents without figures, runs with their curves.
@@ -229,8 +231,28 @@ class Study:
             provisional=figures is None,
         )
 
+    def _looks(self) -> bytes:
+        """Read p, difference and interval of every comparison as curves: the step is the round."""
+        path = self.report / "looks.csv"
+        if not path.exists():
+            return b""
+        looks = _read_table(path)
+        several = len(looks[["dataset", "model"]].drop_duplicates()) > 1
+        keys = [*(("dataset", "model") if several else ()), "loss", "metric", "class"]
+        looks["name"] = ["/".join(names) for names in zip(*(looks[k] for k in keys), strict=True)]
+        curves = looks.pivot_table(index="round", columns="name", values=LOOKS, dropna=False)
+        curves.columns = [f"rounds/{name}/{value}" for value, name in curves.columns]
+        curves.insert(0, "seconds", 0.0)
+        return curves.rename_axis("step").to_csv().encode()
+
     def _comparison(
-        self, status: str, start: int, end: int | None, note: str, files: dict[str, Path]
+        self,
+        status: str,
+        start: int,
+        end: int | None,
+        note: str,
+        files: dict[str, Path],
+        history: bytes = b"",
     ) -> Record:
         """Describe the experiment as a whole: verdicts as a note, the report as artifacts."""
         if len(note) > MAX_NOTE:
@@ -242,6 +264,7 @@ class Study:
             start=start,
             end=end,
             tags={"mlflow.note.content": note, "lossbench.status": status},
+            history=history,
             files=files,
             provisional=end is None,
         )
