@@ -107,7 +107,7 @@ def record_look(
         exploratory.
     """
     file = folder / "looks" / "record.json"
-    record = read_json(file) if file.exists() else []
+    record = read_json(file)["looks"] if file.exists() else []
     matrix = settings.matrix
     plan = settings.rounds and settings.rounds.model_dump()
     of_reference = runs[runs["loss"] == settings.comparison.reference]
@@ -115,7 +115,7 @@ def record_look(
     seeds = sorted(matrix.seed) if n_rounds is None else list(range(n_rounds))
     look = {"folds": sorted(matrix.fold), "seeds": seeds, "rounds": plan, "runs": digests}
     if look not in record:
-        write_json(file, record := [*record, look])
+        write_json(file, {"looks": [*record, look]})
     planned = [seeds]
     if settings.rounds:
         rounds = range(settings.rounds.first, settings.rounds.budget + 1)
