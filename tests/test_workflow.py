@@ -13,9 +13,12 @@ from lossbench.common.provenance import run_digest
 from lossbench.config import ConfigError, UserError, load
 from lossbench.workflow import (
     CONFIG_FILES,
+    always_trained,
     block_files,
+    block_json,
     configure,
     dataset_files,
+    is_open,
     job_environment,
     require_packages,
     settings_digest,
@@ -25,6 +28,7 @@ from lossbench.workflow import (
 )
 from tests.helpers.configs import CONFIG
 from tests.helpers.fake_results import write_experiment
+from tests.helpers.rounds import train, write_look, write_study
 
 DEFAULTS = [CONFIG / f"{name}.yaml" for name in CONFIG_FILES]
 
@@ -231,3 +235,22 @@ def test_a_workflow_that_stops_says_how_to_go_on(tmp_path):
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 1
     assert "and run the same command again" in result.stderr
+
+
+def test_the_blocks_of_a_study_in_rounds_are_those_that_its_looks_leave(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_study(tmp_path, budget=4, losses=("dice", "same", "near"))
+    settings, results = load(path), tmp_path / "results"
+    assert always_trained(settings) == ["dice"]
+    assert len(block_files(settings, "x")) == 4
+    train(path)
+    assert is_open(str(write_look(path)))
+    assert len(block_files(settings, "x")) == 6
+    assert len(block_files(settings, "x", 2)) == 4
+    block = {"dataset": "hippocampus", "model": "unet", "fold": "1", "seed": "2"}  # wildcards
+    runs = json.loads(block_json(settings, results, **block))["runs"]
+    assert list(runs) == ["dice", "near"]
+    assert not trained(settings, results, **block)
+    later = settings.comparison.model_copy(update={"margin": 0.02})
+    changed = settings.model_copy(update={"comparison": later})
+    assert len(block_files(changed, "x")) == 4, "a look of another plan counts"

@@ -66,12 +66,17 @@ def train(path, effects=EFFECTS):
         table.to_parquet(file, index=False, write_page_checksum=True)
 
 
-def next_look(path):
-    after = last_look(load(path), path.parent) + 1
-    after = max(after, load(path).rounds.first)
+def write_look(path):
+    """The next look; the path of its file."""
+    settings = load(path)
+    after = max(last_look(settings, path.parent) + 1, settings.rounds.first)
     file = path.parent / f"looks/round{after}.json"
     look(path, after, file)
-    return read_json(file)
+    return file
+
+
+def next_look(path):
+    return read_json(write_look(path))
 
 
 def run(path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.error_rates import Design, study
+from benchmarks.error_rates import Design, study, truth
 from lossbench.statistics import (
     Difference,
     Looks,
@@ -12,6 +12,7 @@ from lossbench.statistics import (
     decide_rounds,
     more_rounds_may_decide,
     paired_difference,
+    rounds_needed,
 )
 from lossbench.statistics.sequential import boundaries
 
@@ -169,3 +170,29 @@ def test_where_cases_alone_are_too_few_more_rounds_are_no_help():
     assert more_rounds_may_decide(unknown, MARGIN, ALPHA, looks)  # one block
     with_blocks = Difference(0.1, unknown.components, n_cases=1, n_blocks=3)
     assert not more_rounds_may_decide(with_blocks, MARGIN, ALPHA, looks)
+
+
+def test_what_rounds_are_said_to_need_is_what_studies_take():
+    """Within what 60 studies can tell; a difference of a margin is not to be called equivalent."""
+    looks, design = Looks(2, 6), Design(2, 6, 20, 0.002)
+    pilot = [truth(design)] * 2
+    for effect in (0.0, 3.0):
+        said = rounds_needed(pilot, [2, 2], [MARGIN] * 2, effect, ALPHA, looks)
+        taken = []
+        for seed in range(60):
+            history = differences(design, looks, seed, [effect * MARGIN] * 2)
+            for of_looks in decide_rounds(history, [MARGIN] * 2, [True] * 2, ALPHA, looks):
+                undecided = sum(d.verdict == "undecided" for d in of_looks)
+                taken.append(min(looks.first + undecided, looks.budget))
+        assert said.shape == (200, 2)
+        assert said.mean() == pytest.approx(np.mean(taken), abs=0.4)
+
+
+def test_more_comparisons_and_harder_ones_need_more_rounds():
+    looks, d = Looks(2, 10), truth(Design(5, 10, 52, 0.003))
+    few, many, hard = (
+        rounds_needed([d] * n, [5] * n, [MARGIN] * n, effect, ALPHA, looks, 50).mean()
+        for n, effect in ((2, 0), (20, 0), (2, 0.5))
+    )
+    assert few < many
+    assert few < hard

@@ -23,4 +23,5 @@ from lossbench.statistics.resampling import ranks as ranks
 from lossbench.statistics.sequential import Looks as Looks
 from lossbench.statistics.sequential import decide_rounds as decide_rounds
 from lossbench.statistics.sequential import more_rounds_may_decide as more_rounds_may_decide
+from lossbench.statistics.sequential import rounds_needed as rounds_needed
 from lossbench.statistics.variance_components import Components as Components

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import optimize, special
 
 from lossbench.statistics.differences import Decision, Difference, step_down
+from lossbench.statistics.variance_components import NOISE_EXPONENT, balanced
 
 NODES = 128  # of the integral over the Brownian motion; twice as many move no level by 1e-6
 TAIL = 9.0  # standard deviations, where the integral begins
@@ -151,7 +152,7 @@ def decide_rounds(
     for i, (of_looks, margin) in enumerate(zip(history, margins, strict=True)):
         p[: len(of_looks), i] = [_one_sided(d, margin) for d in of_looks]
     p = looks.sequential_p(p)
-    both = np.stack([np.minimum(2 * p[..., :2].min(axis=2), 1), p[..., 2:].max(axis=2)], axis=2)
+    both = _both_p(p)
 
     @cache
     def repeated(i: int, j: int, level: float) -> tuple[float, float]:
@@ -223,3 +224,70 @@ def more_rounds_may_decide(d: Difference, margin: float, alpha: float, looks: Lo
     beyond_0, within = (-special.ndtri(looks.levels(a)[-1]) * error for a in (alpha / 2, alpha))
     largest, smallest = abs(d.mean) + noise, max(abs(d.mean) - noise, 0.0)
     return bool(largest > beyond_0 or smallest < margin - within)
+
+
+def rounds_needed(
+    pilot: Sequence[Difference],
+    per_round: Sequence[float],
+    margins: Sequence[float],
+    effect: float,
+    alpha: float,
+    looks: Looks,
+    studies: int = 200,
+    seed: int = 0,
+) -> np.ndarray:
+    """After how many rounds comparisons are decided, in studies drawn with a pilot's components.
+
+    Parameters
+    ----------
+    pilot
+        A difference of each comparison: its variance components, folds and cases are used.
+    per_round
+        Blocks of a round, of each comparison.
+    margins
+        Of each comparison.
+    effect
+        True difference of all of them, in margins.
+    alpha, looks
+        Of the study.
+    studies, seed
+        How many are drawn, and from what.
+
+    Returns
+    -------
+    np.ndarray
+        int (studies, comparisons); the budget where a comparison is not decided before.
+    """
+    generator, rounds = np.random.default_rng(seed), np.array(looks.rounds)
+    n = len(pilot)
+    p = np.empty((len(rounds), studies, n, 4))
+    for i, (d, blocks, margin) in enumerate(zip(pilot, per_round, margins, strict=True)):
+        c = d.components
+        of_cases = np.sqrt(c.case / d.n_cases) * generator.standard_normal(studies)
+        of_round = np.sqrt(c.block / blocks + c.residual / d.n_cases)
+        noise = of_round * generator.standard_normal((looks.budget, studies)).cumsum(axis=0)
+        squares = generator.chisquare(blocks, (looks.budget, studies)).cumsum(axis=0)
+        for j, k in enumerate(rounds):
+            folds = d.n_folds
+            design = balanced(c.case, c.block, c.residual, folds, blocks * k / folds, d.n_cases)
+            # As an estimate of so many squares scatters, but never below what there is without it.
+            known = design.variance - design.noise
+            estimate = known + design.noise * squares[k - 1] / (blocks * k)
+            variance = np.maximum(np.maximum(estimate, design.floor), np.finfo(float).tiny)
+            weight = (1 - np.minimum(known / variance, 1)) ** NOISE_EXPONENT
+            mean = effect * margin + of_cases + noise[k - 1] / k
+            for side, shift in enumerate((mean, -mean, mean + margin, margin - mean)):
+                t = shift / np.sqrt(variance)
+                few, many = special.stdtr(design.df, -t), special.stdtr(design.df_case, -t)
+                p[j, :, i, side] = weight * few + (1 - weight) * many
+    both = _both_p(looks.sequential_p(p))
+    needed = np.full((studies, n), looks.budget)
+    for j, s in reversed([*np.ndindex(both.shape[:2])]):
+        corrected, _ = step_down(both[j, s])
+        needed[s, (corrected < alpha).any(axis=1)] = rounds[j]
+    return needed
+
+
+def _both_p(p: np.ndarray) -> np.ndarray:
+    """Sequential p of no difference, and of one beyond the margin: (..., 4) -> (..., 2)."""
+    return np.stack([np.minimum(2 * p[..., :2].min(axis=-1), 1), p[..., 2:].max(axis=-1)], axis=-1)

@@ -178,3 +178,17 @@ def test_one_loss_is_no_pilot(tmp_path):
     write_json(experiment, settings)
     with pytest.raises(UserError, match="one loss alone"):
         plan(experiment.parent, 0.01)
+
+
+def test_it_says_what_rounds_would_cost(tmp_path, capsys):
+    experiment = pilot(tmp_path)
+    capsys.readouterr()
+    plan(experiment.parent, 0.005)
+    text = capsys.readouterr().out.partition("In rounds ({budget: 10, first: 2})")[2]
+    rows = [line.split() for line in text.splitlines() if " margins " in line]
+    assert [row[0] for row in rows] == ["0", "0.5", "1", "2"]
+    blocks = [int(row[2]) for row in rows]
+    assert 6 <= min(blocks) <= max(blocks) <= 30
+    assert blocks[3] == min(blocks)
+    assert [int(row[3]) for row in rows] == [2 * n for n in blocks]  # a loss and the reference
+    assert "At most 30 blocks, 60 trainings" in text

@@ -11,16 +11,24 @@ import pyarrow.parquet as pq
 
 from lossbench.common.files import whole
 from lossbench.common.tables import CASE, CASE_TEXT, COMPARISON, PLAN, RUN, read_csv
-from lossbench.config import Study, UserError, counted, load_study
+from lossbench.config import Rounds, Study, UserError, counted, load_study
 from lossbench.stages.compare.cautions import MORE_SEEDS_DO_NOT_HELP
 from lossbench.stages.compare.scores import Scores, iterate_pairs, to_scores
-from lossbench.statistics import paired_difference, pairing_gain, planned
+from lossbench.statistics import (
+    Looks,
+    paired_difference,
+    pairing_gain,
+    planned,
+    rounds_needed,
+)
 
+STUDIES = 100  # that are simulated for what rounds cost
+ROUNDS_AT = (0, 0.5, 1, 2)  # true differences, in margins
 LARGEST_GAIN = 1_000  # by pairing; what is above differs by chance
 
 
 def plan(results: Path, difference: float, power: float = 0.8, output: Path | None = None) -> None:
-    """Say how many cases, seeds and hours would show a difference, from a pilot.
+    """Say how many cases, seeds and hours would show a difference, from a pilot; and in rounds.
 
     Parameters
     ----------
@@ -50,6 +58,7 @@ def plan(results: Path, difference: float, power: float = 0.8, output: Path | No
         with whole(output) as part:
             table.to_csv(part, index=False)
     print(_text(study, table, difference, power))
+    print(_rounds_text(study, groups, hours))
     if any(scores.folds == [None] for scores in groups):
         print("Where folds have the same cases (a test set), each fold x seed counts as a seed.")
 
@@ -192,3 +201,49 @@ def _together(table: pd.DataFrame, chosen: Sequence[pd.Series | None]) -> str:
     seeds = max(plan["n_seeds"] for plan in chosen)
     where = " in every fold" if any(x["n_blocks"] > x["n_seeds"] for x in chosen) else ""
     return f"All of them, with the cases that there are: {counted(seeds, 'seed')}{where}."
+
+
+def _rounds_text(
+    study: Study, groups: list[Scores], hours: dict[tuple[str, str, str], float]
+) -> str:
+    """What a study in rounds would cost, at several true differences."""
+    settings, rounds = study.comparison, study.rounds or Rounds()
+    looks = Looks(rounds.first, rounds.budget)
+    pairs = list(iterate_pairs(groups, settings.metrics, settings.reference))
+    pilot = [paired_difference(pair.folds) for pair in pairs]
+    if not all(np.isfinite(d.variance) for d in pilot):
+        return "What rounds would cost cannot be said: some comparison has too few blocks or cases."
+    per_round = [d.n_blocks / pair.scores.n_seeds() for d, pair in zip(pilot, pairs, strict=True)]
+    margins = [settings.margin_of(pair.keys["metric"]) for pair in pairs]
+    of_loss: dict[tuple[str, str, str], list[int]] = {}
+    for i, pair in enumerate(pairs):
+        of_loss.setdefault((*pair.scores.keys.values(), pair.keys["loss"]), []).append(i)
+    lines = []
+    for effect in ROUNDS_AT:
+        needed = rounds_needed(pilot, per_round, margins, effect, settings.alpha, looks, STUDIES)
+        blocks: dict[tuple[str, str, str], np.ndarray] = {}
+        for key, at in of_loss.items():
+            blocks[key] = needed[:, at].max(axis=1) * round(per_round[at[0]])
+            reference = (*key[:2], settings.reference)
+            blocks[reference] = np.maximum(blocks.get(reference, 0), blocks[key])
+        of_reference = sum(n for key, n in blocks.items() if key[2] == settings.reference)
+        cost = sum(n.mean() * hours.get(key, np.nan) for key, n in blocks.items())
+        lines.append(
+            {
+                "true difference": f"{effect:g} margins",
+                "blocks, expected": f"{of_reference.mean():.0f}",
+                "trainings, expected": f"{sum(n.mean() for n in blocks.values()):.0f}",
+                "hours, expected": f"{cost:.2f}" if cost == cost else "unknown",
+            }
+        )
+    per_loss = {key: round(per_round[at[0]]) * rounds.budget for key, at in of_loss.items()}
+    per_loss |= {(*key[:2], settings.reference): n for key, n in per_loss.items()}
+    worst = sum(n for key, n in per_loss.items() if key[2] == settings.reference)
+    most = sum(n * hours.get(key, np.nan) for key, n in per_loss.items())
+    return (
+        f"In rounds ({{budget: {rounds.budget}, first: {rounds.first}}}), with the cases that "
+        f"there are, if all true differences are as large, in {STUDIES} simulated studies:\n\n"
+        f"{pd.DataFrame(lines).to_string(index=False)}\n\n"
+        f"At most {counted(worst, 'block')}, {counted(sum(per_loss.values()), 'training')}"
+        + (f", {most:.2f} hours." if most == most else ".")
+    )
