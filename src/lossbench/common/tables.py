@@ -123,7 +123,14 @@ def case_schema(metrics: Sequence[str]) -> pa.Schema:
 
 
 def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a table of the results, with these columns; only an empty cell is a missing value.
+    """Read a table of the results; only an empty cell is a missing value.
+
+    Parameters
+    ----------
+    path
+        The file.
+    columns
+        Those that it must have, and then at least a row.
 
     Raises
     ------
@@ -135,4 +142,6 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
         if missing := [name for name in columns if name not in table]:
             raise KeyError(missing[0])
+        if columns and table.empty:
+            raise ValueError("no rows")
         return table

@@ -360,6 +360,17 @@ def test_a_server_that_is_down_is_an_error_soon_that_says_how_to_sync_again(fini
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"head", b"\xff\x00"])
+@pytest.mark.parametrize("name", ["runs.csv", "summary.csv", "comparisons.csv", "cases.parquet"])
+def test_a_damaged_table_is_named(finished, name, content):
+    path = finished.parent / "report" / name
+    if content == b"head":  # of one loss, there is no comparison
+        content = path.read_bytes().split(b"\n")[0] if name in ("runs.csv", "summary.csv") else b""
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: damaged"):
+        Study(load(finished), finished.parent).finished()
+
+
 def test_results_that_are_missing_are_named(finished):
     (finished.parent / "hippocampus/unet/fold0/seed0/dice/history.csv").unlink()
     with pytest.raises(UserError, match=r"seed0/dice/history\.csv: no such file"):

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench.common.files import block_folder, read_json
+from lossbench.common.files import block_folder, read_json, reading
 from lossbench.common.provenance import run_digest
 from lossbench.common.tables import BLOCK, RUN, STATUS, TEXT, read_csv
 from lossbench.config import Experiment, UserError, canonical, unnamed
@@ -58,13 +58,17 @@ class Study:
         UserError
             Where a file of the results is missing.
         """
-        names = ("runs", "summary", "comparisons")
-        runs, summary, comparisons = (_read_table(self.report / f"{name}.csv") for name in names)
-        cases = pd.read_parquet(self.report / "cases.parquet")
-        means = cases.groupby([*RUN, "class"], sort=False)[self.e.all_metrics].mean()
+        for name in {*self.e.matrix.dataset} - self.prepared.keys():
+            read_json(self.folder.parent / "datasets" / name / "classes.json")  # is not there
+        runs, summary = (_read_table(self.report / f"{n}.csv", GROUP) for n in ("runs", "summary"))
+        comparisons = _read_table(self.report / "comparisons.csv")
+        with reading(self.report / "cases.parquet"):
+            cases = pd.read_parquet(self.report / "cases.parquet")
+            means = cases.groupby([*RUN, "class"], sort=False)[self.e.all_metrics].mean()
         scores = {keys: table.droplevel(RUN) for keys, table in means.groupby(level=list(RUN))}
         summaries = dict(list(summary.groupby(GROUP)))
-        verdicts = dict(list(comparisons.groupby(GROUP)))
+        with reading(self.report / "comparisons.csv"):
+            verdicts = dict(list(comparisons.groupby(GROUP)))
         parents = [
             self._finished_loss(keys, rows, summaries[keys], verdicts.get(keys, comparisons[:0]))
             for keys, rows in runs.groupby(GROUP, sort=False)
@@ -311,8 +315,8 @@ def _read_begun(stored: Path) -> tuple[dict[str, Any], bytes] | None:
     return {"started": first["started"]}, progress
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    return read_csv(path).fillna(dict.fromkeys(TEXT, ""))
+def _read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    return read_csv(path, columns).fillna(dict.fromkeys(TEXT, ""))
 
 
 def _ms(timestamp: str) -> int:
