@@ -12,6 +12,7 @@ import torch
 from lossbench.common.code import refuse_other_code
 from lossbench.common.device import pick_device
 from lossbench.common.files import read_json, whole
+from lossbench.common.progress import progress
 from lossbench.common.provenance import run_digest
 from lossbench.common.tables import BACKGROUND, CASE_TEXT, COUNTS, DIGESTS, case_schema
 from lossbench.config import METRICS, UserError
@@ -93,7 +94,8 @@ def _cases(folder: Path, run: dict, data: Prepared, own: dict[str, OwnMetric]) -
     rows = data.evaluation(run["fold"])
     found = predict(model, data, rows, patch_size(data, run["training"]), device)
     measured = []
-    for prediction, row in zip(found, rows, strict=True):
+    cases = zip(found, rows, strict=True)
+    for prediction, row in progress(cases, len(rows), f"{folder.name}: evaluated"):
         label, spacing = np.asarray(data.original_label(row)), data.original_spacing(row)
         k, tolerance = len(data.classes), data.info["surface_tolerance"]
         figures = measure(prediction, label, spacing, k, tolerance)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from lossbench.common.device import pick_device
 from lossbench.common.files import read_json, whole
 from lossbench.common.instantiate import locate
+from lossbench.common.progress import progress
 from lossbench.common.provenance import run_digest
 from lossbench.config import UserError
 from lossbench.datasets.batches import patch_size
@@ -75,7 +75,7 @@ def predict(
         return np.stack([resample_label(classes, images.shape[2:]) for classes in found])
 
     problems = []
-    for name, files in tqdm(cases.items(), unit="case", disable=None):
+    for name, files in progress(cases.items(), len(cases), "predicted"):
         try:
             if files[0].name.endswith(VOLUMES):
                 _predict_volume(files, output / f"{name}.nii.gz", prepared, classes_of)

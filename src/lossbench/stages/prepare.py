@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from lossbench.common import sources
 from lossbench.common.code import refuse_other_code
 from lossbench.common.files import checksums, read_json, whole, write_json
 from lossbench.common.instantiate import instantiate, location_of
+from lossbench.common.progress import progress
 from lossbench.common.provenance import sha256
 from lossbench.config import UserError, canonical
 from lossbench.datasets import ImageFolder
@@ -222,7 +222,7 @@ def _normalise_by_dataset(path: Path, cases: pd.DataFrame) -> dict[str, list[flo
 def _cases(source: Any) -> Iterator[Any]:
     """Every case, or the error that reading it gave; an iterable ends at its first error."""
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        for number in tqdm(range(len(source)), unit="case", disable=None):
+        for number in progress(range(len(source)), len(source), "read"):
             try:
                 yield source[number]
             except Exception as error:
@@ -230,7 +230,7 @@ def _cases(source: Any) -> Iterator[Any]:
     else:
         number = 0
         try:
-            for case in tqdm(source, unit="case", disable=None):
+            for case in progress(source, None, "read"):
                 yield case
                 number += 1
         except Exception as error:

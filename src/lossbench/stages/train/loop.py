@@ -14,6 +14,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
+from lossbench.common.progress import INTERVAL
 from lossbench.config import UserError, duration
 from lossbench.datasets.batches import FNV_PRIME
 from lossbench.losses import batch_loss
@@ -24,7 +25,6 @@ from lossbench.stages.train.stop import StopSignal
 
 log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 60.0  # what a job that is killed without a signal loses at most, about
-PROGRESS_SECONDS = 30.0  # between two lines of the log while nothing else is said
 
 
 def train_runs(runs: Sequence[Run], stop: StopSignal) -> dict[str, str]:
@@ -58,7 +58,7 @@ def train_runs(runs: Sequence[Run], stop: StopSignal) -> dict[str, str]:
                 bar.update()
                 if stop.signal:
                     checkpoint_and_exit([r for r in runs if r.name not in failures], stop)
-            if time.monotonic() - shown > PROGRESS_SECONDS:
+            if time.monotonic() - shown > INTERVAL:
                 shown = time.monotonic()
                 left = (shown - begin) / (step + 1 - first) * (last - step - 1)
                 log.info("step %d of %d, about %s left", step + 1, last, duration(left))

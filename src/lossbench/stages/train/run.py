@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lossbench.common.device import Stopwatch, device_name, memory_size, peak_memory
 from lossbench.common.files import checksums, whole, write_json, write_text
+from lossbench.common.progress import progress
 from lossbench.common.provenance import commit, seed_of, state_digest, versions
 from lossbench.config import canonical
 from lossbench.datasets.batches import Batches, patch_size
@@ -222,9 +223,12 @@ class Run:
             return {}
         predictions = predict(self.model, self.data, self.validation, self.patch, self.device)
         k = len(self.data.classes)
+        predicted = zip(predictions, self.validation, strict=True)
         cases = [
             counts(prediction, self.data.original_label(row), k)
-            for prediction, row in zip(predictions, self.validation, strict=True)
+            for prediction, row in progress(
+                predicted, len(self.validation), f"{self.name}: validated"
+            )
         ]
         dice = dict(zip(self.data.classes, dice_of(cases).tolist(), strict=True))
         log.info(
