@@ -204,9 +204,9 @@ def write_block(
         (folder / loss / "model.safetensors").write_bytes(b"")
         again = {} if version == 1 else {"version": version}
         digest = run_digest(run | again, info["digest"])
-        write_json(
-            folder / loss / "status.json", _status(block, i, steps, digest, loss in diverged)
-        )
+        status = _status(block, i, steps, digest, loss in diverged)
+        status["data_digest"] = None if again else info["digest"]  # earlier versions had none
+        write_json(folder / loss / "status.json", status)
         history = _history(rng, steps, info["classes"], quality=0.02 * i, diverged=loss in diverged)
         history.to_csv(folder / loss / "history.csv", index=False)
         table = _cases(rng, cases, info["classes"], quality=0.02 * i)

@@ -4,11 +4,46 @@ Cells are text: "-" where there is no value.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lossbench.common.files import read_json
+from lossbench.common.tables import RUN
+from lossbench.config import UserError
+
 SHARES = {"share_value": "value", "share_l1": "L1", "share_l2": "L2"}
+
+
+def read_check(folder: Path, runs: pd.DataFrame) -> dict[str, Any]:
+    """Read check.json of an experiment; empty where it was never checked.
+
+    Parameters
+    ----------
+    folder
+        Of the experiment.
+    runs
+        The columns of `RUN`, and digest: what was trained.
+
+    Raises
+    ------
+    UserError
+        Where other settings, code or data were checked than were trained.
+    """
+    path = folder / "check.json"
+    if not path.exists():
+        return {}
+    check = read_json(path)
+    trained = dict(zip(zip(*(runs[key] for key in RUN), strict=True), runs["digest"], strict=True))
+    for row in check.get("digests", []):
+        digest = trained.get(tuple(row[key] for key in RUN), row["digest"])
+        if digest != row["digest"]:
+            raise UserError(
+                f"{path}: other settings, code or data were checked than were trained (digest "
+                f"{row['digest'][:8]} of {row['loss']}, not {digest[:8]}); run the workflow again"
+            )
+    return check
 
 
 def card_table(check: Mapping[str, Any], dataset: str) -> pd.DataFrame:

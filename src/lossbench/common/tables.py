@@ -21,7 +21,7 @@ DIGESTS, BACKGROUND = b"digests", b"background"
 # What status.json of a run says. A study that was stored before a key existed lacks that key.
 STATUS = (
     *("digest", "status", "steps", "train_seconds", "images_per_second", "peak_memory_bytes"),
-    *("init_digest", "batch_digest", "commit", "versions", "device", "engine"),
+    *("data_digest", "init_digest", "batch_digest", "commit", "versions", "device", "engine"),
     *("started", "finished"),
 )
 COMPARISON = (*GROUP, "loss", "class", "metric")

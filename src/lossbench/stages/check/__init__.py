@@ -7,13 +7,16 @@ for a config, measures with `cost` what a block takes, and lays everything out w
 
 import logging
 from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from lossbench.common.code import refuse_other_code
 from lossbench.common.files import write_json
 from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
-from lossbench.config import ConfigError, UserError, load
+from lossbench.common.provenance import run_digest
+from lossbench.config import ConfigError, Experiment, UserError, load
 from lossbench.datasets.prepared import Prepared
 from lossbench.overview import low_power
 from lossbench.stages.check.data import survey
@@ -34,7 +37,8 @@ def check(
     experiment
         experiment.json; the prepared datasets lie in ../datasets.
     output
-        check.json to write: tried (names), losses (the reference first), properties (name and
+        check.json to write: tried (names), digests (of the first run of each loss and dataset, as
+        they will be: what was checked), losses (the reference first), properties (name and
         meaning), cards (dataset -> loss -> property), data (dataset -> `survey`) and gradients
         (of `preflight`).
     configfile
@@ -72,6 +76,7 @@ def check(
         {
             "tried": tried,
             "losses": names,
+            "digests": _digests(settings, datasets),
             "properties": list(PROPERTIES.items()),
             "cards": measured,
             "data": surveys,
@@ -87,6 +92,17 @@ def check(
             log.info("%s, %s: %s", probe["dataset"], probe["model"], sentence)
     if sentence := low_power(settings, experiment.parent.parent):
         log.warning("%s", sentence)
+
+
+def _digests(settings: Experiment, datasets: list[Prepared]) -> list[dict[str, Any]]:
+    """Keys and digest of the first run of each loss on each dataset."""
+    matrix = settings.matrix
+    rows = []
+    for data, loss in product(datasets, matrix.loss):
+        keys = {"dataset": data.info["name"], "model": matrix.model[0], "loss": loss}
+        keys |= {"fold": matrix.fold[0], "seed": matrix.seed[0]}
+        rows.append({**keys, "digest": run_digest(settings.run(**keys), data.digest)})
+    return rows
 
 
 def _try(attempts: Iterable[tuple[str, Callable[[], None]]]) -> list[str]:

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lossbench.common.check_tables import read_check
 from lossbench.common.files import whole, write_json, write_text
 from lossbench.common.rounds import last_look
 from lossbench.common.tables import CASE_TEXT, RUN
@@ -90,6 +91,7 @@ def compare(
     if n_rounds == 0:
         raise UserError(f"{experiment.parent}: no look was taken yet; run the workflow")
     table, runs, groups, backgrounds = read_blocks.read_study(experiment, settings)
+    read_check(experiment.parent, runs)  # of which claims may be
     exploratory = record_look(settings, experiment.parent, runs, n_rounds)
     dice = dice_of_runs(groups, backgrounds)
     runs = runs.merge(dice, on=list(RUN), how="left", validate="one_to_one")

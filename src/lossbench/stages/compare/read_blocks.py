@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lossbench.common.files import block_folder, read_json
+from lossbench.common.provenance import run_digest
 from lossbench.common.rounds import planned_blocks
 from lossbench.common.tables import (
     BACKGROUND,
@@ -21,6 +22,7 @@ from lossbench.common.tables import (
     CASE_TEXT,
     DIGESTS,
     GROUP,
+    RUN,
     STATUS,
     case_schema,
 )
@@ -48,9 +50,10 @@ def read_study(
     """
     planned = list(planned_blocks(settings, experiment.parent, round_))
     cases, digests, backgrounds = read_cases(experiment, settings, planned)
-    groups = _complete_scores(experiment, settings, planned, cases)
     runs = read_runs(experiment, planned)
+    _refuse_others(experiment, settings, runs)
     _refuse_stale(experiment, planned, runs, digests)
+    groups = _complete_scores(experiment, settings, planned, cases)
     shared = share_initial_weights(runs)
     groups = [replace(scores, shared_weights=shared) for scores in groups]
     return cases, runs, groups, backgrounds
@@ -160,6 +163,38 @@ def read_runs(experiment: Path, planned: Planned) -> pd.DataFrame:
             status["versions"] = json.dumps(status.get("versions"))  # its keys are sorted
             rows.append({**keys, "loss": loss, **{key: status.get(key) for key in STATUS}})
     return pd.DataFrame(rows)
+
+
+def _refuse_others(experiment: Path, settings: Experiment, runs: pd.DataFrame) -> None:
+    """See that the runs are those of the experiment, and those of a dataset of the same data.
+
+    Raises
+    ------
+    UserError
+        Names a run of other settings, code or data.
+    """
+    data_digests: dict[str, str] = {}
+    specs: dict[tuple[str, ...], dict[str, Any]] = {}  # slow to make; folds and seeds differ alone
+    for run in runs.to_dict("records"):
+        if not isinstance(run["data_digest"], str):  # of an earlier version
+            continue
+        block = block_folder(experiment.parent, **{name: run[name] for name in BLOCK})
+        file = block / run["loss"] / "status.json"
+        group = (run["dataset"], run["model"], run["loss"])
+        if group not in specs:
+            specs[group] = settings.run(**{name: run[name] for name in RUN})
+        spec = specs[group] | {"fold": run["fold"], "seed": run["seed"]}
+        if run["digest"] != run_digest(spec, run["data_digest"]):
+            raise UserError(
+                f"{file}: not of the settings and the code in {experiment.name}; "
+                "run the workflow again"
+            )
+        first = data_digests.setdefault(run["dataset"], run["data_digest"])
+        if first != run["data_digest"]:
+            raise UserError(
+                f"{file}: was trained on other data ({run['data_digest'][:8]}) than other runs "
+                f"({first[:8]}) of {run['dataset']}; run the workflow again"
+            )
 
 
 def _refuse_stale(

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from lossbench.datasets.prepared import Prepared
+from lossbench.config import UserError
 from lossbench.stages.report import loss_cards, wording
 from lossbench.stages.report.plotting import (
     Picture,
@@ -104,7 +104,7 @@ def sizes(results: Results) -> list[Picture]:
     for model in dict.fromkeys(model for _, model in results.groups):
         alike: dict[tuple[str, ...], list[str]] = {}
         for dataset, its_model in results.groups:
-            if its_model == model and (results.prepared(dataset) / "classes.json").exists():
+            if its_model == model and _share_of_voxels(results, dataset):
                 alike.setdefault(tuple(results.classes(dataset)), []).append(dataset)
         for classes, datasets in alike.items():
             if len(datasets) < MIN_DATASETS:
@@ -123,8 +123,14 @@ def sizes(results: Results) -> list[Picture]:
 
 
 def _share_of_voxels(results: Results, dataset: str) -> dict[str, float]:
-    """Of each class: the mean over cases of its share of a case's voxels."""
-    data = Prepared(results.prepared(dataset))
+    """Of each class: the mean over cases of its share of a case's voxels.
+
+    Empty where the data that the runs were trained on are not there.
+    """
+    try:
+        data = results.prepared(dataset)
+    except UserError:
+        return {}
     voxels = data.voxels()
     return dict(zip(data.classes, (voxels / voxels.sum(1, keepdims=True)).mean(0), strict=True))
 

@@ -69,10 +69,7 @@ def chosen(results: Results, dataset: str, model: str) -> dict[str, str]:
 
 
 def _of_group(results: Results, dataset: str, model: str) -> list[Picture]:
-    prepared = results.prepared(dataset)
-    if not (prepared / "classes.json").exists():
-        raise UserError(f"the prepared dataset ({prepared}) is missing")
-    data = Prepared(prepared)
+    data = results.prepared(dataset)
     figures = {}  # all are drawn before one is saved: where weights are missing, none is left over
     for number, (label, case) in enumerate(chosen(results, dataset, model).items(), 1):
         index = int(np.flatnonzero(data.cases["case"] == case)[0])

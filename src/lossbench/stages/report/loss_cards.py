@@ -4,8 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench.common.check_tables import card_table, snapshot_heading, snapshot_table
-from lossbench.common.files import read_json
+from lossbench.common.check_tables import card_table, read_check, snapshot_heading, snapshot_table
 from lossbench.stages.report import wording
 from lossbench.stages.report.results import Results
 
@@ -45,8 +44,7 @@ def preflights(results: Results) -> list[dict[str, Any]]:
 
 def _read(results: Results) -> dict[str, Any]:
     """check.json; without cards and gradients where it is not there or older than these."""
-    path = results.folder / "check.json"
-    check = read_json(path) if path.exists() else {}
+    check = read_check(results.folder, results.runs)
     return {"losses": [], "properties": [], "cards": {}, "gradients": []} | check
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from lossbench import config
 from lossbench.common.files import block_folder, read_json, reading
 from lossbench.common.tables import COMPARISONS, RUN, read_csv
+from lossbench.datasets.prepared import Prepared
 
 KEYS = list(RUN)
 CURVE, LEDGER = "val/dice/", "ledger/"
@@ -161,9 +162,25 @@ class Results:
         """The classes in their order, but the background last: readers ask for the others first."""
         return sorted(self._classes[dataset], key=lambda c: c == self.background(dataset))
 
-    def prepared(self, dataset: str) -> Path:
-        """The folder that `prepare` wrote for a dataset."""
-        return self.folder.parent / "datasets" / dataset
+    def prepared(self, dataset: str) -> Prepared:
+        """The dataset that the runs were trained on.
+
+        Raises
+        ------
+        UserError
+            Where it is missing, or other data have been prepared under its name since.
+        """
+        data = Prepared(self.folder.parent / "datasets" / dataset)
+        if not (data.folder / "classes.json").exists():
+            raise config.UserError(f"the prepared dataset ({data.folder}) is missing")
+        digests = self.runs[self.runs["dataset"] == dataset].get("data_digest", pd.Series())
+        for trained_on in digests.dropna().unique():
+            if trained_on != data.digest:
+                raise config.UserError(
+                    f"other data were prepared in {data.folder} ({data.digest[:8]}) than the runs "
+                    f"were trained on ({trained_on[:8]}); run the workflow again"
+                )
+        return data
 
     def of(self, table: pd.DataFrame, dataset: str, model: str, **keys: str) -> pd.DataFrame:
         """The rows of a table about one dataset and model, and what else `keys` name."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from lossbench.common.check_tables import read_check
 from lossbench.common.files import block_folder, read_json, reading
 from lossbench.common.provenance import run_digest
 from lossbench.common.tables import BLOCK, RUN, STATUS, TEXT, read_csv
@@ -62,6 +63,7 @@ class Study:
             read_json(self.folder.parent / "datasets" / name / "classes.json")  # is not there
         runs, summary = (_read_table(self.report / f"{n}.csv", GROUP) for n in ("runs", "summary"))
         comparisons = _read_table(self.report / "comparisons.csv")
+        self._refuse_others(runs)
         with reading(self.report / "cases.parquet"):
             cases = pd.read_parquet(self.report / "cases.parquet")
             means = cases.groupby([*RUN, "class"], sort=False)[self.e.all_metrics].mean()
@@ -90,6 +92,17 @@ class Study:
         span = _ms(runs["started"].min()), _ms(runs["finished"].max())
         whole = self._comparison("finished", *span, note, self._artifacts(), self._looks())
         return [whole, *parents, *children]
+
+    def _refuse_others(self, runs: pd.DataFrame) -> None:
+        """See that the data and the cards are those of the runs."""
+        self.cards = read_check(self.folder, runs).get("cards", {})
+        for dataset, trained_on in zip(runs["dataset"], runs.get("data_digest", ()), strict=False):
+            digest = self.datasets[dataset][1]
+            if isinstance(trained_on, str) and trained_on not in ("", digest):
+                raise UserError(
+                    f"{self.prepared[dataset]}: other data were prepared ({digest[:8]}) than the "
+                    f"runs were trained on ({trained_on[:8]}); run the workflow again"
+                )
 
     def under_way(self, status: str = "training") -> list[Record]:
         """Read what there is so far: parents without figures, runs with their curves.

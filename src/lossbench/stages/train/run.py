@@ -302,6 +302,7 @@ class Run:
     def _status(self) -> dict[str, Any]:
         return {
             "digest": self.folder.name,
+            "data_digest": self.data.digest,
             "status": self.status,
             "steps": self.step,
             "train_seconds": round(self.seconds, 3),
