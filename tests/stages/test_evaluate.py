@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lossbench.common.files import read_json, write_json
+from lossbench.common.code import code_of
+from lossbench.common.files import checksums, read_json, write_json, write_text
+from lossbench.common.provenance import run_digest
 from lossbench.common.tables import BACKGROUND, COUNTS
-from lossbench.config import METRICS, UserError
+from lossbench.config import METRICS, UserError, canonical
 from lossbench.datasets.prepared import Prepared
 from lossbench.metrics import measure
 from lossbench.models import build_model, load_run, predict
@@ -102,6 +105,33 @@ def test_a_run_of_other_settings_is_named(evaluated, phantom, tmp_path):
     with pytest.raises(UserError, match=re.escape(message)):
         evaluate(folder / "block.json", phantom.folder, folder / "new.parquet")
     assert not (folder / "new.parquet").exists()
+
+
+def test_a_run_of_other_code_is_never_loaded(evaluated, phantom, tmp_path, monkeypatch):
+    """Of a loss or a model that changed since: evaluate names the file, and so does load_run."""
+    monkeypatch.setenv("LOSSBENCH_PATH", json.dumps([str(tmp_path)]))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "own_network.py").write_text("from monai.networks.nets import UNet")
+    folder = Path(shutil.copytree(evaluated.parent, tmp_path / "block"))
+    spec = read_json(folder / "block.json")
+    old, run = read_json(folder / "dice/run.json"), spec["runs"]["dice"]
+    run["model"]["_target_"] = old["model"]["_target_"] = "own_network.UNet"
+    run["code"], old["code"] = code_of(run["model"]), {"own_network.py": "old"}
+    status = read_json(folder / "dice/status.json")
+    write_text(folder / "dice/run.json", canonical(old))
+    sums = status["sha256"] | checksums(folder / "dice", ["run.json"])
+    new = {"digest": run_digest(old, phantom.digest), "sha256": sums}
+    (folder / "dice/status.json").unlink()
+    write_json(folder / "dice/status.json", status | new)
+    write_json(folder / "block.json", spec)
+    with pytest.raises(UserError, match=r"status\.json: .*own_network\.py has changed"):
+        evaluate(folder / "block.json", phantom.folder, folder / "new.parquet")
+    with pytest.raises(UserError, match=r"run\.json: own_network\.py has changed"):
+        load_run(folder / "dice", phantom)
+    other = Prepared(tmp_path / "other")
+    vars(other)["info"] = {**phantom.info, "digest": "0123456789"}
+    with pytest.raises(UserError, match="was trained on other data"):
+        load_run(folder / "dice", other)
 
 
 def test_the_table_says_which_runs_it_is_of(evaluated):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from lossbench.common.code import refuse_other_code
+from lossbench.common.code import changed_files, refuse_other_code
 from lossbench.common.device import pick_device
 from lossbench.common.files import read_json, whole
 from lossbench.common.progress import progress
@@ -54,7 +54,7 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
     tables, digests = [], {}
     for loss, run in spec["runs"].items():
         digests[loss] = run_digest(run, prepared.digest)
-        _check_digest(block, loss, digests[loss])
+        _check_digest(block, loss, run, digests[loss])
         keys = {"dataset": spec["dataset"], "model": spec["model"], "loss": loss}
         keys |= {"fold": spec["fold"], "seed": spec["seed"]}
         tables.append(_cases(block.parent / loss, run, prepared, own).assign(**keys))
@@ -75,16 +75,19 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
         )
 
 
-def _check_digest(block: Path, loss: str, expected: str) -> None:
-    """Refuse a run of other settings than the block's.
+def _check_digest(block: Path, loss: str, run: dict, expected: str) -> None:
+    """Refuse a run of other settings, data or code than the block's.
 
     There is one where a clock jumped, and Snakemake took an old training for a new one.
     """
     status = block.parent / loss / "status.json"
     if read_json(status).get("digest") != expected:
+        trained = read_json(status.with_name("run.json"))
+        files = changed_files(trained.get("code", {}), run.get("code", {}))
+        why = f" ({', '.join(f'{file} has changed' for file in files)})" if files else ""
         raise UserError(
-            f"{status}: not of the settings in {block.name} and of its data; delete it and run the "
-            "workflow again"
+            f"{status}: not of the settings in {block.name} and of its data{why}; delete it and "
+            "run the workflow again"
         )
 
 

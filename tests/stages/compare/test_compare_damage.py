@@ -6,6 +6,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from lossbench.common.files import read_json, write_json
+from lossbench.common.provenance import run_digest
 from lossbench.config import UserError
 from lossbench.stages.compare import compare
 from tests.helpers.fake_results import write_experiment
@@ -42,7 +44,22 @@ def trained_again(file):
     pq.write_table(table, file)
 
 
+def of_other_data(file):
+    """As where the data of one block were prepared anew before it was trained."""
+    status, run = read_json(file), read_json(file.parent / "run.json")
+    digests = {"data_digest": "0123456789", "digest": run_digest(run, "0123456789")}
+    write_json(file, status | digests)
+
+
+def of_other_settings(file):
+    status, run = read_json(file), read_json(file.parent / "run.json")
+    digest = run_digest(run | {"code": {"mine.py": "old"}}, status["data_digest"])
+    write_json(file, status | {"digest": digest})
+
+
 DAMAGE = {
+    "other data": ("dice/status.json", of_other_data, "was trained on other data (01234567) than other runs"),
+    "other settings": ("dice/status.json", of_other_settings, "not of the settings and the code in experiment.json"),
     "one bit": ("cases.parquet", one_bit, "damaged"),
     "stale": ("cases.parquet", trained_again, "of another training of dice than is there; delete it"),
     "no cases": ("cases.parquet", Path.unlink, "no such file"),

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from lossbench.common.files import write_json
+from lossbench.common.files import read_json, write_json
+from lossbench.common.tables import RUN
 from lossbench.config import UserError
 from lossbench.stages.compare import compare
 from lossbench.stages.report import (
@@ -152,6 +153,33 @@ def test_missing_pieces_are_said(tmp_path):
     page = Page(output / "report.html")
     assert "3 of 12 runs have no validation" in page.text
     assert "No examples for hippocampus, unet: the prepared dataset" in page.text
+
+
+def test_images_of_other_data_are_not_drawn(tmp_path, monkeypatch):
+    """Prepared under the same name since the training, with other cases."""
+    experiment, output = make(tmp_path)
+    (folder,) = experiment.parents[1].glob("datasets/*")
+    info = read_json(folder / "classes.json")
+    write_json(folder / "classes.json", {**info, "digest": "0123456789abcdef"})
+    cases = pd.read_csv(folder / "cases.csv")
+    cases.assign(case="other_" + cases["case"]).to_csv(folder / "cases.csv", index=False)
+    report(experiment, output)
+    text = Page(output / "report.html").text
+    assert f"other data were prepared in {folder} (01234567) than the runs were trained on" in text
+    assert f"({info['digest'][:8]}); run the workflow again" in text
+    assert not list((output / "figures").glob("examples*"))
+
+
+def test_a_check_of_other_runs_is_refused(tmp_path):
+    experiment, output = make(tmp_path)
+    run = pd.read_csv(output / "runs.csv").iloc[0][[*RUN, "digest"]].to_dict()
+    write_json(experiment.parent / "check.json", {"digests": [run]})
+    report(experiment, output)
+    write_json(experiment.parent / "check.json", {"digests": [{**run, "digest": "0123456789"}]})
+    message = rf"check\.json: other settings.*\(digest 01234567 of dice, not {run['digest'][:8]}\)"
+    for stage in (report, compare):
+        with pytest.raises(UserError, match=message):
+            stage(experiment, output)
 
 
 def test_a_failure_leaves_the_old_page(tmp_path, monkeypatch):

@@ -112,6 +112,14 @@ def test_a_run_names_its_prepared_dataset(finished):
         assert json.loads(used.dataset.profile) == {"num_rows": 12}
 
 
+def test_data_that_the_runs_were_not_trained_on_are_not_tracked(tmp_path):
+    experiment = write_experiment(tmp_path, folds=(0,))
+    classes = experiment.parents[1] / "datasets/hippocampus/classes.json"
+    write_json(classes, {**read_json(classes), "digest": "0123456789"})
+    with pytest.raises(UserError, match=r"other data were prepared \(01234567\) than the runs"):
+        Study(load(experiment), experiment.parent).finished()
+
+
 def test_weights_become_artifacts_where_they_are_wanted(finished):
     child = runs(finished, "run").iloc[0]["run_id"]
     assert not client(finished).list_artifacts(child)
