@@ -156,3 +156,8 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UserError, match=f"^{path}: "):
         read_csv(path)
+
+
+def test_what_the_system_says_of_a_file_is_no_damage(tmp_path):
+    with pytest.raises(UserError, match="cannot be read: Is a directory; fix that"):
+        read_json(tmp_path)

@@ -129,7 +129,10 @@ def print_file(path):
 def print_plan():
     """Print what a dry run is about, below Snakemake's list of jobs, where it is read first."""
     if workflow.dryrun:
-        print(f"\n{overview(EXPERIMENT, RESULTS)}", file=sys.stderr)
+        try:
+            print(f"\n{overview(EXPERIMENT, RESULTS)}", file=sys.stderr)
+        except UserError as error:  # a file of the results is damaged
+            print(f"\nerror: {error}", file=sys.stderr)
 
 
 # Whether a run is a dry one, Snakemake knows only after it has read this file.

@@ -131,6 +131,10 @@ def reading(path: str | Path) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the workflow, which writes it") from None
     except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(
+                f"{path}: cannot be read: {error.strerror}; fix that, and run it again"
+            ) from None
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{path}: damaged ({what}); delete it and run the workflow again") from None
 

@@ -30,6 +30,8 @@ def ui(results: Path = Path("results"), port: int | None = None) -> None:
     UserError
         Where the store is missing, a server already or of another MLflow, or the port is taken.
     """
+    if port is not None and port > LAST_PORT:
+        raise UserError(f"--port {port}: expected a number up to {LAST_PORT}")
     uri = mlflow_store.tracking_uri(results)
     if mlflow_store.is_server(uri):
         raise UserError(
@@ -42,8 +44,6 @@ def ui(results: Path = Path("results"), port: int | None = None) -> None:
         )
     mlflow_store.set_defaults()
     mlflow_store.refuse_other_schema(uri)
-    if port is not None and port > LAST_PORT:
-        raise UserError(f"--port {port}: expected a number up to {LAST_PORT}")
     candidates = range(PORT, PORT + 100) if port is None else [port]
     port = next((p for p in candidates if not _listens(p)), None)
     if port is None:
