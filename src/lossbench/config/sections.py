@@ -361,10 +361,12 @@ class Rounds(Strict):
         return self
 
     def text(self, round_: float, reason: str, n_rounds: int, n_folds: int) -> str:
-        """When a comparison was settled, or why not, and how many of its trainings that took."""
-        trainings = f"{n_rounds * n_folds} of {self.budget * n_folds} trainings"
-        if round_ > 0:  # False for NaN
-            return f"settled after {round_:.0f} of at most {self.budget} rounds; {trainings}"
+        """When a comparison was settled, or why not, and how many trainings of the loss it took."""
+        settled = round_ > 0  # False for NaN
+        taken = int(round_) if settled else n_rounds
+        trainings = f"{taken * n_folds} of {self.budget * n_folds} trainings"
+        if settled:
+            return f"settled after {taken} of at most {self.budget} rounds; {trainings}"
         return f"{reason or 'not settled yet'}; {trainings}"
 
 
