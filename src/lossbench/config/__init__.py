@@ -15,6 +15,7 @@ from lossbench.config.experiment import load_study as load_study
 from lossbench.config.experiment import merged as merged
 from lossbench.config.experiment import unnamed as unnamed
 from lossbench.config.metrics import METRICS as METRICS
+from lossbench.config.metrics import PENALISED as PENALISED
 from lossbench.config.metrics import STARTED as STARTED
 from lossbench.config.metrics import Metric as Metric
 from lossbench.config.metrics import outcome as outcome

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, ValidationError
 
 from lossbench.config.claims import Claim
 from lossbench.config.errors import UserError, problem_text
-from lossbench.config.metrics import METRICS, Metric
+from lossbench.config.metrics import METRICS, PENALISED, Metric
 from lossbench.config.sections import (
     Comparison,
     Component,
@@ -28,7 +28,7 @@ from lossbench.config.sections import (
 
 # Columns of the tables: no metric of a user's may be called so.
 TAKEN = (
-    *(*METRICS, "tp", "fp", "fn"),
+    *(*METRICS, *(name + PENALISED for name in METRICS), "tp", "fp", "fn"),
     *("dataset", "model", "loss", "fold", "seed", "case", "subject", "class"),
 )
 # The settings of `training` that make the batch: runs that agree in them share it.

@@ -17,6 +17,9 @@ class Metric(NamedTuple):
         The smallest and the largest value that there can be.
     needs_spacing
         Whether it is measured in the unit of the spacing, on surfaces.
+    penalised
+        Whether it has no value where the prediction lacks a class that is there, and is compared
+        with the image's diagonal in that place.
     """
 
     title: str
@@ -24,16 +27,18 @@ class Metric(NamedTuple):
     low: float = 0.0
     high: float = 1.0
     needs_spacing: bool = False
+    penalised: bool = False
 
 
 STARTED = 0.1  # Dice that a class reaches once a network has begun to learn it
 FOUND = 0.3  # Dice of a class that a network finds for certain
+PENALISED = "_penalised"  # ends the name of a penalised metric, next to the plain one
 METRICS = {
     "dice": Metric("Dice"),
     "iou": Metric("IoU"),
     "precision": Metric("precision"),
     "recall": Metric("recall"),
-    "hd95": Metric("HD95", lower_is_better=True, high=math.inf, needs_spacing=True),
+    "hd95": Metric("HD95", True, high=math.inf, needs_spacing=True, penalised=True),
     "surface_dice": Metric("surface Dice", needs_spacing=True),
 }
 

@@ -153,3 +153,53 @@ def test_one_block_says_something_of_the_models_and_nothing_of_the_losses(
         assert abs(row["difference"]) == pytest.approx(
             stats.t.isf(0.025, n - 1) * (se**2 + row["noise_tolerated"] ** 2) ** 0.5
         )
+
+
+@pytest.mark.parametrize("penalised", [True, False])
+def test_a_loss_pays_for_what_it_does_not_find_with_the_diagonal(penalised, tmp_path):
+    """`other` is a bit nearer where it finds the class, and finds it in half of the cases."""
+    experiment = write_experiment(tmp_path, losses=["dice", "other"], n_cases=9, seeds=(0, 1, 2))
+    settings = read_json(experiment)
+    settings["comparison"] |= {"metrics": ["hd95"], "margins": {"hd95": 0.1}}
+    write_json(experiment, settings)
+    if not penalised:  # then the cases are missing, and count as that
+        (experiment.parents[1] / "datasets/hippocampus/cases.csv").unlink()
+    for file in experiment.parent.glob("*/*/*/*/cases.parquet"):
+        table = pd.read_parquet(file)
+        rng = np.random.default_rng(int(table["seed"].iloc[0]))
+        other = table["loss"] == "other"
+        table["hd95"] = 3 - 0.5 * other + rng.normal(0, 0.02, len(table))
+        table.loc[table["tp"] + table["fn"] == 0, "hd95"] = np.nan
+        hard = table["case"].isin(sorted(table["case"].unique())[4:])
+        missed = other & hard & (table["class"] == "anterior")
+        table.loc[missed, "fn"] += table.loc[missed, "tp"]
+        table.loc[missed, ["tp", "fp", "dice", "iou"]] = 0
+        table.loc[missed, "hd95"] = np.nan
+        table.to_parquet(file, index=False, write_page_checksum=True)
+    output = experiment.parent / "report"
+    compare(experiment, output)
+    rows = pd.read_csv(output / "comparisons.csv").set_index("class")
+    assert rows.loc["background", "verdict"] == "better"
+    row, said = rows.loc["anterior"], (output / "verdict.txt").read_text()
+    assert row["n_missing"] == (0 if penalised else 30)
+    assert row["verdict"] in (("worse", "undecided") if penalised else ("undecided",))
+    assert ("30 predictions without the class" in said) == penalised
+    means = pd.read_csv(output / "summary.csv").set_index(["loss", "class", "metric"])["mean"]
+    assert means["other", "anterior", "hd95"] == pytest.approx(2.5, abs=0.05)
+    assert np.isnan(pd.read_parquet(output / "cases.parquet")["hd95"]).any(), "plain in the table"
+    if penalised:
+        paid = (8 * 2.5 + 10 * 16 * 2**0.5) / 18  # of 16 x 16 pixels
+        assert means["other", "anterior", "hd95_penalised"] == pytest.approx(paid, abs=0.05)
+        assert row["difference"] == pytest.approx(paid - 3, abs=0.05)
+
+
+def test_infinite_distances_of_other_programs_are_misses(tmp_path):
+    """There is no diagonal: no winner by results that miss more."""
+    table = easy_and_hard([x + 0.03 for x in HARD]).rename(columns={"dice": "hd95"})
+    table.loc[table["loss"] == "ce", "hd95"] -= 0.1
+    (row,), _ = compared(table, tmp_path)
+    assert row["verdict"] == "better"
+    table.loc[(table["loss"] == "ce") & (table["case"] >= "c06"), "hd95"] = np.inf
+    (row,), output = compared(table, tmp_path)
+    assert (row["n_missing_loss"], row["verdict"]) == (18, "undecided")
+    assert "no winner by results that miss more" in (output / "verdict.txt").read_text()

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lossbench.config import counted
 from lossbench.stages.compare.scores import Pair
 from lossbench.statistics import Difference
 
@@ -27,8 +28,22 @@ def cautions(pair: Pair, d: Difference, flipped: list[str]) -> list[str]:
                 f"fold {fold} has {max(sizes) / sum(sizes):.0%} of the subjects, so that its few "
                 "trainings are most of the difference and the interval is wide"
             )
+    if n := _n_penalised(pair):
+        found.append(
+            f"{counted(n, 'prediction')} without the class, which is there, counted with the "
+            f"image's diagonal ({pair.keys['metric']} in summary.csv leaves them out)"
+        )
     if flipped:
         found.append("the sign or the verdict changes with how cases without the class are counted")
     if not d.more_seeds_help:
         found.append(MORE_SEEDS_DO_NOT_HELP)
     return found
+
+
+def _n_penalised(pair: Pair) -> int:
+    """Predictions of both losses that have a penalty in place of a value."""
+    scores, metric = pair.scores, pair.keys["metric"]
+    plain, compared = scores.values[metric], scores.compared(metric)
+    both = [scores.losses.index(pair.keys[name]) for name in ("loss", "reference")]
+    k = scores.classes.index(pair.keys["class"])
+    return int((np.isfinite(compared) & ~np.isfinite(plain))[both, ..., k].sum())

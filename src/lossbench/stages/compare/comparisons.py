@@ -218,7 +218,7 @@ def rank_table(groups: Sequence[Scores], study: Study) -> pd.DataFrame:
             sign = -1 if study.metric(metric).lower_is_better else 1
             of_classes = []
             for k in range(len(scores.classes)):
-                folds = scores.subject_means(sign * scores.values[metric][..., k])
+                folds = scores.subject_means(sign * scores.compared(metric)[..., k])
                 # Without the subjects that have no value in any training.
                 folds = [fold[..., ~np.isnan(fold).all(axis=(0, 1))] for fold in folds]
                 of_classes.append(ranks(folds, confidence=1 - study.comparison.alpha))

@@ -43,7 +43,7 @@ def missing(pair: Pair) -> Missing:
     scores, metric = pair.scores, pair.keys["metric"]
     k = scores.classes.index(pair.keys["class"])
     lacks = [
-        ~np.isfinite(scores.values[metric][scores.losses.index(pair.keys[name]), ..., k])
+        ~np.isfinite(scores.compared(metric)[scores.losses.index(pair.keys[name]), ..., k])
         for name in ("loss", "reference")
     ]
     shown = scores.shown(metric, pair.keys["class"])

@@ -107,7 +107,7 @@ def mean_of_classes(
     therefore weighted by how rare a class is, which also carries the correlation of the classes
     into the standard error.
     """
-    a, b = (scores.values[metric][scores.losses.index(name)] for name in (loss, reference))
+    a, b = (scores.compared(metric)[scores.losses.index(name)] for name in (loss, reference))
     differences = np.where(np.isfinite(a - b), a - b, np.nan)
     kept = [scores.classes.index(name) for name in classes]
     folds = scores.subject_means(np.moveaxis(differences[..., kept], -1, 0))  # (K, S, subjects)

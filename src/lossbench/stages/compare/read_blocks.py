@@ -27,6 +27,7 @@ from lossbench.common.tables import (
     case_schema,
 )
 from lossbench.config import Experiment, UserError
+from lossbench.stages.compare.penalty import penalise_distances
 from lossbench.stages.compare.scores import DuplicateRowError, Scores, to_scores
 
 AGAIN = "delete it and run the workflow again"
@@ -56,6 +57,8 @@ def read_study(
     groups = _complete_scores(experiment, settings, planned, cases)
     shared = share_initial_weights(runs)
     groups = [replace(scores, shared_weights=shared) for scores in groups]
+    prepared = experiment.parents[1] / "datasets"
+    groups = [penalise_distances(x, prepared / x.dataset / "cases.csv") for x in groups]
     return cases, runs, groups, backgrounds
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from lossbench.common.tables import CASE, COUNTS
+from lossbench.config import PENALISED
 
 
 class DuplicateRowError(Exception):
@@ -93,6 +94,10 @@ class Scores:
             values={name: values[:, kept] for name, values in self.values.items()},
         )
 
+    def compared(self, metric: str) -> np.ndarray:
+        """The values of a metric by which losses are compared: penalised ones where it has some."""
+        return self.values.get(metric + PENALISED, self.values[metric])
+
     def blocks(self) -> Iterator[tuple[int, int, int, np.ndarray]]:
         """Fold, seed, position on axis 1, and mask (C,) of its cases, for every block."""
         for f, fold in enumerate(self.folds):
@@ -120,7 +125,7 @@ class Scores:
         pair; it is left out.
         """
         k = self.classes.index(class_)
-        a, b = (self.values[metric][self.losses.index(name), ..., k] for name in (loss, reference))
+        a, b = (self.compared(metric)[self.losses.index(x), ..., k] for x in (loss, reference))
         measured = np.isfinite(a - b).any(axis=0)
         kept = measured | self.shown(metric, class_)
         return [((a - b)[:, of], of) for of in self._cases_of_folds(kept)]
@@ -133,7 +138,7 @@ class Scores:
         k = self.classes.index(class_)
         if set(COUNTS) <= self.values.keys():
             return self._in_labels[:, k]
-        return np.isfinite(self.values[metric][..., k]).any(axis=(0, 1))
+        return np.isfinite(self.compared(metric)[..., k]).any(axis=(0, 1))
 
     def average_cases(self, values: np.ndarray, cases: np.ndarray) -> np.ndarray:
         """(..., cases) -> (..., subjects): mean of what is finite; in the order of the cases."""
@@ -201,7 +206,7 @@ def iterate_pairs(
     for scores in groups:
         for class_, metric, loss in product(scores.classes, metrics, scores.losses):
             both = [scores.losses.index(name) for name in (loss, reference)]
-            values = scores.values[metric][both, ..., scores.classes.index(class_)]
+            values = scores.compared(metric)[both, ..., scores.classes.index(class_)]
             if loss != reference and np.isfinite(values).any():
                 keys = {**scores.keys, "loss": loss, "reference": reference}
                 of = (metric, loss, reference, class_)
