@@ -52,6 +52,7 @@ def test_lists_of_images_and_masks_made_on_another_machine(tmp_path):
     dataset = ImageFolder(["no", "yes"], split=split)
     assert parts(dataset[i] for i in range(len(dataset))) == EXPECTED
     np.testing.assert_array_equal(dataset[0]["label"], (dataset[0]["image"][0] > 99))
+    assert {*dataset.sources} >= {tmp_path / "trainannot", tmp_path / "test", tmp_path / "test.txt"}
 
 
 def test_lists_of_names(real_data):

@@ -71,6 +71,10 @@ class ImageFolder:
         self.classes, self.ignore = list(classes), ignore
         self._files, self._parts = files_of(images, masks, mask_suffix, split)
         self._names = list(self._files)
+        lists = [Path(source) for source in (split or {}).values() if isinstance(source, str)]
+        if lists and images is None:  # no argument names the folders of what they list
+            folders = {path.parent for files in self._files.values() for path in files}
+            self.sources = [*sorted(folders), *lists, *([Path(subjects)] if subjects else [])]
         self._channels = channels or _common_channels([f.image for f in self._files.values()])
         self._in_colour = any(str(key).startswith("#") for key in values or {})
         self._values = parsed(values, self._in_colour) if values else None

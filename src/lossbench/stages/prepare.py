@@ -293,6 +293,7 @@ def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[st
         "spatial_dims": cases["shape"].iloc[0].count("x") + 1,
         "ignore": ignore,
         "folds": int(cases["fold"].max()) + 1,
+        "parts": _counted_parts(cases) if "part" in cases else None,
         "own_folds": own and entry["folds"] is None,
         "surface_tolerance": entry["surface_tolerance"],
         "resize": entry.get("resize"),
@@ -302,15 +303,18 @@ def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[st
     }
 
 
+def _counted_parts(cases: pd.DataFrame) -> dict[str, int]:
+    counts = cases["part"].value_counts()
+    return {part: int(counts[part]) for part in PARTS if part in counts}
+
+
 def _log_summary(cases: pd.DataFrame, info: Mapping[str, Any]) -> None:
     voxels = cases[[f"voxels_{name}" for name in info["classes"]]].sum().to_numpy()
     shares = ", ".join(
         f"{n} {v:.3%}" for n, v in zip(info["classes"], voxels / voxels.sum(), strict=True)
     )
-    kind = f"{info['folds']} folds"
-    if "part" in cases:
-        counts = cases["part"].value_counts()
-        kind = ", ".join(f"{counts[part]} {part}" for part in PARTS if part in counts)
+    parts = [f"{count} {part}" for part, count in (info["parts"] or {}).items()]
+    kind = ", ".join(parts) or f"{info['folds']} folds"
     log.info("%s: %d cases, %s; %s", info["name"], len(cases), kind, shares)
     for name, count in zip(info["classes"], voxels, strict=True):
         if count == 0:

@@ -315,6 +315,26 @@ def test_under_three_data_sets_one_sentence_says_that_nothing_is_said(tmp_path):
 
 
 @pytest.mark.usefixtures("without_figures")
+def test_a_given_split_and_another_grid_are_said(tmp_path):
+    experiment, output = make(tmp_path, datasets=["hippocampus", "nuclei"])
+    for name, keys in {
+        "hippocampus": {"target_spacing": [2, 2, 1.5]},
+        "nuclei": {"parts": {"train": 9, "test": 1}, "resize": [240, 320]},
+    }.items():
+        path = experiment.parents[1] / "datasets" / name / "classes.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+    report(experiment, output)
+    text = " ".join(Page(output / "report.html").text.split()).replace(wording.TIMES, "x")
+    for sentence in (
+        "nuclei comes with a split: runs are trained on its 9 training cases and evaluated on its 1 "
+        "test case, the same for all seeds.",
+        "hippocampus is trained at a spacing of 2 x 2 x 1.5; metrics are on the grid of its files",
+        "nuclei is trained at a size of 240 x 320; metrics are on the grid",
+    ):
+        assert sentence in text
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_how_often_a_loss_failed_stands_beside_its_verdict(tmp_path):
     experiment, output = make(tmp_path)
     keys = {"loss": "dice_no_background", "class": "posterior"}

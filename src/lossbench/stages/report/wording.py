@@ -1,10 +1,12 @@
 """Numbers, intervals and verdicts as text, and the answer for a dataset and model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
+from lossbench.common.files import read_json
+from lossbench.config import counted
 from lossbench.stages.report.results import Results
 
 MINUS, NOTHING, TIMES = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
@@ -96,7 +98,27 @@ def population(results: Results) -> str:
             " About other data sets nothing is said: that takes three data sets, with two blocks "
             "or more each."
         )
-    return text
+    return " ".join([text, *_measured_on(results)])
+
+
+def _measured_on(results: Results) -> Iterator[str]:
+    """A sentence for each dataset that comes with a split, or is trained on another grid."""
+    for dataset in dict.fromkeys(dataset for dataset, _ in results.groups):
+        file = results.prepared(dataset) / "classes.json"
+        info = read_json(file) if results.trained_here and file.exists() else {}
+        if parts := info.get("parts"):
+            yield (
+                f"{dataset} comes with a split: runs are trained on its {parts['train']} training "
+                f"cases and evaluated on its {counted(parts['test'], 'test case')}, the same for "
+                "all seeds."
+            )
+        for key, what in {"resize": "size", "target_spacing": "spacing"}.items():
+            if info.get(key):
+                grid = f" {TIMES} ".join(f"{n:g}" for n in info[key])
+                yield (
+                    f"{dataset} is trained at a {what} of {grid}; metrics are on the grid of its "
+                    "files, to which predictions are brought back."
+                )
 
 
 def needed(row: pd.Series) -> list[str]:
