@@ -66,6 +66,7 @@ class WassersteinDiceLoss(nn.Module):
     def __init__(self, distances: Sequence[Sequence[float]] | None = None, **options: Any) -> None:
         super().__init__()
         self.distances, self.options, self.loss = distances, options, None
+        self.alpha_mode = options.get("weighting_mode", "default")  # as MONAI's attribute
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Logits and one-hot target (B, K, *S) -> scalar."""

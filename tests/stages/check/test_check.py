@@ -341,6 +341,7 @@ def test_without_a_background_a_loss_may_not_leave_class_0_out(tmp_path, no_back
             "_target_": "monai.losses.DiceCELoss", "softmax": True, "include_background": False,
         },
         "by_default": {"_target_": "monai.losses.SoftclDiceLoss"},
+        "wasserstein": {"_target_": "lossbench.losses.WassersteinDiceLoss"},
         "of_classes": {
             "_target_": "lossbench.losses.IndexTarget",
             "loss": {
@@ -351,7 +352,8 @@ def test_without_a_background_a_loss_may_not_leave_class_0_out(tmp_path, no_back
     }  # fmt: skip
     lines = problems(tmp_path, no_background, losses).splitlines()[1:]
     assert [line.split(":")[0].strip() for line in lines] == [
-        "losses.without", "losses.in_a_term", "losses.by_default", "losses.of_classes"
+        "losses.without", "losses.in_a_term", "losses.by_default", "losses.wasserstein",
+        "losses.of_classes",
     ]  # fmt: skip
     assert lines[0].strip() == (
         "losses.without: it leaves class 0 out, and no_background has no background (background: "

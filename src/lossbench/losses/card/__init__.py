@@ -90,11 +90,15 @@ def measure(
 def leaves_out_class_0(loss: nn.Module, num_classes: int, spatial_dims: int) -> bool:
     """Whether a loss, or a term of it, takes class 0 for a background that it does not score.
 
-    By MONAI's `include_background`, and for other losses by what is measured: the probabilities of
+    By MONAI's `include_background`, by the `alpha_mode` of its Wasserstein Dice (all but GDL count
+    no true positive of class 0), and for other losses by what is measured: the probabilities of
     class 0 have no part in the value.
     """
-    if any(getattr(module, "include_background", True) is False for module in loss.modules()):
-        return True
+    for module in loss.modules():
+        if getattr(module, "include_background", True) is False:
+            return True
+        if getattr(module, "alpha_mode", "GDL") != "GDL":
+            return True
     measured = Measured(loss, labels_of(num_classes, SIZES[spatial_dims]), num_classes)
     with suppress(RefusedError):
         return _background(measured)["background_value"] == "no"
