@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 import lossbench.stages.prepare
+from lossbench.common.code import code_of
+from lossbench.common.files import read_json
 from lossbench.common.provenance import sha256
+from lossbench.common.sources import sources_version
 from lossbench.config import UserError
 from lossbench.datasets import ImageFolder, Phantom
 from lossbench.datasets.normalisation import normalised
@@ -474,6 +477,34 @@ def test_what_was_prepared_before_survives_a_broken_dataset(run):
     with pytest.raises(UserError):
         run(Made, break_case="NaN")
     assert {p.name: p.read_bytes() for p in prepared.folder.iterdir()} == before
+
+
+def test_what_it_was_prepared_from_is_kept(run, tmp_path, monkeypatch):
+    """Only once it is prepared: what failed is tried again, and what was made stays what it was."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cells").mkdir()
+    monkeypatch.setattr(Made, "sources", ["cells"], raising=False)
+    folder = run(Made).folder
+    assert read_json(folder / "sources.json")["sources"] == ["cells"]
+    assert sources_version(folder) == ""
+    (tmp_path / "cells/new.png").touch()
+    with pytest.raises(UserError):
+        run(Made, break_case="NaN")
+    version = sources_version(folder)
+    assert version != ""
+    run(Made, keys={"files": version})
+    assert sources_version(folder) == version
+    monkeypatch.setattr(Made, "sources", "cells")
+    with pytest.raises(UserError, match="`sources` must be a list of paths or None; found 'cells'"):
+        run(Made)
+
+
+def test_code_that_changed_since_the_workflow_started_is_not_used(run):
+    code = code_of({"_target_": f"{Made.__module__}.Made"})
+    run(Made, keys={"code": code})
+    file = next(name for name in code if name.endswith("test_prepare.py"))
+    with pytest.raises(UserError, match=rf"dataset\.json: {file} has changed since it was written"):
+        run(Made, keys={"code": {**code, file: "of yesterday"}})
 
 
 def test_no_classes_json_where_preparation_stops_half_way(run, monkeypatch):
