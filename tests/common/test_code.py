@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lossbench.common.code import changed_files, code_of, refuse_other_code
+import lossbench.common.code
+from lossbench.common.code import _is_users, changed_files, code_of, refuse_other_code
 from lossbench.config import UserError
 
 
@@ -129,6 +130,13 @@ def test_imports_of_imports_and_of_packages_are_followed(write):
         "own_package/parts/one.py",
         "own_top.py",
     ]
+
+
+def test_a_folder_whose_name_begins_like_ours_is_the_user_s(tmp_path):
+    package = Path(lossbench.common.code.__file__).parents[1]
+    assert _is_users(package.with_name("lossbench_more") / "mine.py")
+    assert not _is_users(package / "losses" / "build.py")
+    assert not _is_users(tmp_path / ".venv/lib/python3.11/site-packages/monai/losses.py")
 
 
 def test_a_file_that_python_cannot_read_counts(write):

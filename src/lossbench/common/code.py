@@ -207,7 +207,8 @@ def _absolute(names: Sequence[str], package: str) -> Iterator[str]:
 
 
 def _is_users(file: Path) -> bool:
-    return not str(file).startswith(NOT_THE_USERS) and not INSTALLED_IN & {*file.parts}
+    others = any(file.is_relative_to(folder) for folder in NOT_THE_USERS)
+    return not others and not INSTALLED_IN & {*file.parts}
 
 
 def _is_folder(path: Path) -> bool:
