@@ -1,12 +1,6 @@
 """Which loss should I train with? Read this first, then workflow/rules, a file per stage."""
 
 
-configfile: workflow.source_path("config/datasets.yaml")
-configfile: workflow.source_path("config/models.yaml")
-configfile: workflow.source_path("config/losses.yaml")
-configfile: workflow.source_path("config/config.yaml")
-
-
 include: "workflow/rules/common.smk"
 include: "workflow/rules/configure.smk"
 include: "workflow/rules/prepare.smk"

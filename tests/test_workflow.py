@@ -52,7 +52,7 @@ def test_a_study_is_merged_over_the_defaults_key_by_key():
 
 
 def test_a_config_that_snakemake_has_merged_already_stays_the_same():
-    """As without `module:`, where `configfile:` has read the defaults before."""
+    """As where a workflow that takes this one as a module has read the defaults."""
     once = configure({"training": {"steps": 7}}, DEFAULTS, [])
     again = configure(json.loads(once.model_dump_json(by_alias=True)), DEFAULTS, [])
     assert again.experiment_json() == once.experiment_json()
@@ -235,6 +235,7 @@ def test_a_workflow_that_stops_says_how_to_go_on(tmp_path):
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 1
     assert "and run the same command again" in result.stderr
+    assert "is extended by additional config" not in result.stderr  # four lines before any of ours
 
 
 def test_the_blocks_of_a_study_in_rounds_are_those_that_its_looks_leave(tmp_path, monkeypatch):

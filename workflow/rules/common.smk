@@ -28,7 +28,8 @@ from lossbench.workflow import (
     with_code,
 )
 
-# A module that is given a config skips `configfile:`.
+# Not by `configfile:`, which a module that is given a config skips, and which says in four lines
+# before any of ours that the study extends them.
 DEFAULTS = [workflow.source_path(f"../../config/{name}.yaml") for name in CONFIG_FILES]
 FILES = user_files(workflow.configfiles, DEFAULTS, workflow.overwrite_configfiles)
 ROOT = Path(original(DEFAULTS[0])).parents[1]
