@@ -69,8 +69,7 @@ def pictures(results: Path, experiment: str, output: Path) -> None:
         browser_page() as page,
     ):
         for name, link in said["links"].items():
-            text = "Comparing" if name == "compare" else "matching runs"
-            visit(page, server.address + link, text, output / f"mlflow_{name}.png")
+            visit(page, server.address + link, "matching runs", output / f"mlflow_{name}.png")
         page.set_viewport_size({"width": 1280, "height": 640})
         report = (results / experiment / "report" / "report.html").resolve()
         visit(page, report.as_uri(), "Which loss", output / "report.png", rest=0.5)

@@ -170,10 +170,10 @@ def test_a_parent_holds_the_figures_of_summary_csv_and_the_verdicts(finished):
     for row in csv(finished, "comparisons").to_dict("records"):
         name = f"{row['metric']}/{row['class']}"
         parent = parents.loc[row["loss"]]
-        assert parent[f"tags.{name}"] == row["verdict"]
+        assert parent[f"tags.{row['class']}/{row['metric']}"] == row["verdict"]
         for column in ("difference", "ci_low", "ci_high", "p_holm"):
             assert parent[f"metrics.versus/{name}/{column}"] == row[column]
-    assert parents.loc["dice", "tags.dice/anterior"] == "reference"
+    assert parents.loc["dice", "tags.anterior/dice"] == "reference"
     children = runs(finished, "run")
     parent_of = children.set_index("params.loss")["tags.mlflow.parentRunId"]
     assert all(parents.loc[loss, "run_id"] == run_id for loss, run_id in parent_of.items())
@@ -203,12 +203,25 @@ def test_a_verdict_without_an_interval_says_so():
 def test_the_shared_views_name_columns_that_exist(finished):
     tags = client(finished).get_experiment("1").tags
     links = read_json(finished.parent / "track.json")["links"]
-    views = [("lossbench", "loss", "losses"), ("lossbench_runs", "run", "runs")]
+    views = [
+        ("lossbench", "loss", "losses"),
+        ("lossbench_runs", "run", "runs"),
+        ("lossbench_runs", "run", "charts"),
+        ("lossbench_compare", "run", "compare"),
+    ]
     for key, kind, link in views:
         view = json.loads(tags[f"mlflow.sharedViewState.{key}"])
         table = runs(finished, kind)
         columns = {column.replace("`", "") for column in view["selectedColumns"]}
         assert "metrics.test/dice/anterior" in columns
+        order = [name.replace("`", "") for name in view["columnOrder"]]
+        assert columns <= set(order)
+        if kind == "loss":  # verdicts come before figures
+            verdicts = [order.index(f"tags.{name}/dice") for name in ("anterior", "posterior")]
+            assert max(verdicts) < min(i for i, name in enumerate(order) if "metrics." in name)
+        sections = [x["name"] for x in view["compareRunSections"] if x["display"]]
+        assert sections[0] == ("test/dice" if link == "compare" else "val/dice")
+        assert not [name for name in sections if "ledger" in name]
         assert columns <= set(table.columns)
         assert len(client(finished).search_runs(["1"], view["searchFilter"])) == len(table)
         assert f"viewStateShareKey={key}" in links[link]
@@ -405,7 +418,8 @@ def test_runs_can_be_filtered_by_what_their_loss_computes(tmp_path):
     write_json(experiment.parent / "check.json", {"cards": {"hippocampus": cards}})
     records = Study(load(experiment), experiment.parent).finished()
     for record in records[1:]:
-        measured = {k: v for k, v in record.params.items() if k.startswith("card/")}
+        assert not [name for name in record.params if name.startswith("card/")]  # no axes
+        measured = {k: v for k, v in record.tags.items() if k.startswith("card/")}
         known = record.params["loss"] == "dice"
         assert measured == ({"card/background_value": "yes", "card/scale": "1.5"} if known else {})
 

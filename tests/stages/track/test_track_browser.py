@@ -5,7 +5,7 @@ import pytest
 
 from lossbench.stages.track import mlflow_store
 from tests.helpers.browser import CHROMIUM, browser_page, visit
-from tests.helpers.fake_results import write_experiment
+from tests.helpers.fake_results import write_experiment, write_street_study
 from tests.helpers.stores import Server, empty_store, runs, sync
 
 pytest.importorskip("playwright", reason="playwright is not installed")
@@ -25,7 +25,7 @@ def test_the_links_lead_to_tables_charts_and_artifacts(tmp_path, monkeypatch):
         # Which loss is better on which class: a row per loss, its verdicts in columns.
         visit(page, links["losses"], "3 matching runs", picture)
         table = page.locator(".ag-root").inner_text()
-        assert "dice/anterior" in table
+        assert "anterior/dice" in table
         verdicts = pd.read_csv(experiment.parent / "report/comparisons.csv")["verdict"]
         assert {"reference", *verdicts} <= set(table.split())
         assert "against dice: dice_no_background" in page.inner_text("body")
@@ -42,8 +42,8 @@ def test_the_links_lead_to_tables_charts_and_artifacts(tmp_path, monkeypatch):
         visit(page, links["charts"], "test/dice/anterior", picture)
         assert "dice_no_background" in page.inner_text("body")
 
-        visit(page, links["compare"], "Comparing 3 Runs", picture)
-        assert "dice_inverse_frequency · hippocampus · unet" in page.inner_text("body")
+        visit(page, links["compare"], "test/dice/anterior", picture)
+        assert "dice_inverse_frequency" in page.inner_text("body")
 
         run = runs(experiment, "comparison")["run_id"].item()
         pages = f"{server.address}/#/experiments/{said['experiment_id']}/runs/{run}"
@@ -51,3 +51,34 @@ def test_the_links_lead_to_tables_charts_and_artifacts(tmp_path, monkeypatch):
         assert "comparisons.csv" in page.inner_text("body")
         visit(page, pages, "comparison of fake", picture)
         assert "against dice" in page.inner_text("body")
+
+
+def test_eleven_classes_fit_the_first_screens(tmp_path, monkeypatch):
+    """At 1600 pixels: every verdict and, behind them, the mean; charts open on Dice."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    experiment = write_street_study(tmp_path)
+    uri = mlflow_store.embedded(experiment.parents[1])
+    empty_store(experiment.parents[1])
+    said = sync(experiment)
+    picture = tmp_path / "screen.png"
+    with Server(uri, tmp_path) as server, browser_page(1600, 900) as page:
+        links = {name: server.address + link for name, link in said["links"].items()}
+        visit(page, links["losses"], "3 matching runs", picture)
+        headers = page.locator(".ag-header-cell[col-id]")
+        boxes = {header.get_attribute("col-id"): header.bounding_box() for header in headers.all()}
+        verdicts = [box for name, box in boxes.items() if name.startswith("tags.")]
+        mean = boxes["metrics.`test/dice`"]
+        assert len(verdicts) == 11
+        assert max(box["x"] + box["width"] for box in verdicts) <= mean["x"]
+        assert mean["x"] + mean["width"] <= 1600
+        assert page.locator(".ag-root").inner_text().count("undecided") >= 11  # not cut
+
+        for name, section in (("charts", "val/dice"), ("compare", "test/dice")):
+            visit(page, links[name], "matching runs", rest=0)  # no picture: charts take minutes
+            shown = f"document.body.innerText.includes('{section}/building')"
+            page.wait_for_function(shown, timeout=120_000)
+            text = page.inner_text("body")
+            assert text.index(section) == min(
+                text.index(x) for x in ("val/dice", "test/dice") if x in text
+            )
+            assert "ledger" not in text

@@ -141,14 +141,14 @@ def _sync(
         with mlflow_store.explained(uri, experiment):
             client = mlflow_store.connect(uri, results)
             number = get_or_create_experiment(client, e.experiment, location, tags, restore)
-            counts, ids = sync(client, number, source, records, restore)
+            counts = sync(client, number, source, records, restore)
     # Without the password that a server's URI may carry: links are printed and written down.
     address = mlflow_store.redacted(uri, "").rstrip("/") if mlflow_store.is_server(uri) else ""
     return {
         "store": mlflow_store.redacted(uri),
         "experiment_id": number,
         "runs": counts,
-        "links": links(address, number, records, ids),
+        "links": links(address, number),
     }
 
 

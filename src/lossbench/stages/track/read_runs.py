@@ -17,7 +17,7 @@ from lossbench.common.provenance import run_digest
 from lossbench.common.tables import BLOCK, RUN, STATUS, TEXT, read_csv
 from lossbench.config import Experiment, UserError, canonical, unnamed
 from lossbench.stages.track.record import Record
-from lossbench.stages.track.view import clean, verdict_table, verdicts_in_words
+from lossbench.stages.track.view import verdict_table, verdict_tag, verdicts_in_words
 
 GROUP = ["dataset", "model", "loss"]  # the keys of a parent run
 TEST = ["dice", "dice_with_background"]  # columns of runs.csv
@@ -190,6 +190,7 @@ class Study:
             tags={
                 "lossbench.block": "{dataset}/{model}/fold{fold}/seed{seed}".format(**row),
                 **tags,
+                **self._card(row["dataset"], row["loss"]),
             },
             dataset=self.datasets[row["dataset"]],
             history=history,
@@ -216,11 +217,11 @@ class Study:
             spread = {k: v for k, v in row.items() if isinstance(v, Real) and k != "mean"}
             figures |= {f"summary/{name}/{k}": float(v) for k, v in spread.items()}
             if is_reference and row["metric"] in self.e.comparison.metrics:
-                tags[clean(name)] = "reference"
+                tags[verdict_tag(row["metric"], row["class"])] = "reference"
         for row in comparisons.to_dict("records"):
             name = f"{row['metric']}/{row['class']}"
             figures |= {f"versus/{name}/{k}": row[k] for k in VERSUS}
-            tags[clean(name)] = row["verdict"]
+            tags[verdict_tag(row["metric"], row["class"])] = row["verdict"]
         words = "the reference" if is_reference else verdicts_in_words(comparisons)
         tags |= {"lossbench.verdict": words, "mlflow.note.content": words}
         start, end = _ms(runs["started"].min()), _ms(runs["finished"].max())
@@ -242,7 +243,7 @@ class Study:
             start=start,
             end=end,
             params=self._params(*keys),
-            tags=tags,
+            tags={**tags, **self._card(dataset, loss)},
             dataset=self.datasets[dataset],
             figures=figures or {},
             provisional=figures is None,
@@ -287,25 +288,28 @@ class Study:
         )
 
     def _params(self, dataset: str, model: str, loss: str) -> dict[str, str]:
-        """Settings, and what the loss computes: so that runs can be filtered by either."""
+        """Settings, so that runs can be filtered by them."""
         run = self.e.run(dataset=dataset, model=model, loss=loss, fold=0, seed=0)
-        card = self.cards.get(dataset, {}).get(loss, {})
         return {
             "dataset": dataset,
             "model": model,
             "loss": loss,
             # One param for all keywords: a param that only some losses have spoils MLflow's charts.
             "loss_params": canonical(unnamed(run["loss"])),
-            **{f"card/{k}": str(v) for k, v in card.items()},
             **{k: v if isinstance(v, str) else canonical(v) for k, v in run["training"].items()},
         }
+
+    def _card(self, dataset: str, loss: str) -> dict[str, str]:
+        """What a loss computes, as tags: of params MLflow would make axes and columns."""
+        card = self.cards.get(dataset, {}).get(loss, {})
+        return {f"card/{name}": str(value) for name, value in card.items()}
 
     def _artifacts(self) -> dict[str, Path]:
         """Page, figures and tables of the report, and the experiment."""
         page = self.report / "report.html"
         if not page.exists():
             raise UserError(f"{page}: no such file; run the workflow, which writes it")
-        paths = [page, *sorted(self.report.glob("*.csv"))]
+        paths = [page, *sorted(self.report.glob("methods.md")), *sorted(self.report.glob("*.csv"))]
         for sub in ("figures", "tables"):
             paths += sorted(path for path in (self.report / sub).rglob("*") if path.is_file())
         names = {str(path.relative_to(self.report)): path for path in paths}

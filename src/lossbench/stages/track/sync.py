@@ -61,7 +61,7 @@ def sync(
     source: str,
     records: Sequence[Record],
     restore: bool = False,
-) -> tuple[dict[str, int], dict[str, str]]:
+) -> dict[str, int]:
     """Make our runs of an MLflow experiment equal to the records.
 
     Parameters
@@ -75,9 +75,8 @@ def sync(
 
     Returns
     -------
-    counts, ids
-        How many runs were written, unchanged, removed, left deleted (by a person); the id of the
-        run of each record's key, of those that are not deleted.
+    dict
+        How many runs were written, unchanged, removed, left deleted (by a person).
     """
     existing = _search(client, experiment_id, source)
     counts, ids = dict.fromkeys(COUNTS, 0), {}
@@ -108,7 +107,7 @@ def sync(
             for run in active:
                 _delete(client, run)
                 counts["removed"] += 1
-    return counts, ids
+    return counts
 
 
 def _search(

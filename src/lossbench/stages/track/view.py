@@ -3,27 +3,29 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import pandas as pd
 
 from lossbench.config import Experiment
 
-if TYPE_CHECKING:
-    from lossbench.stages.track.record import Record
-
 MODE = "workflowType=machine_learning"  # else the UI opens for language models
 # Shared views: the kind of runs each shows. The UI of MLflow 3 writes and reads them as tags of an
 # experiment (undocumented), and needs every key.
-VIEWS = {"lossbench": "loss", "lossbench_runs": "run"}
+VIEWS = {"lossbench": "loss", "lossbench_runs": "run", "lossbench_compare": "run"}
+# Pixels: with these, eleven verdicts and the mean stand side by side on a screen 1600 wide.
+FIXED_WIDTHS = {"attributes.`Run Name`": 170, "runDateAndNestInfo": 36}  # the latter: created
+VERDICT_WIDTH, FIGURE_WIDTH = 88, 96
+# Sections of charts, the first ones open; without a list MLflow sorts by name, ledger first.
+SECTIONS = ("val/dice", "test/dice", "test")
+FOLDED_SECTIONS = ("train", "ledger", "ledger/value", "ledger/l1", "ledger/l2", "System metrics")
 DEFAULT_VIEW = """{
 "orderByKey": "metrics.`test/dice`", "orderByAsc": false, "startTime": "ALL", "groupBy": null,
 "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs",
 "runsExpanded": {}, "groupsExpanded": {}, "runsPinned": [], "runsHidden": [],
 "runsVisibilityMap": {}, "runsHiddenMode": "SHOWALL", "viewMaximized": false,
-"runListHidden": false, "isAccordionReordered": false, "useGroupedValuesInCharts": true,
-"hideEmptyCharts": true, "autoRefreshEnabled": false, "globalLineChartConfig":
+"runListHidden": false, "isAccordionReordered": true, "compareRunCharts": [],
+"useGroupedValuesInCharts": true, "hideEmptyCharts": true,
+"autoRefreshEnabled": false, "globalLineChartConfig":
 {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""}}"""
 
 
@@ -76,18 +78,18 @@ def verdicts_in_words(comparisons: pd.DataFrame) -> str:
 def experiment_tags(e: Experiment, note: str, classes: Sequence[str]) -> dict[str, str]:
     """Give the tags of the MLflow experiment: its note, and the views behind the links.
 
-    The UI sorts columns by name, metrics before params before tags, and shows some 14 letters of
-    a name.
+    Without an order of columns the UI sorts them by name, metrics before params before tags.
     """
-    names = [clean(f"{metric}/{name}") for metric in e.comparison.metrics for name in classes]
+    pairs = [(metric, name) for metric in e.comparison.metrics for name in classes]
     # A column and a level of grouping only for what there is several of.
     several = [key for key in ("dataset", "model") if len(getattr(e.matrix, key)) > 1]
-    columns = [f"metrics.`test/{name}`" for name in ["dice", *names]]
-    columns += [f"params.`{key}`" for key in several]
-    extra = {
-        "loss": [f"tags.`{name}`" for name in names],
-        "run": ["metrics.`test/dice_with_background`", "tags.`lossbench.status`"],
-    }
+    figures = [f"test/{metric}/{name}" for metric, name in pairs]
+    columns = [f"metrics.`{clean(name)}`" for name in ["test/dice", *figures]]
+    verdicts = [f"tags.`{verdict_tag(metric, name)}`" for metric, name in pairs]
+    runs = ["metrics.`test/dice_with_background`", "tags.`lossbench.status`"]
+    params = [f"params.`{key}`" for key in several]
+    ordered = {"loss": [*params, *verdicts, *columns], "run": [*params, *columns, *runs]}
+    widths = dict.fromkeys(verdicts, VERDICT_WIDTH) | dict.fromkeys(columns, FIGURE_WIDTH)
     grouping = {
         "aggregateFunction": "average",
         "groupByKeys": [{"mode": "param", "groupByData": name} for name in [*several, "loss"]],
@@ -97,36 +99,43 @@ def experiment_tags(e: Experiment, note: str, classes: Sequence[str]) -> dict[st
     for view, kind in VIEWS.items():
         state = json.loads(DEFAULT_VIEW) | {
             "searchFilter": f"tags.`lossbench.kind` = '{kind}'",
-            "selectedColumns": columns + extra[kind],
+            "selectedColumns": ordered[kind],
+            "columnOrder": [*FIXED_WIDTHS, *ordered[kind]],
+            "columnWidths": FIXED_WIDTHS | widths,
             "groupBy": grouping if kind == "run" else None,
+            "compareRunSections": _sections(e, "test/dice" if "compare" in view else "val/dice"),
         }
         tags[f"mlflow.sharedViewState.{view}"] = json.dumps(state)
     return tags
 
 
-def links(
-    address: str, experiment_id: str, records: "Sequence[Record]", ids: dict[str, str]
-) -> dict[str, str]:
+def verdict_tag(metric: str, name: str) -> str:
+    """The tag of a loss with its verdict on a class: the class first, as columns cut names."""
+    return clean(f"{name}/{metric}")
+
+
+def _sections(e: Experiment, first: str) -> list[dict[str, str | bool]]:
+    """Sections of charts, which MLflow fills itself: each metric goes where its name begins."""
+    is_open = dict.fromkeys([first, *SECTIONS], True)
+    others = [f"test/{metric}" for metric in e.all_metrics if metric != "dice"]
+    is_open |= dict.fromkeys([*others, *FOLDED_SECTIONS], False)
+    state = {"isReordered": False, "deleted": False, "isGenerated": True}
+    return [
+        {"uuid": name, "name": name, "display": display, **state}
+        for name, display in is_open.items()
+    ]
+
+
+def links(address: str, experiment_id: str) -> dict[str, str]:
     """Links to a row per loss, all runs by loss, their charts, and the losses next to each other.
 
-    Parameters
-    ----------
-    address
-        The server's; empty where it depends on the port that `ui` chooses.
-    ids
-        Key of a record -> id of its run.
+    `address` is the server's; empty where it depends on the port that `ui` chooses.
     """
     page = f"{address}/#/experiments/{experiment_id}/runs?{MODE}"
-    losses = [record for record in records if record.kind == "loss" and record.key in ids]
-    groups = [(record.params["dataset"], record.params["model"]) for record in losses]
-    first = [ids[r.key] for r, group in zip(losses, groups, strict=True) if group == groups[0]]
-    runs, experiments = (
-        quote(json.dumps(values, separators=(",", ":"))) for values in (first, [experiment_id])
-    )
     return {
         "losses": f"{page}&viewStateShareKey=lossbench",
         "runs": f"{page}&viewStateShareKey=lossbench_runs",
         "charts": f"{page}&viewStateShareKey=lossbench_runs&compareRunsMode=CHART",
-        # The runs come first: the compare page loses its first argument otherwise.
-        "compare": f"{address}/#/compare-runs?runs={runs}&experiments={experiments}&{MODE}",
+        # Not MLflow's page for comparing runs: nobody can say which axes that opens with.
+        "compare": f"{page}&viewStateShareKey=lossbench_compare&compareRunsMode=CHART",
     }
