@@ -195,6 +195,14 @@ class Experiment(Study):
         block = {"experiment": self.experiment, **keys, "runs": runs, "execution": execution}
         return canonical(block | own)
 
+    def measured(self, dataset: str) -> dict[str, Any]:
+        """What the figures of a dataset depend on, but the data and the runs."""
+        return {
+            "metrics": {name: metric.spec() for name, metric in self.metrics.items()},
+            "metrics_code": self._code.get("metrics", {}),
+            "surface_tolerance": self.datasets[dataset].surface_tolerance,
+        }
+
     def dataset_json(self, dataset: str, files: str = "") -> str:
         """Canonical JSON of a catalogue entry: its class, its code and lossbench's own keys.
 

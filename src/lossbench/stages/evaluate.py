@@ -14,7 +14,7 @@ from lossbench.common.device import pick_device
 from lossbench.common.files import read_json, whole
 from lossbench.common.progress import progress
 from lossbench.common.provenance import run_digest
-from lossbench.common.tables import BACKGROUND, CASE_TEXT, COUNTS, DIGESTS, case_schema
+from lossbench.common.tables import BACKGROUND, CASE_TEXT, COUNTS, DIGESTS, MEASURED, case_schema
 from lossbench.config import METRICS, UserError
 from lossbench.datasets.batches import patch_size
 from lossbench.datasets.prepared import Prepared
@@ -59,7 +59,9 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
         keys |= {"fold": spec["fold"], "seed": spec["seed"]}
         tables.append(_cases(block.parent / loss, run, prepared, own).assign(**keys))
     table = pd.concat(tables, ignore_index=True)
-    facts = {DIGESTS: digests, BACKGROUND: prepared.background}
+    measured = {key: spec.get(key, {}) for key in ("metrics", "metrics_code")}
+    measured["surface_tolerance"] = prepared.info["surface_tolerance"]
+    facts = {DIGESTS: digests, BACKGROUND: prepared.background, MEASURED: measured}
     schema = case_schema([*METRICS, *own]).with_metadata(
         {key: json.dumps(value) for key, value in facts.items()}
     )

@@ -1,5 +1,6 @@
 """compare: files cut out of a finished experiment give a message that names them, and no table."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -57,7 +58,15 @@ def of_other_settings(file):
     write_json(file, status | {"digest": digest})
 
 
+def measured_otherwise(file):
+    """As where a metric of the user's has changed since."""
+    old = {"metrics": {}, "metrics_code": {"x": {"mine.py": "old"}}, "surface_tolerance": 1}
+    table = pq.read_table(file).replace_schema_metadata({"measured": json.dumps(old)})
+    pq.write_table(table, file)
+
+
 DAMAGE = {
+    "other metrics": ("cases.parquet", measured_otherwise, "was measured by other metrics, or another version"),
     "other data": ("dice/status.json", of_other_data, "was trained on other data (01234567) than other runs"),
     "other settings": ("dice/status.json", of_other_settings, "not of the settings and the code in experiment.json"),
     "one bit": ("cases.parquet", one_bit, "damaged"),
@@ -97,3 +106,11 @@ def test_a_damaged_file_is_named_and_no_table_is_written(experiment, name):
     assert file.rpartition("/")[2] in str(error.value)
     assert said in str(error.value)
     assert not [table for table in report.iterdir() if table.is_file()]
+
+
+def test_what_was_measured_as_the_experiment_says_is_read(experiment):
+    for file in experiment.parent.glob("*/*/*/*/cases.parquet"):
+        said = {"metrics": {}, "metrics_code": {}, "surface_tolerance": 1.0}
+        table = pq.read_table(file).replace_schema_metadata({"measured": json.dumps(said)})
+        pq.write_table(table, file)
+    compare(experiment, experiment.parent / "report")

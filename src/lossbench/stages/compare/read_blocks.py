@@ -22,11 +22,12 @@ from lossbench.common.tables import (
     CASE_TEXT,
     DIGESTS,
     GROUP,
+    MEASURED,
     RUN,
     STATUS,
     case_schema,
 )
-from lossbench.config import Experiment, UserError
+from lossbench.config import Experiment, UserError, canonical
 from lossbench.stages.compare.penalty import penalise_distances
 from lossbench.stages.compare.scores import DuplicateRowError, Scores, to_scores
 
@@ -91,6 +92,14 @@ def read_cases(
     schema = case_schema(settings.all_metrics)
     tables = [_read(file, keys, schema) for file, keys in files.items()]
     digests = [json.loads((table.schema.metadata or {}).get(DIGESTS, "{}")) for table in tables]
+    for (file, keys), table in zip(files.items(), tables, strict=True):
+        measured = (table.schema.metadata or {}).get(MEASURED)
+        expected = canonical(settings.measured(keys["dataset"]))
+        if measured and canonical(json.loads(measured)) != expected:
+            raise UserError(
+                f"{file}: was measured by other metrics, or another version of their code, than "
+                f"{experiment.name} names; {AGAIN}"
+            )
     background = {
         keys["dataset"]: name
         for keys, table in zip(files.values(), tables, strict=True)
