@@ -9,6 +9,7 @@ from scipy import stats
 from lossbench.common.files import read_json, write_json
 from lossbench.config import Comparison, UserError
 from lossbench.stages.compare import compare
+from lossbench.stages.compare.plan import plan
 from lossbench.statistics import paired_difference
 from tests.helpers.fake_results import compare_files, write_experiment
 
@@ -187,6 +188,9 @@ def test_a_loss_pays_for_what_it_does_not_find_with_the_diagonal(penalised, tmp_
     means = pd.read_csv(output / "summary.csv").set_index(["loss", "class", "metric"])["mean"]
     assert means["other", "anterior", "hd95"] == pytest.approx(2.5, abs=0.05)
     assert np.isnan(pd.read_parquet(output / "cases.parquet")["hd95"]).any(), "plain in the table"
+    plan(experiment.parent, 0.5, output=tmp_path / "plan.csv")
+    pilot = pd.read_csv(tmp_path / "plan.csv").set_index("class").loc["anterior"].iloc[0]
+    assert pilot["pilot_cases"] == (18 if penalised else 8), "as compare has it"
     if penalised:
         paid = (8 * 2.5 + 10 * 16 * 2**0.5) / 18  # of 16 x 16 pixels
         assert means["other", "anterior", "hd95_penalised"] == pytest.approx(paid, abs=0.05)

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lossbench.common.files import whole
-from lossbench.common.tables import CASE, CASE_TEXT, COMPARISON, PLAN, RUN, read_csv
+from lossbench.common.tables import CASE, CASE_TEXT, COMPARISON, COUNTS, PLAN, RUN, read_csv
 from lossbench.config import Rounds, Study, UserError, counted, load_study
 from lossbench.stages.compare.cautions import MORE_SEEDS_DO_NOT_HELP
+from lossbench.stages.compare.penalty import penalise_distances
 from lossbench.stages.compare.scores import Scores, iterate_pairs, to_scores
 from lossbench.statistics import (
     Looks,
@@ -76,11 +77,14 @@ def _pilot(results: Path) -> tuple[Study, list[Scores], dict[tuple[str, str, str
     path = report / "cases.parquet"
     try:
         columns = [*CASE, *study.comparison.metrics]
-        if "subject" in pq.read_schema(path).names:
-            columns.append("subject")
+        columns += [x for x in ("subject", *COUNTS) if x in pq.read_schema(path).names]
         cases = pq.read_table(path, columns=columns, read_dictionary=CASE_TEXT)
         runs = read_csv(report / "runs.csv", RUN)
-        groups = to_scores(cases.select(columns), study.matrix.loss)
+        prepared = experiment.parents[1] / "datasets"
+        groups = [
+            penalise_distances(scores, prepared / scores.dataset / "cases.csv")
+            for scores in to_scores(cases.select(columns), study.matrix.loss)
+        ]
     except (pa.ArrowException, ValueError, KeyError) as error:
         raise UserError(f"{report}: damaged ({error}); run compare again") from None
     seconds = runs["train_seconds"] if "train_seconds" in runs else pd.Series(np.nan, runs.index)
@@ -102,7 +106,7 @@ def _rows(
         scores, loss, metric = pair.scores, pair.keys["loss"], pair.keys["metric"]
         k = scores.classes.index(pair.keys["class"])
         of_loss, of_reference = (
-            scores.subject_means(scores.values[metric][scores.losses.index(name), ..., k])
+            scores.subject_means(scores.compared(metric)[scores.losses.index(name), ..., k])
             for name in (loss, reference)
         )
         d = paired_difference(pair.folds)
