@@ -29,6 +29,14 @@ def test_counts_by_hand():
     assert counts(prediction, label, 3).tolist() == [[1, 2, 0], [0, 1, 1], [1, 1, 0]]
 
 
+def test_mean_dice_of_cases_by_hand():
+    """False positives count where the class is there, and a case without the class does not."""
+    cases = [[[8, 1], [2, 3], [4, 1]], [[5, 0], [0, 7], [0, 0]]]  # tp, fp, fn of two classes
+    dice = dice_of([np.array(case) for case in cases])
+    assert dice == pytest.approx([(16 / (16 + 2 + 4) + 1) / 2, 2 / (2 + 3 + 1)])
+    assert np.isnan(dice_of([np.array([[0], [7], [0]])])).all()
+
+
 @pytest.mark.parametrize("shape", [(20, 24), (16, 18, 17)])
 def test_dice_is_monais_and_the_counts_reproduce_it(shape):
     prediction, label = pair(shape)

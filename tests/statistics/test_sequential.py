@@ -172,6 +172,33 @@ def test_where_cases_alone_are_too_few_more_rounds_are_no_help():
     assert not more_rounds_may_decide(with_blocks, MARGIN, ALPHA, looks)
 
 
+@pytest.mark.parametrize(("sd", "noise"), [(0.01, 0.0), (0.01, 0.004), (0.0015, 0.0)])
+def test_where_the_cases_alone_forbid_a_verdict(sd, noise):
+    """Just within the bounds of the last look and just outside of them."""
+    looks, n, df = Looks(2, 10), 50, 49.0
+    of_zero, of_margin = (stats.norm.isf(looks.levels(a)[-1]) for a in (ALPHA / 2, ALPHA))
+    least = sd * np.sqrt(df / stats.chi2.isf(0.025, df))  # lower end of the spread of the cases
+    components = paired_difference([np.ones((1, 5))]).components._replace(
+        case=sd**2 * n, df_case=df, variance=sd**2 + noise**2
+    )
+
+    def hopeless(mean: float) -> bool:
+        d = Difference(mean, components, n_cases=n, n_blocks=4)
+        return not more_rounds_may_decide(d, MARGIN, ALPHA, looks)
+
+    largest = of_zero * least - 2 * noise  # beyond it, a verdict of better is in reach
+    smallest = MARGIN - of_margin * least + 2 * noise  # below it, equivalent is
+    assert largest > 0
+    for mean in (largest, -largest):
+        assert hopeless(0.999 * mean)
+        assert not hopeless(1.001 * mean)
+    if smallest > 0:
+        assert hopeless(1.001 * smallest)
+        assert not hopeless(0.999 * smallest)
+    two_blocks = Difference(0.0, components._replace(variance=np.nan), n_cases=n, n_blocks=2)
+    assert not more_rounds_may_decide(two_blocks, MARGIN, ALPHA, looks)
+
+
 def test_what_rounds_are_said_to_need_is_what_studies_take():
     """Within what 60 studies can tell; a difference of a margin is not to be called equivalent."""
     looks, design = Looks(2, 6), Design(2, 6, 20, 0.002)

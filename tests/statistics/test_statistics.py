@@ -419,6 +419,7 @@ def test_bootstrap_interval_of_a_mean():
     assert [low, high] == pytest.approx([values.mean() - half, values.mean() + half], abs=0.003)
     assert (low, high) == mean_interval(values, 0.95)
     assert np.isnan(mean_interval(values[:1], 0.95)).all()
+    assert np.ravel(mean_interval(np.array([0.0, 1.0]), 0.95)).tolist() == [0, 1]  # two are enough
 
 
 def test_ranks():

@@ -73,4 +73,6 @@ def test_pairing_gain():
     paired = 2 * 0.01**2 / 40 + 2 * 0.02**2 / 8000
     assert gain == pytest.approx(1 + unpaired / paired, rel=0.25)
     assert pairing_gain(loss, loss) == np.inf
+    constant = [np.ones((2, 5)), np.ones((2, 5))]
+    assert np.isnan(pairing_gain(constant, constant))
     assert np.isnan(pairing_gain([v[:1] for v in loss[:1]], [v[:1] for v in reference[:1]]))
