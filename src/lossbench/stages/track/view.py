@@ -17,7 +17,7 @@ FIXED_WIDTHS = {"attributes.`Run Name`": 170, "runDateAndNestInfo": 36}  # the l
 VERDICT_WIDTH, FIGURE_WIDTH = 88, 96
 # Sections of charts, the first ones open; without a list MLflow sorts by name, ledger first.
 SECTIONS = ("val/dice", "test/dice", "test")
-FOLDED_SECTIONS = ("train", "ledger", "ledger/value", "ledger/l1", "ledger/l2", "System metrics")
+LEDGER_SECTIONS = ("ledger", "ledger/value", "ledger/l1", "ledger/l2")
 DEFAULT_VIEW = """{
 "orderByKey": "metrics.`test/dice`", "orderByAsc": false, "startTime": "ALL", "groupBy": null,
 "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs",
@@ -118,7 +118,8 @@ def _sections(e: Experiment, first: str) -> list[dict[str, str | bool]]:
     """Sections of charts, which MLflow fills itself: each metric goes where its name begins."""
     is_open = dict.fromkeys([first, *SECTIONS], True)
     others = [f"test/{metric}" for metric in e.all_metrics if metric != "dice"]
-    is_open |= dict.fromkeys([*others, *FOLDED_SECTIONS], False)
+    ledger = LEDGER_SECTIONS if e.execution.ledger else ()
+    is_open |= dict.fromkeys([*others, "train", *ledger, "System metrics"], False)
     state = {"isReordered": False, "deleted": False, "isGenerated": True}
     return [
         {"uuid": name, "name": name, "display": display, **state}
