@@ -104,7 +104,7 @@ def population(results: Results) -> str:
 def _measured_on(results: Results) -> Iterator[str]:
     """A sentence for each dataset that comes with a split, or is trained on another grid."""
     for dataset in dict.fromkeys(dataset for dataset, _ in results.groups):
-        file = results.prepared(dataset) / "classes.json"
+        file = results.folder.parent / "datasets" / dataset / "classes.json"
         info = read_json(file) if results.trained_here and file.exists() else {}
         if parts := info.get("parts"):
             yield (
