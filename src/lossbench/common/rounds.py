@@ -7,6 +7,7 @@ goes on as if nothing had happened.
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,19 @@ def _last_look(experiment: Study, folder: Path, before: int | None) -> tuple[int
         for round_ in range(experiment.rounds.first, end):
             if not (file := look_file(folder, round_)).exists():
                 break
-            look = read_json(file)
-            if look["plan"] != plan_of(experiment):
+            look = _read(file, file.stat().st_mtime_ns)
+            if look.get("plan") != plan_of(experiment):
                 break
             found = round_, look
             if not look["open"]:
                 break
     return found
+
+
+@lru_cache(maxsize=128)
+def _read(file: Path, _mtime: int) -> dict[str, Any]:
+    """A look; Snakemake asks for each block."""
+    return read_json(file)
 
 
 def planned_blocks(

@@ -14,6 +14,7 @@ import pandas as pd
 from lossbench.common.check_tables import read_check
 from lossbench.common.files import block_folder, read_json, reading
 from lossbench.common.provenance import run_digest
+from lossbench.common.rounds import planned_blocks
 from lossbench.common.tables import BLOCK, RUN, STATUS, TEXT, read_csv
 from lossbench.config import Experiment, UserError, canonical, unnamed
 from lossbench.stages.track.record import Record
@@ -146,7 +147,7 @@ class Study:
 
     def _planned(self) -> Iterator[tuple[dict[str, Any], str]]:
         """Keys and digest of every run whose block is written and whose data are prepared."""
-        for keys in self.e.blocks():
+        for keys, _ in planned_blocks(self.e, self.folder):
             block = block_folder(self.folder, **keys) / "block.json"
             if keys["dataset"] in self.datasets and block.exists():
                 for loss, spec in read_json(block)["runs"].items():
