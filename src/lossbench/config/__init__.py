@@ -1,5 +1,6 @@
 """What a study is: its sections, blocks and runs. Imports nothing of ours and no torch."""
 
+from lossbench.config.dataset import Dataset as Dataset
 from lossbench.config.errors import ConfigError as ConfigError
 from lossbench.config.errors import UserError as UserError
 from lossbench.config.errors import counted as counted
@@ -22,7 +23,6 @@ from lossbench.config.metrics import outcome as outcome
 from lossbench.config.sections import Augmentation as Augmentation
 from lossbench.config.sections import Comparison as Comparison
 from lossbench.config.sections import Component as Component
-from lossbench.config.sections import Dataset as Dataset
 from lossbench.config.sections import Execution as Execution
 from lossbench.config.sections import Loss as Loss
 from lossbench.config.sections import Matrix as Matrix

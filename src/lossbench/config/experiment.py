@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import Field, PrivateAttr, ValidationError
 
 from lossbench.config.claims import Claim
+from lossbench.config.dataset import Dataset
 from lossbench.config.errors import UserError, problem_text
 from lossbench.config.metrics import METRICS, PENALISED, Metric
 from lossbench.config.sections import (
     Comparison,
     Component,
-    Dataset,
     Execution,
     Loss,
     Matrix,

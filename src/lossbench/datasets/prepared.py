@@ -1,4 +1,4 @@
-"""A prepared dataset, as later stages read it: mapped arrays, never copied."""
+"""A prepared dataset: arrays that `prepare` writes and later stages map, never copied."""
 
 import math
 from collections.abc import Mapping
@@ -218,3 +218,29 @@ class Prepared:
 def foreground_labels(info: Mapping[str, Any]) -> list[int]:
     """Labels of all classes but the background, by classes.json."""
     return [label for label in range(len(info["classes"])) if label != info["background"]]
+
+
+class GrowingArray:
+    """A one-dimensional .npy file that is written piece by piece."""
+
+    def __init__(self, path: Path, dtype: type) -> None:
+        self.length, self._dtype, self._file = 0, np.dtype(dtype), path.open("wb")
+
+    def __enter__(self) -> "GrowingArray":
+        self._write_header()
+        return self
+
+    def append(self, array: np.ndarray) -> None:
+        """Append the elements in C order."""
+        self._file.write(np.ascontiguousarray(array, dtype=self._dtype).data)
+        self.length += array.size
+
+    def __exit__(self, *error: object) -> None:
+        with self._file:
+            self._write_header()
+
+    def _write_header(self) -> None:
+        # numpy leaves room for the first axis to grow: the header keeps its length.
+        self._file.seek(0)
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self._file, header)

@@ -33,7 +33,7 @@ from lossbench.datasets.normalisation import (
     normalisation_problem,
     normalised,
 )
-from lossbench.datasets.prepared import IGNORE, ORIGINAL_LABELS
+from lossbench.datasets.prepared import IGNORE, ORIGINAL_LABELS, GrowingArray
 from lossbench.datasets.resampling import (
     axes_problem,
     is_resampled,
@@ -125,7 +125,7 @@ def _write_arrays(
     sizes: dict[str, str] = {}
     with ExitStack() as stack:
         image_file, label_file, *original_file = [
-            stack.enter_context(_GrowingArray(path, dtype))
+            stack.enter_context(GrowingArray(path, dtype))
             for path, dtype in zip(files.values(), (np.float32, np.uint8, np.uint8), strict=False)
         ]
         for number, case in enumerate(_cases(source)):
@@ -242,32 +242,6 @@ def _reading_failed(error: Exception, number: int) -> UserError:
         return error
     what = f"{type(error).__name__}: {error} ({location_of(error)})"
     return UserError(f"case number {number}: {what}")
-
-
-class _GrowingArray:
-    """A one-dimensional .npy file that is written piece by piece."""
-
-    def __init__(self, path: Path, dtype: type) -> None:
-        self.length, self._dtype, self._file = 0, np.dtype(dtype), path.open("wb")
-
-    def __enter__(self) -> "_GrowingArray":
-        self._write_header()
-        return self
-
-    def append(self, array: np.ndarray) -> None:
-        """Append the elements in C order."""
-        self._file.write(np.ascontiguousarray(array, dtype=self._dtype).data)
-        self.length += array.size
-
-    def __exit__(self, *error: object) -> None:
-        with self._file:
-            self._write_header()
-
-    def _write_header(self) -> None:
-        # numpy leaves room for the first axis to grow: the header keeps its length.
-        self._file.seek(0)
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.length,)}
-        np.lib.format.write_array_header_1_0(self._file, header)
 
 
 def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[str, Any]:
