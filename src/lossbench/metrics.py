@@ -1,4 +1,7 @@
-"""Counts and metrics per case and class. MONAI's DiceMetric is the figure that is quoted."""
+"""Counts and metrics per case and class; their facts are in config/metrics.py.
+
+MONAI's DiceMetric is the figure that is quoted.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_weight_memory_format
 
-from lossbench.common.code import refuse_other_code
 from lossbench.common.files import altered, read_json
 from lossbench.common.instantiate import instantiate
 from lossbench.common.provenance import run_digest, seed_of
+from lossbench.common.user_code import refuse_other_code
 from lossbench.config import UserError, unnamed
 from lossbench.datasets.batches import pad_mirrored
 from lossbench.datasets.prepared import Prepared

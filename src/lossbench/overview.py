@@ -9,11 +9,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from lossbench.common.code import changed_files
 from lossbench.common.files import block_folder, read_json
 from lossbench.common.provenance import run_digest
 from lossbench.common.rounds import last_look, look_file, planned_blocks
 from lossbench.common.sources import sources_version
+from lossbench.common.user_code import changed_files
 from lossbench.config import Experiment, Training, UserError, canonical, counted
 
 # Three blocks and six comparisons need 11: such studies find a difference of 0.005 in 3 % (docs).

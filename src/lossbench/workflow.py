@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 
-from lossbench.common.code import code_of
 from lossbench.common.files import block_folder, read_json
 from lossbench.common.instantiate import USER_PATH
 from lossbench.common.provenance import run_digest, sha256
 from lossbench.common.rounds import losses_of, planned_blocks
+from lossbench.common.user_code import code_of
 from lossbench.config import Experiment, UserError, merged, validate
 
 # Config files that come with lossbench; a study's own files are merged over them, in this order.

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lossbench.common.code import code_of
 from lossbench.common.files import checksums, read_json, write_json, write_text
 from lossbench.common.provenance import run_digest
 from lossbench.common.tables import BACKGROUND, COUNTS
+from lossbench.common.user_code import code_of
 from lossbench.config import METRICS, UserError, canonical
 from lossbench.datasets.prepared import Prepared
 from lossbench.metrics import measure

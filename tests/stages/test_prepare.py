@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 import lossbench.stages.prepare
-from lossbench.common.code import code_of
 from lossbench.common.files import read_json
 from lossbench.common.provenance import sha256
 from lossbench.common.sources import sources_version
+from lossbench.common.user_code import code_of
 from lossbench.config import UserError
 from lossbench.datasets import ImageFolder, Phantom
 from lossbench.datasets.normalisation import normalised

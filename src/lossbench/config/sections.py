@@ -143,8 +143,8 @@ class Training(Strict):
     decay_power: Number = Field(
         0.9, ge=0, description="Rate at step t: (1 - t / steps) ** decay_power."
     )
-    momentum: Number = Field(0.99, ge=0, lt=1, description="Of SGD.")
-    weight_decay: Number = Field(1e-5, ge=0, description="Of either optimiser.")
+    momentum: Number = Field(0.99, ge=0, lt=1, description="Momentum (SGD only).")
+    weight_decay: Number = Field(1e-5, ge=0, description="Weight decay of either optimiser.")
     clip_norm: Number | None = Field(
         None, gt=0, description="Largest gradient norm; null: no clipping."
     )

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lossbench.config import UserError
 from lossbench.datasets.contract import problem_list
-from lossbench.datasets.image_files import files_of
+from lossbench.datasets.image_paths import files_of
 from lossbench.datasets.mask_values import parsed, translated
 
 _ORIENTATION = 0x0112  # EXIF tag

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from lossbench.common.code import changed_files, refuse_other_code
 from lossbench.common.device import pick_device
 from lossbench.common.files import read_json, whole
 from lossbench.common.progress import progress
 from lossbench.common.provenance import run_digest
 from lossbench.common.tables import BACKGROUND, CASE_TEXT, COUNTS, DIGESTS, MEASURED, case_schema
+from lossbench.common.user_code import changed_files, refuse_other_code
 from lossbench.config import METRICS, UserError
 from lossbench.datasets.batches import patch_size
 from lossbench.datasets.prepared import Prepared

@@ -18,7 +18,7 @@ from lossbench.common.provenance import run_digest
 from lossbench.config import UserError
 from lossbench.datasets.batches import patch_size
 from lossbench.datasets.contract import problem_list
-from lossbench.datasets.image_files import EXTENSIONS
+from lossbench.datasets.image_paths import EXTENSIONS
 from lossbench.datasets.images import ImageFolder, pixel_spacing, read_image
 from lossbench.datasets.mask_values import mask_image
 from lossbench.datasets.nifti import Volumes, label_file, read_volume

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from lossbench.common import sources
-from lossbench.common.code import refuse_other_code
 from lossbench.common.files import checksums, read_json, whole, write_json
 from lossbench.common.instantiate import instantiate, location_of
 from lossbench.common.progress import progress
 from lossbench.common.provenance import sha256
+from lossbench.common.user_code import refuse_other_code
 from lossbench.config import UserError, canonical
 from lossbench.datasets import ImageFolder
 from lossbench.datasets.contract import (

@@ -1,11 +1,8 @@
 """Pure functions on arrays: differences, looks, plans, resampling. No files, no pandas."""
 
-from lossbench.statistics.differences import Decision as Decision
 from lossbench.statistics.differences import Difference as Difference
 from lossbench.statistics.differences import cases_tests as cases_tests
 from lossbench.statistics.differences import crossed_difference as crossed_difference
-from lossbench.statistics.differences import decide as decide
-from lossbench.statistics.differences import holm as holm
 from lossbench.statistics.differences import improvement as improvement
 from lossbench.statistics.differences import models_difference as models_difference
 from lossbench.statistics.differences import paired_difference as paired_difference
@@ -25,3 +22,6 @@ from lossbench.statistics.sequential import decide_rounds as decide_rounds
 from lossbench.statistics.sequential import more_rounds_may_decide as more_rounds_may_decide
 from lossbench.statistics.sequential import rounds_needed as rounds_needed
 from lossbench.statistics.variance_components import Components as Components
+from lossbench.statistics.verdicts import Decision as Decision
+from lossbench.statistics.verdicts import decide as decide
+from lossbench.statistics.verdicts import holm as holm

@@ -13,8 +13,9 @@ from functools import cache, lru_cache
 import numpy as np
 from scipy import optimize, special
 
-from lossbench.statistics.differences import Decision, Difference, step_down
+from lossbench.statistics.differences import Difference
 from lossbench.statistics.variance_components import NOISE_EXPONENT, balanced
+from lossbench.statistics.verdicts import Decision, step_down
 
 NODES = 128  # of the integral over the Brownian motion; twice as many move no level by 1e-6
 TAIL = 9.0  # standard deviations, where the integral begins

@@ -8,9 +8,10 @@ import pytest
 from lossbench.common.files import block_folder, write_json, write_text
 from lossbench.common.tables import CLAIMS
 from lossbench.config import validate
+from lossbench.stages.compare.arrange import to_scores
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.family import family
-from lossbench.stages.compare.scores import iterate_pairs, to_scores
+from lossbench.stages.compare.scores import iterate_pairs
 from tests.helpers.configs import default
 
 CLASSES = ("background", "small")

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from lossbench.common.tables import CASE
-from lossbench.stages.compare.scores import DuplicateRowError, deviation, mean, to_scores
+from lossbench.stages.compare.arrange import DuplicateRowError, to_scores
+from lossbench.stages.compare.scores import deviation, mean
 
 
 def rows(folds=(0, 1), seeds=(3, 1), losses=("a", "b"), classes=("background", "x")):

@@ -11,11 +11,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from lossbench.common.code import refuse_other_code
 from lossbench.common.files import write_json
 from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
 from lossbench.common.provenance import run_digest
+from lossbench.common.user_code import refuse_other_code
 from lossbench.config import ConfigError, Experiment, UserError, load
 from lossbench.datasets.prepared import Prepared
 from lossbench.overview import low_power

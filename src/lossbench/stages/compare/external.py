@@ -15,6 +15,7 @@ from lossbench.common.provenance import sha256
 from lossbench.common.tables import CASE, CASE_TEXT, COUNTS, RUN, case_schema, read_csv
 from lossbench.config import METRICS, Study, UserError, did_you_mean
 from lossbench.stages.compare import nnunet
+from lossbench.stages.compare.arrange import DuplicateRowError, to_scores
 from lossbench.stages.compare.conventions import QUOTED, ratios
 from lossbench.stages.compare.external_checks import (
     check_bounds,
@@ -23,7 +24,7 @@ from lossbench.stages.compare.external_checks import (
     unmatched_cases,
 )
 from lossbench.stages.compare.read_blocks import share_initial_weights
-from lossbench.stages.compare.scores import DuplicateRowError, Scores, to_scores
+from lossbench.stages.compare.scores import Scores
 
 # What a table says when it does not say so.
 DEFAULTS = {"dataset": "dataset", "model": "model", "class": "foreground", "fold": 0, "seed": 0}

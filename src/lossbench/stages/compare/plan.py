@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 from lossbench.common.files import whole
 from lossbench.common.tables import CASE, CASE_TEXT, COMPARISON, COUNTS, PLAN, RUN, read_csv
 from lossbench.config import Rounds, Study, UserError, counted, load_study
+from lossbench.stages.compare.arrange import to_scores
 from lossbench.stages.compare.cautions import MORE_SEEDS_DO_NOT_HELP
 from lossbench.stages.compare.penalty import penalise_distances
-from lossbench.stages.compare.scores import Scores, iterate_pairs, to_scores
+from lossbench.stages.compare.scores import Scores, iterate_pairs
 from lossbench.statistics import (
     Looks,
     paired_difference,

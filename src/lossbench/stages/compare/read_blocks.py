@@ -28,8 +28,9 @@ from lossbench.common.tables import (
     case_schema,
 )
 from lossbench.config import Experiment, UserError, canonical
+from lossbench.stages.compare.arrange import DuplicateRowError, to_scores
 from lossbench.stages.compare.penalty import penalise_distances
-from lossbench.stages.compare.scores import DuplicateRowError, Scores, to_scores
+from lossbench.stages.compare.scores import Scores
 
 AGAIN = "delete it and run the workflow again"
 

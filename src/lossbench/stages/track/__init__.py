@@ -1,7 +1,8 @@
 """track: make MLflow equal to the results.
 
 Training never talks to MLflow. `track` is the only writer, one process at a time; it reads files
-(`study`), makes the `store` equal to them (`sync`) and leaves views for people (`view`, `ui`).
+(`read_runs`), makes the store equal to them (`write_runs`) and leaves views for people (`view`,
+`ui`).
 """
 
 import logging
@@ -15,8 +16,8 @@ from lossbench.common.files import write_json
 from lossbench.config import UserError
 from lossbench.stages.track import mlflow_store
 from lossbench.stages.track.read_runs import Study
-from lossbench.stages.track.sync import get_or_create_experiment, sync
 from lossbench.stages.track.view import experiment_tags, links
+from lossbench.stages.track.write_runs import get_or_create_experiment, sync
 
 log = logging.getLogger(__name__)
 LOCK_SECONDS = 600.0  # how long to wait for another sync of these results

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from lossbench.common.code import refuse_other_code
 from lossbench.common.device import device_name, pick_device
 from lossbench.common.files import read_json, try_lock
 from lossbench.common.provenance import run_digest
+from lossbench.common.user_code import refuse_other_code
 from lossbench.config import UserError
 from lossbench.datasets.batches import Batches, batch_settings
 from lossbench.datasets.prepared import Prepared

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import lossbench.common.code
-from lossbench.common.code import _is_users, changed_files, code_of, refuse_other_code
+import lossbench.common.user_code
+from lossbench.common.user_code import _is_users, changed_files, code_of, refuse_other_code
 from lossbench.config import UserError
 
 
@@ -133,7 +133,7 @@ def test_imports_of_imports_and_of_packages_are_followed(write):
 
 
 def test_a_folder_whose_name_begins_like_ours_is_the_user_s(tmp_path):
-    package = Path(lossbench.common.code.__file__).parents[1]
+    package = Path(lossbench.common.user_code.__file__).parents[1]
     assert _is_users(package.with_name("lossbench_more") / "mine.py")
     assert not _is_users(package / "losses" / "build.py")
     assert not _is_users(tmp_path / ".venv/lib/python3.11/site-packages/monai/losses.py")
@@ -165,7 +165,7 @@ def test_files_are_found_as_jobs_find_them_without_an_import(tmp_path):
     """Also on PYTHONPATH, in front of others, and where the module itself would fail."""
     put(tmp_path, {"a/own.py": "1 / 0\nimport own_too", "b/own.py": "", "b/own_too.py": ""})
     code = (
-        "import sys; from lossbench.common.code import code_of; "
+        "import sys; from lossbench.common.user_code import code_of; "
         "print(sorted(code_of({'_target_': 'own.Loss'}))); print('own' in sys.modules)"
     )
     environment = {
