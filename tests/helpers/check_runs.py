@@ -21,7 +21,7 @@ def experiment_of(data, losses=None, models=None, folds=(0,), claims=(), control
     return validate(
         {
             "experiment": "test",
-            "matrix": {"dataset": [data.info["name"]], "model": list(models), "loss": list(losses), "fold": list(folds)},
+            "matrix": {"dataset": [data.info["name"]], "model": list(models), "loss": list(losses), "fold": list(folds), "seed": [0]},
             "training": {"patch_size": [32] * data.info["spatial_dims"], "batch_size": 2, **training},
             "execution": execution,
             "comparison": {"reference": next(iter(losses)), "scale_control": control},
