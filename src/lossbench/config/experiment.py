@@ -86,6 +86,8 @@ class Study(Strict):
         """The facts of a metric, of ours or of the user's own."""
         if name in METRICS:
             return METRICS[name]
+        if (plain := name.removesuffix(PENALISED)) in METRICS:
+            return METRICS[plain]._replace(title=f"{METRICS[plain].title}, penalised")
         lower_is_better = self.metrics[name].lower_is_better
         return Metric(name, lower_is_better, low=-math.inf, high=math.inf)
 
