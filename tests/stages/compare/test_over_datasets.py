@@ -110,3 +110,23 @@ def test_results_of_other_programs_are_combined_too(tmp_path):
     values = pd.read_csv(experiment.parent / "datasets.csv")
     assert values["difference"].tolist() == pytest.approx([0.05] * 3, abs=0.02)  # without class 0
     assert (pd.read_csv(experiment.parent / "over_datasets.csv")["verdict"] == "better").all()
+
+
+def test_a_class_that_few_cases_have_counts_as_much_as_the_others(tmp_path):
+    """Nothing on class 1 of 40 cases, .2 on class 2 of 12: .1, with half its standard error."""
+    rows = []
+    for dataset, seed, case in [(d, s, c) for d in "abc" for s in range(2) for c in range(40)]:
+        for loss, gain in (("dice", 0.0), ("ce", 0.2 + 0.01 * (case % 4))):
+            noise = 0.001 * ((case + 3 * seed + len(loss)) % 4)
+            keys = {"dataset": dataset, "loss": loss, "seed": seed, "case": f"{dataset}{case}"}
+            rows.append({**keys, "class": "1", "dice": 0.7})
+            if case < 12:
+                rows.append({**keys, "class": "2", "dice": 0.5 + gain + noise})
+    table, values = pd.DataFrame(rows), {}
+    for name, part in (("both", table), ("rare", table[table["class"] == "2"])):
+        part.to_csv(tmp_path / f"{name}.csv", index=False)
+        experiment = compare_files([str(tmp_path / f"{name}.csv")], "dice", tmp_path / name)
+        values[name] = pd.read_csv(experiment.parent / "datasets.csv")
+    for column, tolerance in (("difference", 1e-9), ("standard_error", 0.1)):
+        half = values["rare"][column].to_numpy() / 2
+        assert values["both"][column].to_numpy() == pytest.approx(half, rel=tolerance)
