@@ -32,8 +32,9 @@ def test_options_are_the_parameters_of_the_stage_with_their_defaults_and_words(s
     options = vars(_parser().parse_args([stage, *words]))
     assert options.keys() - {"stage", "log"} == parameters.keys()
     for name, parameter in parameters.items():
-        assert f"--{name}" in shown
-        if f"--{name}" not in words and parameter.default is not parameter.empty:
+        option = f"--{name.replace('_', '-')}"
+        assert option in shown
+        if option not in words and parameter.default is not parameter.empty:
             assert options[name] == parameter.default
 
 

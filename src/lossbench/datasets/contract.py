@@ -57,7 +57,8 @@ def case_problems(
         return [f"lacks {', '.join(missing)}; a case is a dict of {', '.join(_KEYS)}"]
     if not isinstance(case["case"], str) or not case["case"].strip():
         return [f"is named {case['case']!r}; expected a text"]
-    for key, name in {"name": case["case"], "subject": str(case.get("subject", ""))}.items():
+    subject = str(case.get("subject", "")).strip()  # as it is stored
+    for key, name in {"name": case["case"], "subject": subject}.items():
         if not name.isprintable():  # as \n is, or a byte of a file's name that is not UTF-8
             return [f"its {key} is {name!r}, with characters that cannot be printed; rename it"]
     if not str(case.get("subject", case["case"])).strip():

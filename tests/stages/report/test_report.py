@@ -128,7 +128,7 @@ def test_hostile_text_is_only_text(tmp_path):
 def test_missing_table_is_named(tmp_path, name):
     experiment, output = make(tmp_path, folds=(0,), seeds=(0,))
     (output / name).unlink()
-    with pytest.raises(UserError, match=f"{name}: no such file; run compare"):
+    with pytest.raises(UserError, match=f"{name}: no such file; run the workflow"):
         report(experiment, output)
 
 
@@ -411,7 +411,7 @@ def test_a_volume_is_cut_where_it_has_most_foreground():
     label = np.zeros((6, 5, 4), np.uint8)
     label[0, 0, 1], label[1:4, 1:3, 2] = 1, 2
     image = np.arange(label.size, dtype=np.float32).reshape(1, *label.shape)
-    shown, truth, prediction = examples._planes(image, label, [label + 0])
+    shown, truth, prediction = examples._planes(image, [label, label + 0], [1, 2])
     assert set(np.unique(truth)) == {0, 2}
     assert (truth == 2).sum() == 6
     assert shown.shape[:2] == truth.shape == prediction.shape == (5, 6)

@@ -211,7 +211,7 @@ def test_two_syncs_wait_for_each_other(workflow, monkeypatch):
     workflow.compare()
     monkeypatch.setattr(package, "LOCK_SECONDS", 0.0)
     with (
-        package.store.locked(workflow.results / ".mlflow.lock", ""),
+        package.mlflow_store.locked(workflow.results / ".mlflow.lock", ""),
         pytest.raises(UserError, match=f"process {os.getpid()} is writing to MLflow"),
     ):
         sync(workflow.experiment)
