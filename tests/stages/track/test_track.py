@@ -422,8 +422,3 @@ def test_runs_can_be_filtered_by_what_their_loss_computes(tmp_path):
         measured = {k: v for k, v in record.tags.items() if k.startswith("card/")}
         known = record.params["loss"] == "dice"
         assert measured == ({"card/background_value": "yes", "card/scale": "1.5"} if known else {})
-
-
-def test_a_port_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--port 80000: expected a number up to 65535"):
-        ui.ui(tmp_path, 80000)

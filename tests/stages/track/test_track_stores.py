@@ -225,7 +225,7 @@ def test_ui_prints_its_links_when_it_listens_and_takes_the_server_with_it(finish
 
 @pytest.mark.parametrize("port", [0, 80000])
 def test_a_port_that_is_none_is_refused(finished, port):
-    with pytest.raises(UserError, match=f"port {port} of 127.0.0.1 is not free"):
+    with pytest.raises(UserError, match=f"--port {port}: expected a number from 1 to 65535"):
         ui.ui(finished.parents[1], port)
 
 

@@ -30,8 +30,8 @@ def ui(results: Path = Path("results"), port: int | None = None) -> None:
     UserError
         Where the store is missing, a server already or of another MLflow, or the port is taken.
     """
-    if port is not None and port > LAST_PORT:
-        raise UserError(f"--port {port}: expected a number up to {LAST_PORT}")
+    if port is not None and not 1 <= port <= LAST_PORT:
+        raise UserError(f"--port {port}: expected a number from 1 to {LAST_PORT}")
     uri = mlflow_store.tracking_uri(results)
     if mlflow_store.is_server(uri):
         raise UserError(
