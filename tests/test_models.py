@@ -1,10 +1,14 @@
 """Predictions of whole cases."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from lossbench import models
+from lossbench.common import progress
 from lossbench.models import predict
 
 
@@ -32,6 +36,17 @@ def test_any_case_is_predicted_whole_and_the_model_sees_the_patch_alone(phantom,
         assert found.dtype == np.uint8
         assert np.array_equal(found, expected(phantom.image(row)[0]))
     assert model.shapes == {tuple(patch)}
+
+
+def test_predictions_that_take_long_say_how_far_they_are(phantom, monkeypatch, caplog):
+    """As they are made, group by group of cases of one size, and not when all are there."""
+    monkeypatch.setattr(progress, "INTERVAL", -1.0)
+    monkeypatch.setattr(models, "VOXELS_PER_BATCH", 32 * 32)
+    rows = phantom.validation(0)
+    with caplog.at_level(logging.INFO):
+        predict(Threshold(), phantom, rows, [32, 32], what="dice: validated")
+    assert caplog.messages[-1].startswith(f"dice: validated {len(rows)} of {len(rows)} cases")
+    assert len(caplog.messages) > 1
 
 
 @pytest.mark.parametrize("patch", [[32, 32], [64, 96], [150, 45]])

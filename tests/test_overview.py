@@ -155,5 +155,5 @@ def test_why_a_dataset_is_prepared_again(tmp_path, monkeypatch):
     assert reason(settings) == "(its files have changed)"
     entry = settings.datasets["hippocampus"].model_copy(update={"fold_seed": 7})
     other = coded.model_copy(update={"datasets": {"hippocampus": entry}})
-    every = "(mine.py has changed, its files have changed, its settings have changed)"
+    every = "(mine.py has changed, its settings have changed, its files have changed)"
     assert reason(other) == every

@@ -15,6 +15,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_w
 
 from lossbench.common.files import altered, read_json
 from lossbench.common.instantiate import instantiate
+from lossbench.common.progress import progress
 from lossbench.common.provenance import run_digest, seed_of
 from lossbench.common.user_code import refuse_other_code
 from lossbench.config import UserError, unnamed
@@ -183,6 +184,7 @@ def predict(
     rows: Sequence[int],
     patch_size: Sequence[int],
     device: torch.device | str = "cpu",
+    what: str = "predicted",
 ) -> list[np.ndarray]:
     """Class of every voxel of some cases, on the grids of their files.
 
@@ -194,9 +196,12 @@ def predict(
         The dataset, and rows of its table of cases.
     model, patch_size, device
         As in `predict_images`.
+    what
+        Begins the lines of the log on how far it is.
     """
     found: dict[int, np.ndarray] = {}
-    for group in _same_shape(data, rows, _batch_size(patch_size)):
+    groups = list(_same_shape(data, rows, _batch_size(patch_size)))
+    for group in progress(groups, len(rows), what, size=len):
         images = np.stack([data.image(row) for row in group])
         classes = predict_images(model, images, patch_size, data.background is None, device)
         found.update(zip(group, classes, strict=True))

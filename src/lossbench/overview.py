@@ -145,13 +145,10 @@ def _prepared_again(experiment: Experiment, folder: Path) -> list[str]:
     try:
         old = read_json(folder / "dataset.json")
         new = json.loads(experiment.dataset_json(folder.name, sources_version(folder)))
-        files = changed_files(old.pop("code", {}), new.pop("code", {}))
-        reasons = [f"{file} has changed" for file in files]
-        if old.pop("files", "") != new.pop("files", ""):
-            reasons.append("its files have changed")
+        reasons = ["its files have changed"] * (old.pop("files", "") != new.pop("files", ""))
+        return _changes(old, new) + reasons
     except (UserError, AttributeError, TypeError):  # missing or damaged
         return []
-    return reasons + ["its settings have changed"] * (old != new)
 
 
 def _reasons(
@@ -163,14 +160,17 @@ def _reasons(
     try:
         if read_json(folder / "status.json")["digest"] == run_digest(run, data_digest):
             return []
-        trained = read_json(folder / "run.json")
-        files = changed_files(trained.pop("code", {}), run.pop("code", {}))
+        changes = _changes(read_json(folder / "run.json"), run)
     except (UserError, KeyError, AttributeError, TypeError):  # missing or damaged
         return []
+    return changes or ["its data have changed"]
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The user's files, and then the settings, that differ between two specifications."""
+    files = changed_files(old.pop("code", {}), new.pop("code", {}))
     reasons = [f"{file} has changed" for file in files]
-    if canonical(trained) != canonical(run):
-        reasons.append("its settings have changed")
-    return reasons or ["its data have changed"]
+    return reasons + ["its settings have changed"] * (canonical(old) != canonical(new))
 
 
 def _training(training: Training, validate_every: int) -> str:

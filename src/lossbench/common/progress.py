@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -15,23 +15,33 @@ INTERVAL = 30.0  # seconds between two lines of the log
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
+def progress(
+    items: Iterable[Item],
+    total: int | None,
+    what: str,
+    size: Callable[[Item], int] = lambda _: 1,
+) -> Iterator[Item]:
     """Go through cases and say how far it is, and how long it will take.
 
     Parameters
     ----------
     items
-        What takes long; each is a case.
+        What takes long; each is a case, or several.
     total
-        How many there are; None where that is not known.
+        How many cases there are; None where that is not known.
     what
         Begins the lines of the log: ``dice: evaluated``.
+    size
+        How many cases an item is.
     """
     begin = shown = time.monotonic()
-    bar = tqdm(items, total=total, unit="case", disable=None, leave=False)  # on a terminal
-    with logging_redirect_tqdm():
-        for number, item in enumerate(bar, start=1):
+    number = 0
+    bar = tqdm(total=total, unit="case", disable=None, leave=False)  # on a terminal
+    with bar, logging_redirect_tqdm():
+        for item in items:
             yield item
+            number += size(item)
+            bar.update(size(item))
             if time.monotonic() - shown > INTERVAL:
                 shown = time.monotonic()
                 if total is None:

@@ -38,12 +38,13 @@ def _last_look(experiment: Study, folder: Path, before: int | None) -> tuple[int
     """The round of the last look, and what it wrote."""
     found: tuple[int, dict[str, Any]] = (0, {})
     if experiment.rounds:
+        plan = plan_of(experiment)
         end = experiment.rounds.budget + 1 if before is None else before
         for round_ in range(experiment.rounds.first, end):
             if not (file := look_file(folder, round_)).exists():
                 break
             look = _read(file, file.stat().st_mtime_ns)
-            if look.get("plan") != plan_of(experiment):
+            if look.get("plan") != plan:
                 break
             found = round_, look
             if not look["open"]:

@@ -3,6 +3,7 @@
 from lossbench.config.dataset import Dataset as Dataset
 from lossbench.config.errors import ConfigError as ConfigError
 from lossbench.config.errors import UserError as UserError
+from lossbench.config.errors import abridged as abridged
 from lossbench.config.errors import counted as counted
 from lossbench.config.errors import did_you_mean as did_you_mean
 from lossbench.config.errors import duration as duration

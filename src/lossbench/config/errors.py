@@ -56,6 +56,12 @@ def counted(number: float, thing: str) -> str:
     return f"{number:.0f} {thing}{'' if number == 1 else 's'}"
 
 
+def abridged(names: Sequence[str], most: int = 3, separator: str = ", ") -> str:
+    """The first of some names, and how many more there are: "a, b, c and 2 more"."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + rest
+
+
 class Where:
     """The file that a key comes from: the last one that has it.
 

@@ -84,14 +84,12 @@ class Prepared:
     @cached_property
     def images(self) -> np.ndarray:
         """float32, one dimension: the cases one after another, each (C, *S)."""
-        with reading(self.folder / "images.npy"):
-            return np.load(self.folder / "images.npy", mmap_mode="c")
+        return self._mapped("images.npy")
 
     @cached_property
     def labels(self) -> np.ndarray:
         """uint8, one dimension: the cases one after another, each (*S); `IGNORE` where ignored."""
-        with reading(self.folder / "labels.npy"):
-            return np.load(self.folder / "labels.npy", mmap_mode="c")
+        return self._mapped("labels.npy")
 
     @property
     def classes(self) -> list[str]:
@@ -128,8 +126,11 @@ class Prepared:
     @cached_property
     def original_labels(self) -> np.ndarray:
         """As `labels`, on the grids of the files."""
-        with reading(self.folder / ORIGINAL_LABELS):
-            return np.load(self.folder / ORIGINAL_LABELS, mmap_mode="c")
+        return self._mapped(ORIGINAL_LABELS)
+
+    def _mapped(self, name: str) -> np.ndarray:
+        with reading(self.folder / name):
+            return np.load(self.folder / name, mmap_mode="c")
 
     def original_label(self, index: int) -> np.ndarray:
         """Label of a row of `cases` on the grid of its file, which is measured: uint8 (*S)."""

@@ -97,10 +97,11 @@ def _cases(folder: Path, run: dict, data: Prepared, own: dict[str, OwnMetric]) -
     device = pick_device()
     model = load_run(folder, data).to(device)
     rows = data.evaluation(run["fold"])
-    found = predict(model, data, rows, patch_size(data, run["training"]), device)
+    patch, name = patch_size(data, run["training"]), folder.name
+    found = predict(model, data, rows, patch, device, f"{name}: predicted")
     measured = []
     cases = zip(found, rows, strict=True)
-    for prediction, row in progress(cases, len(rows), f"{folder.name}: evaluated"):
+    for prediction, row in progress(cases, len(rows), f"{name}: measured"):
         label, spacing = np.asarray(data.original_label(row)), data.original_spacing(row)
         k, tolerance = len(data.classes), data.info["surface_tolerance"]
         figures = measure(prediction, label, spacing, k, tolerance)

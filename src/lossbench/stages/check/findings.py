@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from lossbench.config import abridged
 from lossbench.datasets.prepared import Prepared
 from lossbench.stages.check.names import common_beginnings
 
-OUTLIER_MADS = (
-    4.0  # robust standard deviations of the logarithm, from which a case is far from the others
-)
+# Robust standard deviations of the logarithm, from which a case is far from the others.
+OUTLIER_MADS = 4.0
 OUTLIER_RATIO = 2.0  # and at least this many times the median, or one of so many parts
 MAX_OUTLIER_SHARE = 0.1  # share of the cases up to which some are far; more are a kind of their own
 MIN_CASES = 5  # cases, to say what is far from them
@@ -26,7 +26,7 @@ SPECK_SIZE = 3  # voxels at most, in a part of a class whose largest part is
 SPECK_RATIO = 100  # times as large
 MAX_SPECK_VOXELS = 2**25  # searched for specks, so that it takes a second or two
 MAX_IGNORED = 0.5  # share of a case's voxels; above it the case is named
-MAX_EXAMPLES = 3  # of a kind, and cases in each
+MAX_EXAMPLES = 3  # of a kind, as many as `abridged` names cases
 
 Finding = dict[str, Any]  # kind: a word or two; text: a sentence; cases: names
 
@@ -112,7 +112,7 @@ class _Findings:
             sizes = [f"{name}* ({len(rows)} cases)" for name, rows in groups.items()]
             text = (
                 f"names look like slices, tiles or frames of {len(groups)} subjects, and no "
-                f"subject is given: {_abridged(sizes)}; if so, name the subject of each case, or "
+                f"subject is given: {abridged(sizes)}; if so, name the subject of each case, or "
                 "cases that are alike count as independent"
             )
             sets = [{*rows.tolist()} for rows in self.rows_of.values()]
@@ -129,7 +129,7 @@ class _Findings:
             yield self._finding("ignored", text, rows)
         rows = np.flatnonzero((share > MAX_IGNORED) & (share < 1))
         if rows := rows[np.argsort(-share[rows], kind="stable")].tolist():
-            named = _abridged([f"{self.names[row]} ({share[row]:.0%})" for row in rows])
+            named = abridged([f"{self.names[row]} ({share[row]:.0%})" for row in rows])
             text = f"{self._of_cases(rows)} are ignored for the larger part: {named}"
             yield self._finding("ignored", text, rows)
 
@@ -186,7 +186,7 @@ class _Findings:
             if rows := np.flatnonzero(far).tolist():
                 odd = [f"{self.names[r]} ({_sizes(table[r])})" for r in rows]
                 median = _sizes(np.median(table, axis=0))
-                text = f"{kind} far from the median {median}: {_abridged(odd)}"
+                text = f"{kind} far from the median {median}: {abridged(odd)}"
                 yield self._finding(kind, text, rows)
 
     def odd_shares(self) -> Iterator[Finding]:
@@ -201,7 +201,7 @@ class _Findings:
                 ratio = np.abs(np.log(shares[rows, k] / median))
                 rows = rows[np.argsort(-ratio, kind="stable")].tolist()
                 odd = [f"{self.names[r]} ({shares[r, k]:.2%})" for r in rows]
-                text = f"class {name}: share far from the median {median:.2%}: {_abridged(odd)}"
+                text = f"class {name}: share far from the median {median:.2%}: {abridged(odd)}"
                 found.append((-ratio.max(), self._finding("share of a class", text, rows)))
         yield from (finding for _, finding in sorted(found, key=lambda entry: entry[0]))
 
@@ -233,7 +233,7 @@ class _Findings:
         return f"{len(rows)} of {len(self.names)} cases"
 
     def _named(self, rows: Sequence[int]) -> str:
-        return _abridged([self.names[row] for row in rows])
+        return abridged([self.names[row] for row in rows])
 
     def _finding(self, kind: str, text: str, rows: Sequence[int]) -> Finding:
         return {"kind": kind, "text": text, "cases": [self.names[row] for row in rows]}
@@ -266,11 +266,6 @@ def _is_outlier(values: np.ndarray, among: np.ndarray) -> np.ndarray:
     spread = 1.4826 * np.median(distance[among])  # as a standard deviation of a normal one
     far = among & (distance > max(OUTLIER_MADS * spread, np.log(OUTLIER_RATIO)))
     return far & (far.sum() <= MAX_OUTLIER_SHARE * among.sum())
-
-
-def _abridged(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - MAX_EXAMPLES} more" if len(names) > MAX_EXAMPLES else ""
-    return ", ".join(names[:MAX_EXAMPLES]) + rest
 
 
 def _sizes(numbers: Iterable[float]) -> str:

@@ -13,7 +13,7 @@ from lossbench.common.check_tables import read_check
 from lossbench.common.files import whole, write_json, write_text
 from lossbench.common.rounds import last_look
 from lossbench.common.tables import CASE_TEXT, RUN
-from lossbench.config import Study, UserError, load
+from lossbench.config import Study, UserError, abridged, load
 from lossbench.stages.compare import external, read_blocks
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.collapses import collapses
@@ -95,7 +95,7 @@ def compare(
     exploratory = record_look(settings, experiment.parent, runs, n_rounds)
     dice = dice_of_runs(groups, backgrounds)
     runs = runs.merge(dice, on=list(RUN), how="left", validate="one_to_one")
-    tables = _tables(groups, runs, settings, experiment, backgrounds)
+    tables = _tables(groups, runs, settings, experiment, backgrounds, n_rounds or 0)
     _write(output, table, tables)
     write_json(output / "looks.json", {"exploratory": exploratory, "round": n_rounds})
     # Not `make ui` alone: a folder of the user's own has no Makefile.
@@ -144,14 +144,14 @@ def _tables(
     study: Study,
     experiment: Path | None,
     background: dict[str, str],
+    after: int = 0,
 ) -> dict[str, pd.DataFrame]:
-    """Every table but the cases, by the name of its file."""
+    """Every table but the cases, by the name of its file; in rounds, after the last look."""
     settings = study.comparison
     first = [*RUN, "digest", "status", "steps", "dice", "dice_with_background"]
     first = [name for name in first if name in runs]  # external results have fewer
     collapsed, shared = collapses(groups, experiment), groups
     pairs = list(iterate_pairs(groups, [*settings.metrics, *settings.also], settings.reference))
-    after = last_look(study, experiment.parent) if study.rounds else 0
     tested = family(pairs, groups, study, after)
     if study.rounds:  # means of losses are ranked over the rounds that all of them have
         n_shared = [min(map(scores.n_seeds, scores.losses)) for scores in groups]
@@ -220,8 +220,7 @@ def _missing(compared: pd.DataFrame, alpha: float) -> str:
     """A line for each comparison that lacks values of one side which the other side has."""
     lines = []
     for row in compared[compared["missing_cases"] != ""].to_dict("records"):
-        cases = row["missing_cases"].split(", ")
-        names = ", ".join(cases[:3]) + (f" and {len(cases) - 3} more" if len(cases) > 3 else "")
+        names = abridged(row["missing_cases"].split(", "))
         n_loss, n_reference = row["n_missing_loss"], row["n_missing_reference"]
         line = (
             f"{row['metric']} of {row['class']}: {row['loss']} lacks {n_loss} values, "
@@ -238,8 +237,7 @@ def _cautions(compared: pd.DataFrame) -> str:
     lines = []
     for caution, rows in compared[compared["caution"] != ""].groupby("caution", sort=False):
         of = [f"{r['metric']} of {r['class']}, {r['loss']}" for r in rows.to_dict("records")]
-        more = f" and {len(of) - 3} more" if len(of) > 3 else ""
-        lines.append(f"caution: {caution} ({'; '.join(of[:3])}{more})\n")
+        lines.append(f"caution: {caution} ({abridged(of, separator='; ')})\n")
     return "\n" * bool(lines) + "".join(lines)
 
 

@@ -134,7 +134,7 @@ def _share_weights(runs: Path) -> bool:
     """Whether the runs of results that lossbench wrote share initial weights across folds."""
     try:
         return share_initial_weights(read_csv(runs))
-    except (ValueError, KeyError):
+    except (UserError, KeyError):
         return False  # a runs.csv of another program
 
 

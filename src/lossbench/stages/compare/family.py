@@ -78,6 +78,12 @@ def difference(scores: Scores, folds: Sequence[np.ndarray]) -> Difference:
     return paired_difference([np.stack([mean(folds[0][seeds == s], 0) for s in np.unique(seeds)])])
 
 
+def rules(metrics: Iterable[str], study: Study) -> tuple[list[float], list[bool]]:
+    """The margin of each of these metrics, and whether more of it is better."""
+    margins = [study.comparison.margin_of(metric) for metric in metrics]
+    return margins, [not study.metric(metric).lower_is_better for metric in metrics]
+
+
 def family(
     pairs: Sequence[Pair], groups: Sequence[Scores], study: Study, last_look: int = 0
 ) -> Tested:
@@ -96,8 +102,7 @@ def family(
         had: what was decided then does not depend on who asks, nor how often.
     """
     differences = dict(_differences(pairs, groups, study))
-    margins = [study.comparison.margin_of(metric) for *_, metric in differences]
-    higher = [not study.metric(metric).lower_is_better for *_, metric in differences]
+    margins, higher = rules([metric for *_, metric in differences], study)
     alpha = study.comparison.alpha
     if study.rounds is None:
         decisions = decide(list(differences.values()), margins, higher, alpha)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from lossbench.common.tables import COUNTS
 from lossbench.config import Study
 from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED, overlap
-from lossbench.stages.compare.family import Tested, difference, family
+from lossbench.stages.compare.family import Tested, difference, family, rules
 from lossbench.stages.compare.scores import Pair, Scores, iterate_pairs
 from lossbench.stages.compare.summary import TIE, has_conventions, means_by_convention
 from lossbench.statistics import decide
@@ -22,9 +22,6 @@ def flips(
         for pair in pairs
         if has_conventions(pair.scores, pair.keys["metric"]) and _has_empty(pair)
     ]
-    settings = study.comparison
-    margins = [settings.margin_of(metric) for *_, metric in tested]
-    higher = [not study.metric(metric).lower_is_better for *_, metric in tested]
     found = {
         tuple(pair.keys.values()): _sign_reversals(_shared(pair, study), pair.keys)
         for pair in pairs
@@ -32,22 +29,31 @@ def flips(
     for convention in CONVENTIONS if concerned else ():
         if convention == QUOTED:
             continue
-        differences = {key: result.difference for key, result in tested.items()}
-        for pair in concerned:
-            key = tuple(pair.keys.values())
-            if key in differences:
-                of = (pair.keys[x] for x in ("metric", "loss", "reference", "class"))
-                scores = _under(pair.scores, convention, pair.keys["metric"])
-                differences[key] = difference(scores, scores.pairs(*of))
-        decisions = decide(list(differences.values()), margins, higher, settings.alpha)
-        verdicts = {k: x.verdict for k, x in zip(differences, decisions, strict=True)}
         if study.rounds:  # each look is taken again
             verdicts = _verdicts_after(last_look, pairs, convention, study)
+        else:
+            verdicts = _verdicts(concerned, tested, convention, study)
         for pair in concerned:
             key = tuple(pair.keys.values())
             if key in tested and verdicts[key] != tested[key].decision.verdict:
                 found[key] = [x for x in CONVENTIONS if x in {*found[key], convention}]
     return found
+
+
+def _verdicts(
+    concerned: Sequence[Pair], tested: Tested, convention: str, study: Study
+) -> dict[tuple[str, ...], str]:
+    """The verdicts under a convention, which changes some of the comparisons."""
+    differences = {key: result.difference for key, result in tested.items()}
+    for pair in concerned:
+        key = tuple(pair.keys.values())
+        if key in differences:
+            of = (pair.keys[x] for x in ("metric", "loss", "reference", "class"))
+            scores = _under(pair.scores, convention, pair.keys["metric"])
+            differences[key] = difference(scores, scores.pairs(*of))
+    margins, higher = rules([metric for *_, metric in differences], study)
+    decisions = decide(list(differences.values()), margins, higher, study.comparison.alpha)
+    return {key: x.verdict for key, x in zip(differences, decisions, strict=True)}
 
 
 def _verdicts_after(

@@ -9,7 +9,7 @@ import pandas as pd
 from lossbench.common import tables
 from lossbench.config import Study
 from lossbench.stages.compare.comparisons import max_difference
-from lossbench.stages.compare.family import difference
+from lossbench.stages.compare.family import difference, rules
 from lossbench.stages.compare.scores import Scores, mean
 from lossbench.statistics import RandomEffects, decide, random_effects
 
@@ -69,13 +69,9 @@ def _rows(
     combined: Sequence[tuple[dict[str, str], RandomEffects, float]], study: Study
 ) -> list[dict[str, str | float]]:
     settings = study.comparison
-    metrics = [keys["metric"] for keys, _, _ in combined]
-    decisions = decide(
-        [found.difference for _, found, _ in combined],
-        [settings.margin_of(metric) for metric in metrics],
-        [not study.metric(metric).lower_is_better for metric in metrics],
-        settings.alpha,
-    )
+    margins, higher = rules([keys["metric"] for keys, _, _ in combined], study)
+    differences = [found.difference for _, found, _ in combined]
+    decisions = decide(differences, margins, higher, settings.alpha)
     rows = []
     for (keys, found, limit), decision in zip(combined, decisions, strict=True):
         low, high = found.prediction(1 - settings.alpha, limit)

@@ -8,10 +8,11 @@ import pandas as pd
 
 from lossbench.common.tables import COUNTS
 from lossbench.config import METRICS, PENALISED
+from lossbench.datasets.prepared import Prepared
 from lossbench.stages.compare.scores import Scores
 
 
-def penalise_distances(scores: Scores, cases_csv: Path) -> Scores:
+def penalise_distances(scores: Scores, folder: Path) -> Scores:
     """Add the penalised values of distances, which are compared, where something was missed.
 
     A class that is in the label and not in the prediction has no distance. Left out, a loss gains
@@ -22,22 +23,19 @@ def penalise_distances(scores: Scores, cases_csv: Path) -> Scores:
     ----------
     scores
         Of one dataset and model, with counts.
-    cases_csv
-        Of the prepared dataset: shape and spacing of each case, as the files have them.
+    folder
+        Of the prepared dataset, which has shape and spacing of each case as the files have them.
     """
-    if not set(COUNTS) <= scores.values.keys() or not cases_csv.is_file():
+    if not set(COUNTS) <= scores.values.keys() or not (folder / "cases.csv").is_file():
         return scores
     tp, fp, fn = (scores.values[name] for name in COUNTS)
     missed = (tp + fn > 0) & (tp + fp == 0)
     if not missed.any():
         return scores
-    table = pd.read_csv(cases_csv, dtype=str).set_index("case")
+    table = Prepared(folder).cases.set_index("case")
     first = "original_" if "original_shape" in table else ""
-    sides = [
-        np.prod([[float(n) for n in text.split("x")] for text in texts], axis=0)
-        for texts in zip(table[f"{first}shape"], table[f"{first}spacing"], strict=True)
-    ]
-    diagonals = pd.Series([np.linalg.norm(side) for side in sides], table.index)
+    sizes = zip(table[f"{first}shape"], table[f"{first}spacing"], strict=True)
+    diagonals = pd.Series([np.linalg.norm(np.multiply(*size)) for size in sizes], table.index)
     diagonal = diagonals.reindex(scores.cases).to_numpy()[:, None]
     penalised = {
         name + PENALISED: np.where(missed & np.isnan(values), diagonal, values)

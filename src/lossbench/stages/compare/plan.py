@@ -83,7 +83,7 @@ def _pilot(results: Path) -> tuple[Study, list[Scores], dict[tuple[str, str, str
         runs = read_csv(report / "runs.csv", RUN)
         prepared = experiment.parents[1] / "datasets"
         groups = [
-            penalise_distances(scores, prepared / scores.dataset / "cases.csv")
+            penalise_distances(scores, prepared / scores.dataset)
             for scores in to_scores(cases.select(columns), study.matrix.loss)
         ]
     except (pa.ArrowException, ValueError, KeyError) as error:

@@ -60,7 +60,7 @@ def read_study(
     shared = share_initial_weights(runs)
     groups = [replace(scores, shared_weights=shared) for scores in groups]
     prepared = experiment.parents[1] / "datasets"
-    groups = [penalise_distances(x, prepared / x.dataset / "cases.csv") for x in groups]
+    groups = [penalise_distances(x, prepared / x.dataset) for x in groups]
     return cases, runs, groups, backgrounds
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lossbench.common.device import Stopwatch, device_name, memory_size, peak_memory
 from lossbench.common.files import checksums, whole, write_json, write_text
-from lossbench.common.progress import progress
 from lossbench.common.provenance import commit, seed_of, state_digest, versions
 from lossbench.config import canonical
 from lossbench.datasets.batches import Batches, patch_size
@@ -221,14 +220,12 @@ class Run:
         """Mean Dice of each class on the validation cases; a split may have none."""
         if not len(self.validation):
             return {}
-        predictions = predict(self.model, self.data, self.validation, self.patch, self.device)
+        what = f"{self.name}: validated"
+        predictions = predict(self.model, self.data, self.validation, self.patch, self.device, what)
         k = len(self.data.classes)
-        predicted = zip(predictions, self.validation, strict=True)
         cases = [
             counts(prediction, self.data.original_label(row), k)
-            for prediction, row in progress(
-                predicted, len(self.validation), f"{self.name}: validated"
-            )
+            for prediction, row in zip(predictions, self.validation, strict=True)
         ]
         dice = dict(zip(self.data.classes, dice_of(cases).tolist(), strict=True))
         log.info(
