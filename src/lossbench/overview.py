@@ -40,13 +40,19 @@ def overview(experiment: Experiment, results: Path) -> str:
     """
     matrix, n_blocks = experiment.matrix, len(list(experiment.blocks()))
     folder = results / experiment.experiment
+    validate_every = experiment.execution.validate_every
     at_most = "at most " if experiment.rounds else ""
     lines = [
         f"{experiment.experiment}: {at_most}{counted(n_blocks * len(matrix.loss), 'run')} in "
         f"{at_most}{counted(n_blocks, 'block')}: {', '.join(matrix.loss)} on folds "
         f"{_ranges(matrix.fold)}, seeds {_ranges(matrix.seed)}; compared with "
         f"{experiment.comparison.reference}",
-        f"  {_training(experiment.training, experiment.execution.validate_every)}",
+        f"  {_training(experiment.training, validate_every)}",
+        *(
+            f"  {name}: {_training(experiment.training_of(name), validate_every)}"
+            for name in matrix.dataset
+            if experiment.datasets[name].training
+        ),
         *_rounds(experiment, folder),
     ]
     for (dataset, model), of_group in groupby(

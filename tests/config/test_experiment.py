@@ -113,11 +113,27 @@ def test_an_override_within_a_section_leaves_the_rest_of_it_as_the_experiment_ha
     raw = default()
     raw["training"]["augmentation"] = {"rotate": 3.0, "noise": 0.5}
     raw["losses"]["dice"]["training"] = {"augmentation": {"flip": False}}
-    augmentation = validate(raw).training_of("dice").augmentation
+    augmentation = validate(raw).training_of("mni152", "dice").augmentation
     assert (augmentation.flip, augmentation.rotate, augmentation.noise) == (False, 3.0, 0.5)
-    assert validate(raw).training_of("focal").augmentation.flip
+    assert validate(raw).training_of("mni152", "focal").augmentation.flip
     raw["training"]["augmentation"] = None
-    assert validate(raw).training_of("dice").augmentation.rotate == Augmentation().rotate
+    assert validate(raw).training_of("mni152", "dice").augmentation.rotate == Augmentation().rotate
+
+
+def test_a_dataset_overrides_the_training_settings_for_itself_alone_and_a_loss_over_that():
+    raw = default()
+    raw["matrix"]["dataset"] = ["mni152", "phantom"]
+    raw["datasets"]["phantom"]["training"] = {"patch_size": [32, 32], "steps": 7}
+    raw["losses"]["dice"]["training"] = {"steps": 9}
+    experiment = validate(raw)
+    keys = {"model": "unet", "fold": 0, "seed": 0}
+    phantom = experiment.run(dataset="phantom", loss="dice", **keys)["training"]
+    assert (phantom["steps"], phantom["patch_size"]) == (9, [32, 32])
+    assert experiment.run(dataset="phantom", loss="focal", **keys)["training"]["steps"] == 7
+    assert experiment.run(dataset="mni152", loss="focal", **keys)["training"]["steps"] == 120
+    assert experiment.shares_batches("dice")  # since the losses of a block have one patch size
+    raw["datasets"]["phantom"]["training"] = {"lr": 1}
+    assert "datasets.phantom.training.lr: unknown key" in problems(raw)
 
 
 LEDGER = {"reference": "cross_entropy", "every": 50}

@@ -79,6 +79,9 @@ class Dataset(Component):
         max_length=3,
         description="Spacing of all training images, such as [1, 1, 1], instead of a size.",
     )
+    training: dict[str, Any] = Field(
+        {}, description="Training settings for this data set alone, such as {patch_size: [96, 96]}."
+    )
     background: Literal[0] | None = Field(
         0, description="Label of the background; null where class 0 is a class like the others."
     )

@@ -123,14 +123,19 @@ class Experiment(Study):
         """Digests of the user's files that an entry is made of, by file; empty without any."""
         return self._code.get(section, {}).get(name, {})
 
-    def training_of(self, loss: str) -> Training:
-        """The training settings, with what the entry of a loss overrides, key by key."""
-        return Training(**merged(self.training.model_dump(), self.losses[loss].training))
+    def training_of(self, dataset: str, loss: str | None = None) -> Training:
+        """The training settings, with what the entries of dataset and loss override, by key."""
+        settings = merged(self.training.model_dump(), self.datasets[dataset].training)
+        return Training(**merged(settings, self.losses[loss].training if loss else {}))
 
     def shares_batches(self, loss: str) -> bool:
-        """Whether a loss is to see the batches of its block, or has some of its own."""
-        mine = self.training_of(loss)
-        return all(getattr(mine, name) == getattr(self.training, name) for name in BATCH_SETTINGS)
+        """Whether a loss is to see the batches of its blocks, or has some of its own."""
+        return all(
+            getattr(self.training_of(dataset, loss), name)
+            == getattr(self.training_of(dataset), name)
+            for dataset in self.matrix.dataset
+            for name in BATCH_SETTINGS
+        )
 
     def run(self, dataset: str, model: str, loss: str, fold: int, seed: int) -> dict[str, Any]:
         """Everything that one training depends on, but the data and lossbench's own code."""
@@ -141,7 +146,7 @@ class Experiment(Study):
             "loss": self._named(loss),
             "fold": int(fold),
             "seed": int(seed),
-            "training": self.training_of(loss).model_dump(),
+            "training": self.training_of(dataset, loss).model_dump(),
             **({"code": code} if code else {}),
         }
 

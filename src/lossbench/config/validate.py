@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from lossbench.config.errors import ConfigError, Where, did_you_mean, problem_text
-from lossbench.config.experiment import MATCHED, TAKEN, Experiment
+from lossbench.config.experiment import MATCHED, TAKEN, Experiment, merged
 from lossbench.config.sections import (
     Augmentation,
     Comparison,
@@ -99,6 +99,9 @@ def _cross_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
         hint = did_you_mean(ledger.reference, list(e.losses))
         path = ("execution", "ledger", "reference")
         yield path, f"no loss {ledger.reference!r} in losses; {hint}"
+    for name in e.matrix.dataset:
+        if name in e.datasets:
+            yield from _override_checks(("datasets", name), e.datasets[name].training, e)
     for name in e.matrix.loss:
         yield from _loss_checks(name, e)
     yield from _metric_checks(e)
@@ -106,17 +109,23 @@ def _cross_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
 
 
 def _loss_checks(name: str, e: Experiment) -> Iterator[tuple[tuple, str]]:
-    if name in e.losses and e.losses[name].training:
-        section = ("losses", name, "training")
-        try:
-            e.training_of(name)
-        except ValidationError as error:
-            for problem in error.errors():
-                keys = _keys_beside(("training", *problem["loc"]))
-                yield (*section, *problem["loc"]), problem_text(problem, keys)
+    if name in e.losses:
+        yield from _override_checks(("losses", name), e.losses[name].training, e)
     if e.comparison.scale_control and name + MATCHED in e.losses:
         text = f"scale_control makes a loss of this name; rename {name + MATCHED!r}"
         yield ("losses", name + MATCHED), text
+
+
+def _override_checks(
+    entry: tuple[str, str], overrides: Mapping[str, Any], e: Experiment
+) -> Iterator[tuple[tuple, str]]:
+    """Training settings that an entry of a catalogue has for itself."""
+    try:
+        Training(**merged(e.training.model_dump(), overrides))
+    except ValidationError as error:
+        for problem in error.errors():
+            keys = _keys_beside(("training", *problem["loc"]))
+            yield (*entry, "training", *problem["loc"]), problem_text(problem, keys)
 
 
 def _metric_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:

@@ -67,15 +67,17 @@ def _dataset(results: Results, name: str) -> dict[str, Any]:
     """What is said of a dataset: counts of what was evaluated, classes, normalisation."""
     cases = results.cases[results.cases["dataset"] == name]
     subject = "subject" if "subject" in cases else "case"
-    normalisation = None
+    normalisation, training = None, ""
     if results.trained_here:
-        normalisation = results.experiment.datasets[name].normalisation
+        entry = results.experiment.datasets[name]
+        normalisation, training = entry.normalisation, provenance.settings_text(entry.training)
     return {
         "name": name,
         "n_cases": cases["case"].nunique(),
         "n_subjects": cases[subject].nunique(),
         "classes": results.classes(name),
         "normalisation": normalisation,
+        "training": training,
     }
 
 

@@ -1,6 +1,7 @@
 """What the runs shared, what is missing or diverged, provenance and settings."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -57,14 +58,17 @@ def overrides(results: Results) -> list[dict[str, str]]:
     return [
         {
             "loss": loss,
-            "settings": ", ".join(
-                f"{k} = {v}" for k, v in results.experiment.losses[loss].training.items()
-            ),
+            "settings": settings_text(results.experiment.losses[loss].training),
             "shares": results.experiment.shares_batches(loss),
         }
         for loss in results.losses
         if results.experiment.losses[loss].training
     ]
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Training settings in words: patch_size = [96, 96], steps = 300."""
+    return ", ".join(f"{name} = {value}" for name, value in settings.items())
 
 
 def diverged(results: Results) -> list[str]:
