@@ -82,7 +82,7 @@ def test_every_yaml_block_is_part_of_a_valid_study():
     study, *more = blocks("yaml", PAGES["README.md"])
     raw = merged(default(), yaml.safe_load(study))
     assert validate(raw).matrix.dataset == ["cells"]
-    for name in ("docs/data.md", "docs/losses.md"):
+    for name in ("docs/data.md", "docs/losses.md", "docs/models.md"):
         more += blocks("yaml", PAGES[name])
     for block in more:
         validate(merged(raw, yaml.safe_load(block)))

@@ -25,6 +25,7 @@ from lossbench.datasets.resampling import resample_label
 
 OVERLAP = 0.5  # of neighbouring windows
 VOXELS_PER_BATCH = 2**20  # that the network sees at once, or one window where that is larger
+Logits = Tensor | tuple[Tensor, ...]  # (B, K, *S), or those of several heads, the first that size
 NEEDED = ("run.json", "model.safetensors")  # to have a trained network again
 
 
@@ -45,7 +46,7 @@ def build_model(spec: Mapping[str, Any], data: Prepared, fold: int, seed: int) -
     Returns
     -------
     torch.nn.Module
-        (B, C, *S) -> logits (B, K, *S), on the CPU.
+        (B, C, *S) -> logits (B, K, *S), or several (`logits_of`), on the CPU.
     """
     weights_seed = seed_of("weights", data.digest, spec["name"], fold, seed)
     seed_everything(weights_seed, torch.device("cpu"))
@@ -89,6 +90,31 @@ def to_device(model: nn.Module, device: torch.device) -> nn.Module:
         if device.type == "cpu":
             convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
     return model
+
+
+def logits_of(model: nn.Module, images: Tensor) -> Logits:
+    """Logits of a network in float32; of each of its heads, where it is deeply supervised.
+
+    Parameters
+    ----------
+    model
+        Gives (B, K, *S), or a list or tuple of such outputs, the first of the size of the images
+        and further ones perhaps smaller, or its heads stacked as MONAI's DynUNet stacks them:
+        (B, heads, K, *S).
+    images
+        (B, C, *S).
+    """
+    output = model(images)
+    if isinstance(output, Tensor):
+        if output.ndim == images.ndim:
+            return output.float()
+        output = output.unbind(dim=1)
+    return tuple(head.float() for head in output)
+
+
+def first_head(logits: Logits) -> Tensor:
+    """The logits that are evaluated, of the size of the images."""
+    return logits if isinstance(logits, Tensor) else logits[0]
 
 
 def make_optimizer(
@@ -221,7 +247,8 @@ def predict_images(
     Parameters
     ----------
     model
-        (B, C, *patch_size) -> logits (B, K, *patch_size); put into evaluation mode and back.
+        (B, C, *patch_size) -> logits (B, K, *patch_size), or several, of which the first count;
+        put into evaluation mode and back.
     images
         float32 (N, C, *S).
     patch_size
@@ -244,7 +271,10 @@ def predict_images(
     for batch in torch.from_numpy(images).split(_batch_size(patch_size)):
         batch = pad_mirrored(batch, patch_size) if mirrored else batch
         logits = sliding_window_inference(
-            batch.to(device), tuple(patch_size), len(batch), model, overlap=OVERLAP, mode="gaussian"
+            *(batch.to(device), tuple(patch_size), len(batch)),
+            lambda windows: first_head(logits_of(model, windows)),
+            overlap=OVERLAP,
+            mode="gaussian",
         )
         # argmax finds the same, in nine times the time on a CPU.
         classes = logits.max(dim=1).indices.to(torch.uint8).cpu()

@@ -15,7 +15,7 @@ from lossbench.losses.facts import NOT_CALLED, WEIGHT_KEYS, WEIGHTS_OF_ALL_CLASS
 from lossbench.losses.masked import MaskedLoss
 from lossbench.losses.schedule import add_schedule, set_step
 from lossbench.losses.sync_free import make_sync_free
-from lossbench.losses.targets import one_hot
+from lossbench.losses.targets import downsampled, one_hot
 from lossbench.losses.weights import class_weights
 
 
@@ -80,13 +80,44 @@ def run_loss(run: Mapping[str, Any], data: Prepared) -> nn.Module:
 
 
 def batch_loss(
-    loss: nn.Module, logits: Tensor, labels: Tensor, step: int = 0, steps: int = 1
+    loss: nn.Module,
+    logits: Tensor | Sequence[Tensor],
+    labels: Tensor,
+    step: int = 0,
+    steps: int = 1,
 ) -> Tensor:
-    """Value of a run's loss: logits (B, K, *S) float32, labels (B, *S) uint8 -> scalar.
+    """Value of a run's loss on a batch.
 
-    A loss whose forward has arguments `step` and `steps` gets the steps taken and their total.
+    Parameters
+    ----------
+    loss
+        Of a run; one whose forward has arguments `step` and `steps` gets the two below.
+    logits
+        float32 (B, K, *S); of several heads (deep supervision), the first of that size, the value
+        is the mean over the heads with weights 1, 1/2, 1/4, ..., each against the labels at the
+        head's size.
+    labels
+        uint8 (B, *S).
+    step, steps
+        Steps taken, and those of the whole training.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
     """
     set_step(loss, step, steps)
+    if isinstance(logits, Tensor):
+        return _value_of_head(loss, logits, labels)
+    weights = [0.5**n for n in range(len(logits))]
+    values = [
+        weight * _value_of_head(loss, head, downsampled(labels, head.shape[2:]))
+        for weight, head in zip(weights, logits, strict=True)
+    ]
+    return sum(values) / sum(weights)
+
+
+def _value_of_head(loss: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
     k = logits.shape[1]
     if isinstance(loss, MaskedLoss):
         return loss(logits, one_hot(labels, k), labels < k)
@@ -95,7 +126,7 @@ def batch_loss(
 
 def batch_loss_of_copies(
     loss: nn.Module, labels: Tensor, step: int = 0, steps: int = 1
-) -> Callable[[Tensor], Tensor]:
+) -> Callable[[Tensor | Sequence[Tensor]], Tensor]:
     """Make a run's loss a function of the logits that leaves the state of the loss as it is."""
     return lambda logits: batch_loss(copy.deepcopy(loss), logits, labels, step, steps)
 

@@ -10,7 +10,8 @@ from torch.overrides import TorchFunctionMode
 
 from lossbench.losses.facts import SIGMOID, SOFTMAX
 
-LossOf = Callable[[Tensor], Tensor]  # logits (B, K, *S) -> scalar, the target held fixed
+# Logits (B, K, *S), or those of several heads -> scalar, the target held fixed.
+LossOf = Callable[[Tensor | Sequence[Tensor]], Tensor]
 PERFECT_GAP = 60.0  # gap of logits that makes a probability of 1 in float32, without underflow
 MAX_BYPASS = 1e-2  # largest part of a gradient that may pass by the probabilities
 
@@ -57,7 +58,7 @@ class GradientSnapshot(NamedTuple):
 
 def gradient_snapshot(
     losses: Mapping[str, LossOf],
-    logits: Tensor,
+    logits: Tensor | Sequence[Tensor],
     target: Tensor,
     parameters: Iterable[Tensor],
     reference: str,
@@ -70,7 +71,8 @@ def gradient_snapshot(
     losses
         Each as a function of the logits.
     logits
-        The network's output, float (B, K, *S), with its graph.
+        The network's output, float (B, K, *S), with its graph; of several heads, classes share
+        the loss of the first.
     target
         One-hot, float (B, K, *S).
     parameters
@@ -81,12 +83,13 @@ def gradient_snapshot(
         Names of the losses that are split into classes.
     """
     parameters, values, gradients, class_shares = list(parameters), {}, {}, {}
+    first = logits if isinstance(logits, Tensor) else logits[0]
     for name, loss_of in losses.items():
         value = loss_of(logits)
         values[name] = value.item()
         gradients[name] = flat_gradient(value, parameters)
         if name in split:
-            terms = class_terms(loss_of, logits, target)._asdict()
+            terms = class_terms(loss_of, first, target)._asdict()
             class_shares[name] = {kind: shares(parts).tolist() for kind, parts in terms.items()}
     norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}
     unit = norms[reference]

@@ -1,7 +1,22 @@
 """The target of every loss: one-hot."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+def downsampled(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Labels uint8 (B, *S) at the size of a head: those at the centres of its pixels.
+
+    As MONAI's DeepSupervisionLoss and nnU-Net have it (nearest-exact).
+    """
+    if labels.shape[1:] == size:
+        return labels
+    # In float32, which all devices interpolate; it holds every label exactly.
+    found = interpolate(labels.unsqueeze(1).float(), size=tuple(size), mode="nearest-exact")
+    return found.squeeze(1).to(labels.dtype)
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

@@ -20,7 +20,14 @@ from lossbench.datasets.batches import Batches
 from lossbench.datasets.prepared import Prepared
 from lossbench.losses import batch_loss, batch_loss_of_copies, match_scale, one_hot, run_loss
 from lossbench.losses.gradients import gradient_snapshot
-from lossbench.models import build_model, make_optimizer, seed_everything, to_device
+from lossbench.models import (
+    Logits,
+    build_model,
+    logits_of,
+    make_optimizer,
+    seed_everything,
+    to_device,
+)
 
 STEPS = 20  # plain training with the reference between the two snapshots
 SECONDS = 30.0  # for these steps, all datasets and models together
@@ -77,7 +84,7 @@ class GradientProbe:
         ).train()
         self.batches = Batches(data, fold, seed, training, self.device)
         self.probe = self.batches(0)
-        self.step = 0
+        self.step, self.num_classes = 0, len(data.classes)
         for name, loss in self.losses.items():
             match_scale(name, loss, partial(self._value, loss), self.model.parameters())
         self.optimizer = make_optimizer([*self.model.parameters()], training)
@@ -95,7 +102,7 @@ class GradientProbe:
         found = gradient_snapshot(
             losses,
             logits,
-            one_hot(labels, logits.shape[1]),
+            one_hot(labels, self.num_classes),
             self.model.parameters(),
             self.reference,
             split=losses,
@@ -130,10 +137,10 @@ class GradientProbe:
         batch_loss(self.losses[loss], logits, labels, self.step - 1, steps).backward()
         self.optimizer.step()
 
-    def _logits(self, step: int) -> Tensor:
+    def _logits(self, step: int) -> Logits:
         batch = self.batches(step) if step else self.probe
         seed_everything(seed_of("step", self.spec["seed"], step), self.device)
-        return self.model(batch.images).float()
+        return logits_of(self.model, batch.images)
 
 
 def _figures(values: Iterable[float]) -> list[float | None]:

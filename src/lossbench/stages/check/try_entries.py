@@ -1,9 +1,8 @@
 """Try what an experiment names on its data: folds, losses, models, metrics, claims; and cards."""
 
 import copy
-import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -12,16 +11,14 @@ import numpy as np
 import torch
 import yaml
 
-from lossbench.common.instantiate import locate, location_of
+from lossbench.common.instantiate import location_of
 from lossbench.config import Experiment, UserError, did_you_mean, unnamed
 from lossbench.config.claims import Claim
-from lossbench.datasets.batches import MULTIPLE, patch_size, round_up
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.losses import (
     IndexTarget,
     MaskedLoss,
     activation_problem,
-    are_probabilities,
     build_loss,
     one_hot,
 )
@@ -33,7 +30,8 @@ from lossbench.losses.card import (
     probe_voxels,
 )
 from lossbench.metrics import build_metric
-from lossbench.models import build_model, changed_input, seed_everything
+from lossbench.models import seed_everything
+from lossbench.stages.check.try_model import check_model
 
 
 def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -47,7 +45,7 @@ def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Callab
         yield f"{name}/{loss}", partial(_check_loss, run, data, matrix.fold)
     for model in matrix.model:
         run = settings.run(model=model, loss=matrix.loss[0], **keys)
-        yield f"{name}/{model}", partial(_check_model, run, data)
+        yield f"{name}/{model}", partial(check_model, run, data)
     for metric, entry in settings.metrics.items():
         yield f"{name}/{metric}", partial(_check_metric, metric, entry.spec(), data)
     for n, claim in enumerate(settings.claims):
@@ -190,71 +188,3 @@ def _check_claim(where: str, claim: Claim, data: Prepared) -> None:
     if claim.card and claim.card.property not in PROPERTIES:
         hint = did_you_mean(claim.card.property, list(PROPERTIES))
         raise UserError(f"{where}.card.property: no row {claim.card.property!r}; {hint}")
-
-
-def _check_model(run: dict[str, Any], data: Prepared) -> None:
-    """Logits of the patch's size from a batch of the patch's size."""
-    where, patch = f"models.{run['model']['name']}", patch_size(data, run["training"])
-    if len(patch) != data.info["spatial_dims"]:
-        raise UserError(
-            f"training.patch_size: {list(patch)} has {len(patch)} numbers, "
-            f"and {data.info['name']} has {data.info['spatial_dims']} dimensions"
-        )
-    model = build_model(run["model"], data, run["fold"], run["seed"])
-    size = run["training"]["batch_size"]
-    expected = (size, len(data.classes), *patch)
-    try:
-        with torch.no_grad():
-            images = torch.linspace(-1, 1, size * data.info["channels"] * math.prod(patch))
-            images = images.view(size, data.info["channels"], *patch)
-            before = images.clone()
-            found = model(images)
-    except Exception as error:
-        if _takes_other_dimensions(model, data):
-            raise UserError(f"{where}: {_other_dimensions(data)}") from error
-        if "more than 1 value per channel" in str(error):
-            raise UserError(
-                f"{where}: its batch normalisation gets one value per channel, from a batch of "
-                f"{size} and a patch of {list(patch)}; raise training.batch_size or "
-                "training.patch_size"
-            ) from error
-        raise UserError(
-            f"{where}: cannot take a patch of {list(patch)} of {data.info['name']} "
-            f"({type(error).__name__}: {error}; {location_of(error)}){_larger(patch)}"
-        ) from error
-    if not images.equal(before):
-        raise changed_input(run["model"])
-    if not isinstance(found, torch.Tensor) or tuple(found.shape) != expected:
-        shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-        raise UserError(
-            f"{where}: gives {shape} for a patch of {list(patch)}; expected logits {list(expected)}"
-        )
-    if are_probabilities(found):
-        raise UserError(
-            f"{where}: gives probabilities, and losses expect logits; remove its softmax"
-        )
-
-
-def _takes_other_dimensions(model: torch.nn.Module, data: Prepared) -> bool:
-    """Whether it is a network for images and the data are volumes, or the reverse."""
-    size = [2 * MULTIPLE] * (5 - data.info["spatial_dims"])
-    with suppress(Exception), torch.no_grad():
-        return model(torch.zeros(2, data.info["channels"], *size)).ndim == 2 + len(size)
-    return False
-
-
-def _other_dimensions(data: Prepared) -> str:
-    name, dims = data.info["name"], data.info["spatial_dims"]
-    text = f"it is a {5 - dims}D network, and {name} is {dims}D; take another model"
-    target = data.info["spec"]["_target_"]
-    dataset = locate(target, f"datasets.{name}")
-    if dims == 3 and "slice_axis" in inspect.signature(dataset).parameters:
-        text += f", or cut volumes into slices: datasets.{name}.slice_axis, 0 to 2"
-    return text
-
-
-def _larger(patch: Sequence[int]) -> str:
-    suited = list(round_up(patch))
-    if suited == list(patch):
-        return ""
-    return f"; for training.patch_size, multiples of {MULTIPLE} suit most networks: {suited}"

@@ -30,8 +30,10 @@ from lossbench.losses import (
 from lossbench.losses.gradients import gradient_snapshot
 from lossbench.metrics import counts, dice_of
 from lossbench.models import (
+    Logits,
     build_model,
     changed_input,
+    logits_of,
     make_optimizer,
     precision_used,
     predict,
@@ -132,11 +134,11 @@ class Run:
         """Seed the random numbers that a step draws: the same for all losses of the block."""
         seed_everything(seed_of("step", self.spec["seed"], step), self.device)
 
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor) -> Logits:
         """Logits in float32: losses run outside autocast."""
         enabled, version = self.precision == "bf16", images._version
         with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
-            logits = self.model(images).float()
+            logits = logits_of(self.model, images)
         if images._version != version:  # torch counts the changes in place
             raise changed_input(self.spec["model"])
         return logits
