@@ -132,11 +132,14 @@ def _read(file: Path, keys: dict[str, Any], schema: pa.Schema) -> pa.Table:
         )
         stored = parquet.schema_arrow
         table = parquet.read(schema.names, use_threads=False)
-        if "subject" not in stored.names:  # of an earlier version: each case was its own
+        columns = table.column_names
+        if "subject" not in columns:  # of an earlier version: each case was its own
             table = table.append_column("subject", table["case"])
-        if lacks := [name for name in schema.names if name not in table.column_names]:
+            columns.append("subject")
+        if lacks := [name for name in schema.names if name not in columns]:
             raise UserError(f"{file}: lacks the column {lacks[0]!r}; {AGAIN}")
-        table = table.select(schema.names)
+        if columns != schema.names:
+            table = table.select(schema.names)
         if table.schema != schema:
             table = table.cast(schema)
         table = table.replace_schema_metadata(stored.metadata)
