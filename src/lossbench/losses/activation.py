@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from lossbench.losses.facts import ACTIVATION_ARGUMENTS, ATEN_ACTIVATIONS
+from lossbench.losses.facts import ACTIVATION_ARGUMENTS
 from lossbench.losses.targets import one_hot
+from lossbench.losses.watch import WatchActivations
 
 # Logits of the true class and of the others.
 PERFECT = {"perfect": (10, -10), "true_deep": (40, -10), "others_deep": (10, -40)}
@@ -89,11 +89,14 @@ def _measure(loss: nn.Module, target: Tensor) -> tuple[dict[nn.Module, "_Probe"]
     tries = {name: _logits(target, *depth) for name, depth in PERFECT.items()}
     tries |= {"inverted": _logits(target, -10, 10), "some": some, "shifted": some + shift}
     probes: dict[nn.Module, _Probe] = {}
-    with _WatchActivations(loss, probes) as watched:
+    twice = False
+    with _WatchParts(loss, probes) as parts:
         for name, logits in tries.items():
-            watched.run(name, logits.requires_grad_(), target)
+            inputs = parts.run(name, logits.requires_grad_(), target)
+            if name == "others_deep":  # the logits themselves lie far outside
+                twice = any(bool(x.min() >= 0 and x.max() <= 1) for x in inputs)
     whole = {part: probe for part, probe in probes.items() if len(probe.values) == len(tries)}
-    return whole, watched.twice
+    return whole, twice
 
 
 def _is_same_shifted(values: Mapping[str, float]) -> bool:
@@ -139,34 +142,37 @@ class _Probe:
     activated: bool = False
 
 
-class _WatchActivations(TorchDispatchMode):
-    """Runs a loss and sees its parts, and every softmax and sigmoid of something of their size.
-
-    It looks at operations, below torch's functions: a softmax inside torch's cross-entropy is seen
-    here, with its input. `gradients._RecordProbabilities` replaces outputs, for which it needs the
-    functions.
-
-    Attributes
-    ----------
-    twice
-        Whether an activation was applied to what lay between 0 and 1 already.
-    """
+class _WatchParts:
+    """Runs a loss, and sees for each loss in it that gets the logits its value and activations."""
 
     def __init__(self, loss: nn.Module, probes: dict[nn.Module, _Probe]) -> None:
-        super().__init__()
-        self.loss, self.probes, self.twice, self.count = loss, probes, False, 0
+        self.loss, self.probes = loss, probes
         self.state = copy.deepcopy(loss.state_dict())
-        self.hooks = [part.register_forward_pre_hook(self._enter) for part in loss.modules()]
-        self.hooks += [part.register_forward_hook(self._leave) for part in loss.modules()]
 
-    def run(self, name: str, logits: Tensor, target: Tensor) -> None:
-        """Compute the loss of logits by this name."""
+    def __enter__(self) -> "_WatchParts":
+        self.hooks = [part.register_forward_pre_hook(self._enter) for part in self.loss.modules()]
+        self.hooks += [part.register_forward_hook(self._leave) for part in self.loss.modules()]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def run(self, name: str, logits: Tensor, target: Tensor) -> list[Tensor]:
+        """Compute the loss of logits by this name: the predictions that it activated."""
         self.name, self.logits, self.starts = name, logits, []
-        self.loss(logits, target)
+        with WatchActivations(logits.shape[1]) as self.watched:
+            self.loss(logits, target)
         self.loss.load_state_dict(self.state)
+        return self._predictions()
+
+    def _predictions(self, start: int = 0) -> list[Tensor]:
+        size = self.logits[:, 0].numel()
+        inputs = self.watched.inputs[start:]
+        return [x for x in inputs if x.requires_grad and x.numel() >= size]
 
     def _enter(self, part: nn.Module, arguments: Sequence[Any]) -> None:
-        self.starts.append(self.count)
+        self.starts.append(len(self.watched.inputs))
 
     def _leave(self, part: nn.Module, arguments: Sequence[Any], value: Any) -> None:
         start = self.starts.pop()
@@ -174,22 +180,4 @@ class _WatchActivations(TorchDispatchMode):
         if gets_logits and isinstance(value, Tensor) and value.numel() == 1:
             probe = self.probes.setdefault(part, _Probe())
             probe.values[self.name] = value.item()
-            probe.activated = probe.activated or self.count > start
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        """Look at the input of an activation, then do what was asked."""
-        if func.overloadpacket.__name__ in ATEN_ACTIVATIONS and self._is_prediction(args[0]):
-            self.count += 1
-            if self.name == "others_deep":  # the logits themselves lie far outside
-                self.twice = self.twice or bool(args[0].min() >= 0 and args[0].max() <= 1)
-        return func(*args, **(kwargs or {}))
-
-    def _is_prediction(self, tensor: Tensor) -> bool:
-        return tensor.requires_grad and tensor.numel() >= self.logits[:, 0].numel()
-
-    def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
-        for hook in self.hooks:
-            hook.remove()
+            probe.activated |= bool(self._predictions(start))

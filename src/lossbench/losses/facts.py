@@ -8,12 +8,13 @@ WEIGHTS_OF_ALL_CLASSES = ("monai.losses.DiceCELoss",)
 NOT_CALLED = ("match",)
 
 # What a loss calls to turn logits into probabilities: over the classes, or class by class.
-SOFTMAX = ("softmax", "log_softmax")
-SIGMOID = ("sigmoid", "log_sigmoid", "logsigmoid", "binary_cross_entropy_with_logits")
-# The same as operations of ATen, which also torch's cross-entropy ends in.
-ATEN_ACTIVATIONS = (
-    *("_softmax", "_log_softmax", "sigmoid", "log_sigmoid_forward"),
-    "binary_cross_entropy_with_logits",
+SOFTMAX = (
+    *("softmax", "log_softmax", "special_softmax", "special_log_softmax", "gumbel_softmax"),
+    "cross_entropy",
+)
+SIGMOID = (
+    *("sigmoid", "special_expit", "log_sigmoid", "logsigmoid", "binary_cross_entropy_with_logits"),
+    *("multilabel_soft_margin_loss", "sigmoid_focal_loss"),
 )
 ACTIVATION_ARGUMENTS = ("softmax", "from_logits", "use_softmax")  # for messages: set to true
 

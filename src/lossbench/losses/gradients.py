@@ -1,14 +1,12 @@
 """Gradients of losses: their norms, the cosines between them, and each class's share."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
-from lossbench.losses.facts import SIGMOID, SOFTMAX
+from lossbench.losses.watch import WatchActivations
 
 # Logits (B, K, *S), or those of several heads -> scalar, the target held fixed.
 LossOf = Callable[[Tensor | Sequence[Tensor]], Tensor]
@@ -135,7 +133,7 @@ def shares(parts: Tensor) -> Tensor:
 def class_terms(loss_of: LossOf, logits: Tensor, target: Tensor) -> ClassTerms:
     """Take a loss apart into what each class adds to its value and to its gradient.
 
-    The loss runs as it is; what it makes of the logits by softmax or sigmoid is record. A loss
+    The loss runs as it is; what it makes of the logits by softmax or sigmoid is watched. A loss
     that computes its probabilities by other means cannot be taken apart.
 
     Parameters
@@ -148,24 +146,24 @@ def class_terms(loss_of: LossOf, logits: Tensor, target: Tensor) -> ClassTerms:
         One-hot, float (B, K, *S): what a perfect prediction is; all 0 where a pixel is ignored.
     """
     logits = logits.detach().requires_grad_()
-    with _RecordProbabilities(logits.shape[1]) as record:
+    with WatchActivations(logits.shape[1]) as watched:
         value = loss_of(logits)
     whole, *parts = torch.autograd.grad(
-        value, [logits, *record.probabilities], retain_graph=True, allow_unused=True,
+        value, [logits, *watched.probabilities], retain_graph=True, allow_unused=True,
         materialize_grads=True,
     )  # fmt: skip
     terms = [
-        _gradient_through_class(record.probabilities, logits, parts, k)
+        _gradient_through_class(watched.probabilities, logits, parts, k)
         for k in range(logits.shape[1])
     ]
     rest = whole - sum(terms)
-    if record.sigmoid:  # a class's probabilities depend on its own logits alone
+    if watched.sigmoid:  # a class's probabilities depend on its own logits alone
         terms = [term + _keep_class(rest, k) for k, term in enumerate(terms)]
     elif not rest.norm() <= MAX_BYPASS * whole.norm() + _rounding(parts):
         unknown = torch.full((len(terms),), torch.nan, device=logits.device)
         return ClassTerms(unknown, unknown, unknown)
     return ClassTerms(
-        _values(loss_of, logits.detach(), perfect_logits(target), record.probabilities),
+        _values(loss_of, logits.detach(), perfect_logits(target), watched.probabilities),
         torch.stack([term.abs().sum() for term in terms]),
         torch.stack([term.norm() for term in terms]),
     )
@@ -191,17 +189,17 @@ def _values(
     loss_of: LossOf, logits: Tensor, perfect: Tensor, probabilities: Sequence[Tensor]
 ) -> Tensor:
     """Loss of each class alone, all others perfect, less the loss of a perfect prediction."""
-    with _RecordProbabilities(logits.shape[1]) as perfect_record:
+    with WatchActivations(logits.shape[1]) as seen_perfect:
         floor = loss_of(perfect)
-    if len(perfect_record.probabilities) != len(probabilities):
+    if len(seen_perfect.probabilities) != len(probabilities):
         return torch.full((logits.shape[1],), torch.nan, device=logits.device)
     values = []
     for k in range(logits.shape[1]):
         mixed = [
             best + _keep_class(predicted - best, k)
-            for best, predicted in zip(perfect_record.probabilities, probabilities, strict=True)
+            for best, predicted in zip(seen_perfect.probabilities, probabilities, strict=True)
         ]
-        with _RecordProbabilities(logits.shape[1], mixed):
+        with WatchActivations(logits.shape[1], mixed):
             values.append(loss_of(perfect + _keep_class(logits - perfect, k)))
     return torch.stack(values) - floor
 
@@ -211,61 +209,3 @@ def _keep_class(tensor: Tensor, index: int) -> Tensor:
     kept = torch.zeros_like(tensor)
     kept[:, index] = tensor[:, index]
     return kept
-
-
-class _RecordProbabilities(TorchFunctionMode):
-    """Records the probabilities that a loss makes of logits by softmax, and can replace them.
-
-    Parameters
-    ----------
-    num_classes
-        Size of dimension 1 of what counts as probabilities.
-    replacements
-        What each call of softmax gives; empty: what it does give.
-
-    Attributes
-    ----------
-    probabilities
-        Probabilities, or their logarithms, call by call.
-    sigmoid
-        Whether probabilities were made class by class.
-    """
-
-    def __init__(self, num_classes: int, replacements: Sequence[Tensor] = ()) -> None:
-        super().__init__()
-        self.num_classes, self.replacements = num_classes, replacements
-        self.probabilities: list[Tensor] = []
-        self.sigmoid = False
-
-    def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        """Called by torch for every function."""
-        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
-        if name == "cross_entropy" and not kwargs.get("label_smoothing"):
-            return self._cross_entropy(*args, **kwargs)
-        output = func(*args, **kwargs)
-        self.sigmoid |= name in SIGMOID
-        return self._record(output) if name in SOFTMAX else output
-
-    def _record(self, output: Tensor) -> Tensor:
-        if output.ndim < 2 or output.shape[1] != self.num_classes:
-            return output
-        self.probabilities.append(output)
-        return self.replacements[len(self.probabilities) - 1] if self.replacements else output
-
-    def _cross_entropy(
-        self, logits: Tensor, target: Tensor, weight: Tensor | None = None, **options: Any
-    ) -> Tensor:
-        """torch's, in two steps, since its own softmax cannot be seen."""
-        log_p = self._record(functional.log_softmax(logits, dim=1))
-        reduction = options.get("reduction", "mean")
-        if not target.is_floating_point():
-            ignored = options.get("ignore_index", -100)
-            return functional.nll_loss(
-                log_p, target, weight, ignore_index=ignored, reduction=reduction
-            )
-        if weight is not None:
-            target = target * weight.view(1, -1, *[1] * (logits.ndim - 2))
-        each = -(target * log_p).sum(dim=1)
-        return {"mean": torch.mean, "sum": torch.sum, "none": torch.clone}[reduction](each)
