@@ -16,11 +16,10 @@ from lossbench.losses.card.probes import (
     Measured,
     Probe,
     RefusedError,
-    called,
     labels_of,
 )
 from lossbench.losses.card.ratio import ratio
-from lossbench.losses.gradients import cosines, flat_gradient, perfect_logits
+from lossbench.losses.gradients import cosines, perfect_logits
 
 Property = str | float
 UNKNOWN, NONE = "unknown", "none"
@@ -37,20 +36,14 @@ PROPERTIES = {
     "absent_value": "that term, where the prediction is right and sure (logits 10 apart)",
     "absent_gradient": "its gradient; vanishing: below a 1,000th of a present class's",
     "weights": "whether the loss has class weights, and divides by their sum",
-    "weights_mean": "their mean, as filled from the classes of the probe",
     "value_perfect": "lowest value: a perfect prediction",
     "value_worst": "value where every voxel is surely wrong",
     "hard_value": "value of a sure prediction with errors, as one minus a metric",
     "scale": "norm of the logits' gradient, against the reference's",
     "cosine": "of the logits' gradient to the reference's",
-    "float16": "value of float16 logits of 100,000 voxels, against float64; training uses float32",
-    "bfloat16": "the same in bfloat16",
 }
-# One sample whose background's probabilities sum to more than float16 holds.
-LARGE = {1: (384 * 256,), 2: (384, 256), 3: (384, 256, 1)}
 SURE_GAP = 10.0  # gap of logits of a trained network
 VANISHING = 1e-3  # a gradient that many times smaller than a present class's
-MAX_ROUNDING = 0.1  # relative error of a value that is not rounding any more
 SAME = 1e-4  # relative; what float32 sums may differ by
 
 
@@ -77,9 +70,7 @@ def measure(
     labels = labels_of(num_classes, SIZES[spatial_dims])
     m, r = (Measured(x, labels, num_classes) for x in (loss, reference))
     alone = (_term, _pooling, _background, _absent, _weights, _range, _hard_value)
-    parts = [partial(part, m) for part in alone]
-    parts += [partial(_half, m, dtype) for dtype in (torch.float16, torch.bfloat16)]
-    for part in (*parts, partial(_scale, m, r)):
+    for part in (*(partial(part, m) for part in alone), partial(_scale, m, r)):
         # A loss may refuse a probe (a single sample, an absent class) and still train.
         with suppress(RefusedError):
             card |= part()
@@ -172,15 +163,13 @@ def _weights(m: Measured) -> dict[str, Property]:
     doubled = copy.deepcopy(m)
     weights = [w for part in doubled.loss.modules() for w in _weights_of(part, m.num_classes)]
     if not weights:
-        return {"weights": NONE, "weights_mean": NONE}
-    mean = _round(torch.cat(weights).mean())
+        return {"weights": NONE}
     # All are read before one is written, since modules may share a tensor.
     for weight, twice in zip(weights, [2 * weight for weight in weights], strict=True):
         weight.copy_(twice)
     change = float(doubled.gradient(m.probe).norm() / m.gradient(m.probe).norm())
     names = {1.0: "divided by their sum", 2.0: "not divided by their sum"}
-    kind = names.get(round(change, 3), f"divided in part: {change:.2f} of 2")
-    return {"weights": kind, "weights_mean": mean}
+    return {"weights": names.get(round(change, 3), f"divided in part: {change:.2f} of 2")}
 
 
 def _weights_of(module: nn.Module, num_classes: int) -> list[Tensor]:
@@ -222,27 +211,6 @@ def _scale(m: Measured, reference: Measured) -> dict[str, Property]:
         "scale": _round(ours.norm() / theirs.norm()),
         "cosine": _round(cosines([ours, theirs])[0, 1]),
     }
-
-
-def _half(m: Measured, dtype: torch.dtype) -> dict[str, Property]:
-    """Logits as a network in half precision gives them, and a float32 target."""
-    name = str(dtype).removeprefix("torch.")
-    size = LARGE[m.probe.logits.ndim - 2]
-    soft, target = m.soft(labels_of(m.num_classes, size)[:1])
-    logits = soft + 6 * target  # sure
-    try:
-        low = logits.to(dtype).requires_grad_()
-        value = called(m.given, low, target.float())
-        gradient = flat_gradient(value, [low])
-    except (RefusedError, RuntimeError):  # an operation that has no half precision
-        return {name: "refused"}
-    if not (value.isfinite() and gradient.isfinite().all()):
-        return {name: "not finite"}
-    exact = float(m(logits, target))
-    error = abs(float(value.detach()) - exact) / abs(exact)
-    if not gradient.any():
-        return {name: "gradient is 0"}
-    return {name: f"error {error:.0e}" if error < MAX_ROUNDING else "wrong outside autocast"}
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -68,14 +68,14 @@ class Measured:
 
     Attributes
     ----------
-    given, loss
-        The loss as it came, and a copy in float64, or the same where it refuses that.
+    loss
+        A copy in float64, or the loss as it came where that is refused.
     probe
         Of the labels (2, *S).
     """
 
     def __init__(self, loss: nn.Module, labels: Tensor, num_classes: int) -> None:
-        self.num_classes, self.given = num_classes, loss
+        self.num_classes = num_classes
         self.loss, self.dtype = copy.deepcopy(loss).double(), torch.float64
         self.probe = self.soft(labels)
         try:
