@@ -534,6 +534,7 @@ def test_lost_and_unlearned_classes_of_eleven(tmp_path):
     assert lost.startswith("dice_no_background does not find sky (Dice 0.00")
     page = Page(experiment.parent / "report/report.html")
     assert lost in page.text
+    assert "not learned: by the loss and the reference alike" in page.text
     table = first_screen.verdict_table(results, "hippocampus", "unet")
     assert [row["name"] for row in table["rows"]][:3] == ["sky", "building", "pole"]
     kinds = {row["name"]: [cell["kind"] for cell in row["cells"]] for row in table["rows"]}
@@ -544,6 +545,17 @@ def test_lost_and_unlearned_classes_of_eleven(tmp_path):
     for row in table["rows"]:
         assert row["mean"] == wording.number(means[row["name"]])
     assert page.text.index("sky background") < page.text.index("building")
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_classes_that_no_loss_found_are_named_once(tmp_path):
+    classes = ["background", *(f"organ_{n}" for n in range(1, 11))]
+    experiment = fake_results.write_experiment(tmp_path, classes=classes)
+    report(experiment, experiment.parent / "report")
+    text = Page(experiment.parent / "report/report.html").text
+    warning = re.search(r"Some runs never found a class: (.*?)\. Details", text)[1]
+    assert "no loss found organ_" in warning
+    assert not re.search("on organ_10", warning)
 
 
 @pytest.mark.usefixtures("without_figures")

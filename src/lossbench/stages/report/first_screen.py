@@ -19,9 +19,9 @@ def verdict_table(results: Results, dataset: str, model: str) -> dict[str, Any]:
     -------
     dict
         title; mode: "full" (several lines in a cell), "line" (difference and interval) or "short"
-        (the difference alone); losses; rows: a dict of name, mean (of the reference), background
-        (whether it is) and cells (None where nothing was compared). Classes that a loss lost come
-        first, the background last.
+        (the difference alone); losses; not_learned (whether a class is, somewhere); rows: a
+        dict of name, mean (of the reference), background (whether it is) and cells (None where
+        nothing was compared). Classes that a loss lost come first, the background last.
     """
     table = results.of(results.comparisons, dataset, model, metric=results.metric)
     table = table[table["loss"].isin(results.compared)]
@@ -44,6 +44,7 @@ def verdict_table(results: Results, dataset: str, model: str) -> dict[str, Any]:
         "title": plotting.heading(dataset, model),
         "mode": mode,
         "losses": losses,
+        "not_learned": any(cell["kind"] == "not-learned" for cell in cells.values()),
         "rows": [
             {
                 "name": name,
@@ -150,8 +151,7 @@ def warnings(results: Results, data: dict[str, Any]) -> list[tuple[str, str]]:
     if data["provenance"] and data["provenance"]["mixed"]:
         found.append(("The runs mix commits, versions or devices.", "provenance"))
     if (collapses := data["collapses"]) and len(collapses["table"]):
-        columns = (collapses["table"][c] for c in ("loss", "class", "collapsed"))
-        names = [f"{loss} on {c}, {runs}" for loss, c, runs in zip(*columns, strict=True)]
+        names = _collapsed(collapses["table"], len(results.losses))
         found.append((_named("Some runs never found a class", names), "collapses"))
     cautions = results.comparisons.dropna(subset="caution")
     for caution, rows in cautions.groupby("caution", sort=False):
@@ -163,6 +163,21 @@ def warnings(results: Results, data: dict[str, Any]) -> list[tuple[str, str]]:
         names = list(dict.fromkeys(empty["winners"]["class"]))
         found.append((_named(text, names), "conventions"))
     return found
+
+
+def _collapsed(table: pd.DataFrame, n_losses: int) -> list[str]:
+    """Runs that never found a class: by loss and class, or once where no run of any loss did."""
+    names, by_none = [], []
+    for (_, _, name), rows in table.groupby(["dataset", "model", "class"], sort=False):
+        if len(rows) == n_losses and all(n == of for n, _, of, _ in rows["collapsed"].str.split()):
+            by_none.append(name)
+        else:
+            names += [f"{r['loss']} on {name}, {r['collapsed']}" for r in rows.to_dict("records")]
+    if by_none:
+        more = len(by_none) - MAX_NAMES
+        listed = [*by_none[:MAX_NAMES], *([f"{more} more"] if more > 0 else [])]
+        names.append(f"no loss found {wording.listing(listed)} in any run")
+    return names
 
 
 def _named(text: str, names: list[str]) -> str:
