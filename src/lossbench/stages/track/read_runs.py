@@ -1,9 +1,6 @@
 """An experiment's files, finished or under way, read into records. Knows no MLflow."""
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
@@ -15,15 +12,20 @@ from lossbench.common.check_tables import read_check
 from lossbench.common.files import block_folder, read_json, reading
 from lossbench.common.provenance import run_digest
 from lossbench.common.rounds import planned_blocks
-from lossbench.common.tables import BLOCK, RUN, STATUS, TEXT, read_csv
+from lossbench.common.tables import BLOCK, RUN, STATUS
 from lossbench.config import Experiment, UserError, canonical, unnamed
+from lossbench.stages.track.read_files import (
+    artifacts,
+    curves_of_looks,
+    read_begun,
+    read_table,
+)
 from lossbench.stages.track.record import Record
 from lossbench.stages.track.view import verdict_table, verdict_tag, verdicts_in_words
 
 GROUP = ["dataset", "model", "loss"]  # the keys of a parent run
 TEST = ["dice", "dice_with_background"]  # columns of runs.csv
 VERSUS = ["difference", "ci_low", "ci_high", "p_holm"]  # columns of comparisons.csv
-LOOKS = ["p_holm", "p_equivalent_holm", "difference", "low", "high"]  # columns of looks.csv
 MAX_NOTE = 7900  # characters; MLflow takes 8000 in a tag of a run
 
 
@@ -46,7 +48,7 @@ class Study:
         folders = {name: folder.parent / "datasets" / name for name in experiment.matrix.dataset}
         self.prepared = {n: path for n, path in folders.items() if (path / "classes.json").exists()}
         infos = {name: read_json(path / "classes.json") for name, path in self.prepared.items()}
-        tables = {name: _read_table(path / "cases.csv") for name, path in self.prepared.items()}
+        tables = {name: read_table(path / "cases.csv") for name, path in self.prepared.items()}
         self.datasets = {n: (n, info["digest"], len(tables[n])) for n, info in infos.items()}
         self.classes = list(dict.fromkeys(c for info in infos.values() for c in info["classes"]))
         checked = folder / "check.json"
@@ -62,8 +64,8 @@ class Study:
         """
         for name in {*self.e.matrix.dataset} - self.prepared.keys():
             read_json(self.folder.parent / "datasets" / name / "classes.json")  # is not there
-        runs, summary = (_read_table(self.report / f"{n}.csv", GROUP) for n in ("runs", "summary"))
-        comparisons = _read_table(self.report / "comparisons.csv")
+        runs, summary = (read_table(self.report / f"{n}.csv", GROUP) for n in ("runs", "summary"))
+        comparisons = read_table(self.report / "comparisons.csv")
         self._refuse_others(runs)
         with reading(self.report / "cases.parquet"):
             cases = pd.read_parquet(self.report / "cases.parquet")
@@ -91,7 +93,9 @@ class Study:
             children.append(self._run(row, history.read_bytes(), test, files))
         note = verdict_table(comparisons, self.classes, self.e.comparison.reference)
         span = _ms(runs["started"].min()), _ms(runs["finished"].max())
-        whole = self._comparison("finished", *span, note, self._artifacts(), self._looks())
+        whole = self._comparison(
+            "finished", *span, note, artifacts(self.folder), curves_of_looks(self.report)
+        )
         return [whole, *parents, *children]
 
     def _refuse_others(self, runs: pd.DataFrame) -> None:
@@ -113,7 +117,7 @@ class Study:
         runs, n_planned = [], 0
         for keys, digest in self._planned():
             n_planned += 1
-            if begun := _read_begun(self.stored / digest):
+            if begun := read_begun(self.stored / digest):
                 row = {"status": status, **begun[0], **keys, "digest": digest}
                 runs.append(self._run(row, begun[1]))
         if not runs:
@@ -134,7 +138,7 @@ class Study:
     def is_compared(self) -> bool:
         """Whether the workflow came to its end, so that its tables are those of its runs."""
         try:
-            table = _read_table(self.report / "runs.csv")
+            table = read_table(self.report / "runs.csv")
             compared = set(zip(table["digest"], table["finished"], strict=True))
             digests = [digest for _, digest in self._planned()]
             status = [read_json(self.stored / digest / "status.json") for digest in digests]
@@ -250,20 +254,6 @@ class Study:
             provisional=figures is None,
         )
 
-    def _looks(self) -> bytes:
-        """Read p, difference and interval of every comparison as curves: the step is the round."""
-        path = self.report / "looks.csv"
-        if not path.exists():
-            return b""
-        looks = _read_table(path)
-        several = len(looks[["dataset", "model"]].drop_duplicates()) > 1
-        keys = [*(("dataset", "model") if several else ()), "loss", "metric", "class"]
-        looks["name"] = ["/".join(names) for names in zip(*(looks[k] for k in keys), strict=True)]
-        curves = looks.pivot_table(index="round", columns="name", values=LOOKS, dropna=False)
-        curves.columns = [f"rounds/{name}/{value}" for value, name in curves.columns]
-        curves.insert(0, "seconds", 0.0)
-        return curves.rename_axis("step").to_csv().encode()
-
     def _comparison(
         self,
         status: str,
@@ -304,37 +294,6 @@ class Study:
         """What a loss computes, as tags: of params MLflow would make axes and columns."""
         card = self.cards.get(dataset, {}).get(loss, {})
         return {f"card/{name}": str(value) for name, value in card.items()}
-
-    def _artifacts(self) -> dict[str, Path]:
-        """Page, figures and tables of the report, and the experiment."""
-        page = self.report / "report.html"
-        if not page.exists():
-            raise UserError(f"{page}: no such file; run the workflow, which writes it")
-        paths = [page, *sorted(self.report.glob("methods.md")), *sorted(self.report.glob("*.csv"))]
-        for sub in ("figures", "tables"):
-            paths += sorted(path for path in (self.report / sub).rglob("*") if path.is_file())
-        names = {str(path.relative_to(self.report)): path for path in paths}
-        return {"experiment.json": self.folder / "experiment.json", **names}
-
-
-def _read_begun(stored: Path) -> tuple[dict[str, Any], bytes] | None:
-    """Read what is known of a run, and its curves; None before the first row."""
-    try:
-        if (stored / "status.json").exists():
-            status = read_json(stored / "status.json")
-            status["versions"] = json.dumps(status["versions"])
-            return status, (stored / "history.csv").read_bytes()
-        progress = (stored / "progress.csv").read_bytes()
-    except (FileNotFoundError, UserError):  # it has not begun, or is being finished right now
-        return None
-    first = next(csv.DictReader(io.StringIO(progress.decode())), None)
-    if first is None or "started" not in first:
-        return None  # without it, points would have other times now than at the end
-    return {"started": first["started"]}, progress
-
-
-def _read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    return read_csv(path, columns).fillna(dict.fromkeys(TEXT, ""))
 
 
 def _ms(timestamp: str) -> int:

@@ -92,7 +92,7 @@ def take_step(run: Run) -> None:
         if run.status == "diverged":
             return
         if run.is_due("ledger_every"):
-            row |= run.gradient_snapshot()
+            row |= run.ledger.row(run)
         if run.is_due("validate_every"):
             row |= run.validate()
         run.write_progress()

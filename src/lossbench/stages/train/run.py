@@ -21,13 +21,10 @@ from lossbench.datasets.batches import Batches, patch_size
 from lossbench.datasets.prepared import Prepared
 from lossbench.losses import (
     batch_loss,
-    batch_loss_of_copies,
     match_scale,
-    one_hot,
     run_loss,
     scale_of,
 )
-from lossbench.losses.gradients import gradient_snapshot
 from lossbench.metrics import counts, dice_of
 from lossbench.models import (
     Logits,
@@ -43,6 +40,7 @@ from lossbench.models import (
 )
 from lossbench.stages.train.engine import Update
 from lossbench.stages.train.finished_runs import FILES
+from lossbench.stages.train.ledger import Ledger
 
 log = logging.getLogger(__name__)
 PROGRESS_SECONDS = 2.0  # between two writings of progress.csv
@@ -92,17 +90,11 @@ class Run:
         self.precision = precision_used(self.training, self.device)
         self.engine = {"precision": self.precision, "graph": False, "compiled": False}
         self.update: Update | None = None  # how a step is executed, chosen with the first batch
-        # Ledger: half of a batch, for speed; normalisation over a batch needs two images.
-        self.ledger = execution["ledger"]
-        self.probe, self.ledger_reference = None, None
-        if self.ledger:
-            self.probe = batches(0).first(max(2, self.training["batch_size"] // 2))
-            reference = run_loss({**spec, "loss": self.ledger["reference"]}, data)
-            self.ledger_reference = reference.to(self.device)
+        self.ledger = Ledger(self) if execution["ledger"] else None
         self.factor = self._match_scale()
 
         if not self._resume() and self.ledger:
-            self.history.append({"step": 0, "seconds": 0.0, **self.gradient_snapshot()})
+            self.history.append({"step": 0, "seconds": 0.0, **self.ledger.row(self)})
         self.finite_weights = [tensor.clone() for tensor in self._weights()]
         self.shown = self.saved = time.monotonic()
 
@@ -146,7 +138,7 @@ class Run:
     def is_due(self, key: str) -> bool:
         """Whether the step that was just taken is one to log, to validate or to look at."""
         if key == "ledger_every":
-            every = self.ledger["every"] if self.ledger else None
+            every = self.ledger and self.execution["ledger"]["every"]
         else:
             every = self.execution[key]
         return bool(every) and (self.step % every == 0 or self.step == self.steps)
@@ -191,32 +183,6 @@ class Run:
         """Parameters and floating-point buffers of the network, each once."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         return [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
-
-    def gradient_snapshot(self) -> dict[str, float]:
-        """The ledger's columns: how the loss pulls on the network, on the probe."""
-        self.seed_step()
-        losses = {"loss": self.loss, "reference": self.ledger_reference}
-        labels, classes = self.probe.labels, self.data.classes
-        with preserve_buffers(self.model):
-            found = gradient_snapshot(
-                {
-                    name: batch_loss_of_copies(loss, labels, self.step, self.steps)
-                    for name, loss in losses.items()
-                },
-                self.predict(self.probe.images),
-                one_hot(labels, len(classes)),
-                self.model.parameters(),
-                reference="reference",
-                split={"loss"},
-            )
-        row = {
-            "ledger/norm": found.norms["loss"],
-            "ledger/scale": found.scales["loss"],
-            "ledger/cosine": found.cosines["loss"]["reference"],
-        }
-        for kind, shares in found.shares["loss"].items():
-            row |= {f"ledger/{kind}/{c}": s for c, s in zip(classes, shares, strict=True)}
-        return row
 
     def validate(self) -> dict[str, float]:
         """Mean Dice of each class on the validation cases; a split may have none."""
