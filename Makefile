@@ -16,7 +16,7 @@ demo: $(INSTALLED)  ## train, evaluate and compare three Dice losses on the embe
 test: $(INSTALLED)  ## the tests; those on real data want LOSSBENCH_DATA
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
-test-fast: $(INSTALLED)  ## the tests that start no process
+test-fast: $(INSTALLED)  ## the tests that start no process and take no seconds
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: $(INSTALLED)  ## ruff, snakefmt, snakemake --lint

@@ -150,6 +150,7 @@ def test_the_stages_take_each_command(command):
     assert _parser().parse_args(words[: words.index(">")] if ">" in words else words)
 
 
+@pytest.mark.slow
 def test_results_of_other_programs_are_compared(folder, monkeypatch):
     (command,) = [command for command in LOSSBENCH if "summary.json" in command]
     write_summaries(folder)

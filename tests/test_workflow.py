@@ -238,6 +238,7 @@ def test_a_workflow_that_stops_says_how_to_go_on(tmp_path):
     assert "is extended by additional config" not in result.stderr  # four lines before any of ours
 
 
+@pytest.mark.slow
 def test_the_blocks_of_a_study_in_rounds_are_those_that_its_looks_leave(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_study(tmp_path, budget=4, losses=("dice", "same", "near"))

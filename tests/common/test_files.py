@@ -81,6 +81,7 @@ print(sorted(path.name for path in Path(sys.argv[1]).iterdir()))
 @pytest.mark.parametrize(
     ("options", "reason"), [("size=300k", errno.ENOSPC), ("ro", errno.EROFS)], ids=["full", "ro"]
 )
+@pytest.mark.slow
 def test_whoever_writes_says_what_is_wrong_with_the_disk(options, reason, tmp_path):
     """A real file system, too small or read-only: torch and safetensors have their own errors."""
     script = f'mount -t tmpfs -o {options} tmpfs "$1" && exec "$2" -c "$3" "$1"'

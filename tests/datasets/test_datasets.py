@@ -498,6 +498,7 @@ def test_nuclei_in_the_official_layout(tmp_path, monkeypatch, offer, real_data):
 # MNI152 and phantom
 
 
+@pytest.mark.slow
 def test_mni152_patients_are_brains_that_differ():
     dataset = MNI152(patients=30)
     cases = [dataset[i] for i in range(len(dataset))]
@@ -516,6 +517,7 @@ def test_mni152_patients_are_brains_that_differ():
     assert max(overlap) < 0.97  # no two patients are the same slice
 
 
+@pytest.mark.slow
 def test_mni152_patients_depend_on_their_number_and_the_seed_alone():
     few, many, other = MNI152(patients=3), MNI152(patients=9), MNI152(patients=3, seed=1)
     np.testing.assert_array_equal(few[2]["image"], many[2]["image"])

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -60,6 +61,7 @@ PATHS += [("losses", "dice", "training"), ("models",), ("losses",), ("execution"
 @example(("training", "patch_size"), [2**70])
 @example(("losses", "dice"), {"_target_": "a.B", "weight": float("nan")})
 @example(("datasets", "mni152"), {"spacing": float("inf")})
+@pytest.mark.slow
 def test_any_value_at_any_key(path, value):
     change = value
     for key in reversed(path):

@@ -90,6 +90,7 @@ def images(tmp_path, real_data):
             "images": str(tmp_path / "images"), "masks": str(tmp_path / "masks")}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_images_are_trained_small_and_measured_as_they_are(tmp_path, real_data):
     spec = images(tmp_path, real_data)
     folder = tmp_path / "results/datasets/d"
@@ -127,6 +128,7 @@ def test_images_are_trained_small_and_measured_as_they_are(tmp_path, real_data):
         assert len(np.unique(mask)) == 2, "one class everywhere shows nothing"
 
 
+@pytest.mark.slow
 def test_volumes_have_one_spacing_in_training(tmp_path, real_data):
     task = real_data("Task04_Hippocampus") / "Task04_Hippocampus"
     root, listing = tmp_path / "task", []
@@ -167,6 +169,7 @@ def test_volumes_have_one_spacing_in_training(tmp_path, real_data):
     )
 
 
+@pytest.mark.slow
 def test_sizes_and_originals_are_part_of_the_digest(tmp_path, real_data):
     spec = images(tmp_path, real_data)
     digests = [

@@ -190,6 +190,7 @@ def test_the_parts_are_what_each_stage_uses(run):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_split_is_part_of_the_digest_and_folds_take_its_place(run):
     one, other = run(GIVEN).digest, run([*GIVEN[:3], "test", *GIVEN[4:]]).digest
     assert one != other

@@ -200,6 +200,7 @@ def test_weights_of_two_libraries_with_the_same_name_differ():
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.slow
 def test_every_entry_of_the_catalogue_has_a_whole_card(name):
     found = card(CATALOGUE[name])
     assert list(found) == list(PROPERTIES)
@@ -223,6 +224,7 @@ def test_measuring_is_repeatable_and_leaves_the_loss_alone():
     assert loss.class_weight.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_the_page_of_losses_is_what_is_measured():
     """Rows of docs/which_loss.md, made again: same functions under several names among them."""
     script = runpy.run_path(str(CONFIG.parent / "examples/which_loss.py"))

@@ -280,6 +280,7 @@ def value_and_gradient(loss, logits, target):
     return value.detach(), torch.autograd.grad(value, logits)[0]
 
 
+@pytest.mark.slow
 def test_importing_the_losses_imports_no_library():
     code = "import sys, lossbench.losses; print([m for m in ('monai', 'segmentation_models_pytorch') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -55,6 +55,7 @@ def nuclei(root, data_root, values, count=4):
 @pytest.mark.parametrize(
     ("values", "normalisation"), [(["0", "255"], "imagenet"), (["#000000", "#10ff20"], "dataset")]
 )
+@pytest.mark.slow
 def test_masks_of_images_are_those_that_evaluate_measured(
     values, normalisation, real_data, tmp_path
 ):
@@ -82,6 +83,7 @@ def test_masks_of_images_are_those_that_evaluate_measured(
 
 
 @pytest.mark.parametrize("slice_axis", [None, 1])
+@pytest.mark.slow
 def test_volumes_keep_their_grid(slice_axis, real_data, tmp_path):
     """Real volumes, one of them stored left to right and with its axes in another order."""
     task = real_data("Task04_Hippocampus") / "Task04_Hippocampus"

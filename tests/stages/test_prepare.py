@@ -196,6 +196,7 @@ def test_columns(run):
     assert (table["shape"][0], table["spacing"][0], table["offset"][1]) == ("6x8", "1.0x2.5", 48)
 
 
+@pytest.mark.slow
 def test_iterable_gives_the_same_as_an_indexed_dataset(run):
     assert run(Plain, "a").digest == run(Made, "b").digest
 
@@ -259,6 +260,7 @@ def test_images_are_normalised_as_the_entry_says(name, run):
     prepared.verify()
 
 
+@pytest.mark.slow
 def test_the_default_normalisation_changes_no_digest(run):
     default, named = run(Colours), run(Colours, "b", keys={"normalisation": "z_score"})
     assert default.digest == named.digest
@@ -335,6 +337,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.slow
 def test_arrays_of_any_layout_are_the_same_data(run, monkeypatch, layout):
     expected, given = run(Made, "plain").digest, Made.__getitem__
 
@@ -346,6 +349,7 @@ def test_arrays_of_any_layout_are_the_same_data(run, monkeypatch, layout):
     assert run(Made).digest == expected
 
 
+@pytest.mark.slow
 def test_labels_that_are_off_by_rounding_are_rounded(run, monkeypatch):
     expected, given = run(Made, "plain", ignore=-1), Made.__getitem__
 
@@ -379,6 +383,7 @@ def test_class_names_of_any_letters_are_columns(run, name):
 # Digest
 
 
+@pytest.mark.slow
 def test_digest_is_of_the_data_alone(run, tmp_path):
     for folder in ("one", "two"):
         for kind in ("images", "masks"):
@@ -415,6 +420,7 @@ def test_own_folds_with_a_case_in_none(run):
     assert prepared.info["folds"] == 3
 
 
+@pytest.mark.slow
 def test_number_of_folds_overrides_the_datasets_own(run):
     prepared = run(Made, own=OWN_FOLDS, folds=2)
     assert sorted(set(prepared.cases["fold"])) == [0, 1]
@@ -479,6 +485,7 @@ def test_what_was_prepared_before_survives_a_broken_dataset(run):
     assert {p.name: p.read_bytes() for p in prepared.folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_what_it_was_prepared_from_is_kept(run, tmp_path, monkeypatch):
     """Only once it is prepared: what failed is tried again, and what was made stays what it was."""
     monkeypatch.chdir(tmp_path)
@@ -560,6 +567,7 @@ def test_unusable_classes(run, classes, message):
         run(Made, classes=classes)
 
 
+@pytest.mark.slow
 def test_class_0_is_the_background_unless_the_entry_or_the_class_says_null(run):
     """Without one every class is foreground, and the data are others, since batches may be."""
     usual = run(Made)
@@ -592,6 +600,7 @@ def test_unusable_attributes(run):
 # Real data
 
 
+@pytest.mark.slow
 def test_hippocampus(tmp_path, real_data):
     root = real_data("Task04_Hippocampus")
     target = {"_target_": "lossbench.datasets.Decathlon", "task": "Task04_Hippocampus"}

@@ -30,6 +30,7 @@ def test_mcnemar_looks_at_the_subjects_on_which_the_losses_differ():
     assert mcnemar([np.nan, 1, 0], [1, 0, np.nan]) == 1.0  # one subject alone decides nothing
 
 
+@pytest.mark.slow
 def test_mcnemar_keeps_its_level_where_failures_are_equally_rare():
     generator = np.random.default_rng(0)
     p = [mcnemar(*(generator.random((2, 100)) < 0.05)) for _ in range(2000)]

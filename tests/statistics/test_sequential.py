@@ -140,6 +140,7 @@ def test_one_block_says_nothing_and_is_a_test_all_the_same():
     assert np.isnan(first.low)
 
 
+@pytest.mark.slow
 def test_no_study_of_looks_calls_more_false_verdicts_than_it_may():
     """Two comparisons, one at 0 and one at the margin: nothing but undecided or its truth."""
     looks, false, n = Looks(2, 6), 0, 150
@@ -199,6 +200,7 @@ def test_where_the_cases_alone_forbid_a_verdict(sd, noise):
     assert not more_rounds_may_decide(two_blocks, MARGIN, ALPHA, looks)
 
 
+@pytest.mark.slow
 def test_what_rounds_are_said_to_need_is_what_studies_take():
     """Within what 60 studies can tell; a difference of a margin is not to be called equivalent."""
     looks, design = Looks(2, 6), Design(2, 6, 20, 0.002)

@@ -340,6 +340,7 @@ def test_what_is_rejected_both_ways_no_longer_costs():
         assert decided([other, other, last])[-1].p_holm == pytest.approx(3 * difference(*last).p())
 
 
+@pytest.mark.slow
 def test_no_verdict_is_false_where_half_differ_by_nothing_and_half_by_the_margin():
     """Holm for each kind of verdict alone says something false in 7.6 % of these studies."""
     studies, margin = 400, 0.005
@@ -373,6 +374,7 @@ def test_intervals_agree_with_verdicts():
     assert len(seen) == 4
 
 
+@pytest.mark.slow
 def test_false_equivalents_are_rare_among_many():
     """Six comparisons at the margin: 5 % of studies, to 3 standard errors; 20 % without Holm."""
     design, margin, studies = Design(5, 3, 52, 0.003), 0.005, 150

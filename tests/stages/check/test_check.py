@@ -314,11 +314,13 @@ def test_claims_about_what_is_not_there(tmp_path, phantom):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_models_of_the_catalogue_2d(tmp_path, phantom, name):
     run(tmp_path, phantom, models={name: MODELS[name]}, patch_size=[64, 64])
 
 
 @pytest.mark.parametrize("name", [n for n in MODELS if MODELS[n]["_target_"].startswith("monai")])
+@pytest.mark.slow
 def test_models_of_the_catalogue_3d(tmp_path, phantom_3d, name):
     run(tmp_path, phantom_3d, models={name: MODELS[name]}, patch_size=[32, 32, 32])
 

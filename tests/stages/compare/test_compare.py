@@ -107,6 +107,7 @@ def test_dice_of_a_run_is_what_dicemetric_aggregates(experiment):
             assert run[column] == pytest.approx(metric.aggregate().item(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_without_a_background_means_are_over_all_classes(tmp_path, experiment):
     cases, runs, summary, _ = tables(write_experiment(tmp_path / "street", background=None))
     assert not summary["background"].any()
@@ -152,6 +153,7 @@ def test_one_loss_alone_is_summarised(tmp_path):
     assert set(summary["loss"]) == {"dice"}
 
 
+@pytest.mark.slow
 def test_a_difference_that_is_there_is_found(tmp_path):
     experiment = write_experiment(
         tmp_path, losses=["dice", "other"], folds=range(4), seeds=range(3)

@@ -318,6 +318,7 @@ def test_percent_is_noticed(tmp_path, output):
     assert comparisons(output)["ci_high"].item() > 1, "not cut at 1, as shares are"
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_the_table_and_where_the_report_is(tmp_path, output, capsys):
     file = csv(tmp_path, "loss,case,dice\na,1,0.5\nb,1,0.6\n")
     assert main(["compare", "--cases", file, "--reference", "a", "--output", str(output)]) == 0

@@ -157,6 +157,7 @@ def test_one_block_says_something_of_the_models_and_nothing_of_the_losses(
 
 
 @pytest.mark.parametrize("penalised", [True, False])
+@pytest.mark.slow
 def test_a_loss_pays_for_what_it_does_not_find_with_the_diagonal(penalised, tmp_path):
     """`other` is a bit nearer where it finds the class, and finds it in half of the cases."""
     experiment = write_experiment(tmp_path, losses=["dice", "other"], n_cases=9, seeds=(0, 1, 2))

@@ -47,6 +47,7 @@ def matrices(experiment, name):
         ]
 
 
+@pytest.mark.slow
 def test_the_table_is_what_the_statistics_plan(tmp_path, capsys):
     experiment = pilot(tmp_path)
     output = tmp_path / "plan.csv"
@@ -76,6 +77,7 @@ def test_the_table_is_what_the_statistics_plan(tmp_path, capsys):
     assert f"{enough['hours']:.2f}" in line
 
 
+@pytest.mark.slow
 def test_smaller_differences_and_more_power_take_more(tmp_path):
     experiment = pilot(tmp_path)
 
@@ -95,6 +97,7 @@ def test_one_block_says_nothing(tmp_path, capsys):
     assert pd.read_csv(tmp_path / "plan.csv")["n_cases"].isna().all()
 
 
+@pytest.mark.slow
 def test_no_number_of_seeds_is_enough(tmp_path, capsys):
     experiment = pilot(tmp_path, n_cases=4)
     plan(experiment.parent, 0.0005)
@@ -103,6 +106,7 @@ def test_no_number_of_seeds_is_enough(tmp_path, capsys):
     assert "3 of 3 comparisons: no number of seeds is enough" in said
 
 
+@pytest.mark.slow
 def test_results_of_others_are_pilots_too(tmp_path, capsys):
     """Without training times there are no hours."""
     experiment = pilot(tmp_path)
@@ -137,6 +141,7 @@ def test_mistakes_are_said(tmp_path):
         plan(experiment.parent, 0.01)
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path, capsys, caplog):
     experiment = pilot(tmp_path, folds=(0, 1), seeds=(0, 1), n_cases=4)
     folder = str(experiment.parent)
@@ -164,6 +169,7 @@ def test_folds_of_one_test_set_are_seeds(tmp_path, capsys):
     assert "each fold x seed counts as a seed" in said
 
 
+@pytest.mark.slow
 def test_one_is_no_plural(tmp_path, capsys):
     plan(pilot(tmp_path, seeds=(0,)).parent, 0.5)
     said = capsys.readouterr().out
@@ -180,6 +186,7 @@ def test_one_loss_is_no_pilot(tmp_path):
         plan(experiment.parent, 0.01)
 
 
+@pytest.mark.slow
 def test_it_says_what_rounds_would_cost(tmp_path, capsys):
     experiment = pilot(tmp_path)
     capsys.readouterr()

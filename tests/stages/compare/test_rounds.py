@@ -91,6 +91,7 @@ def test_looking_again_changes_and_records_nothing(done):
     assert read_json(path.parent / "report/looks.json")["exploratory"] == []
 
 
+@pytest.mark.slow
 def test_a_look_that_is_not_due_is_refused(done, tmp_path):
     path, found = done
     with pytest.raises(UserError, match=f"nothing was open after round {found['round']}"):
@@ -105,6 +106,7 @@ def test_a_look_that_is_not_due_is_refused(done, tmp_path):
         look(new, 4, tmp_path / "x.json")
 
 
+@pytest.mark.slow
 def test_looks_of_another_plan_are_not_looks_of_this_and_make_it_exploratory(tmp_path):
     path = write_study(tmp_path, budget=3, losses=("dice", "near"))
     found = run(path)
@@ -134,6 +136,7 @@ def test_seeds_that_are_added_by_hand_make_a_study_exploratory(tmp_path):
     assert "2 seeds x 2 folds" in verdict.read_text()
 
 
+@pytest.mark.slow
 def test_where_cases_are_too_few_training_ends_early(tmp_path):
     path = write_study(tmp_path, losses=("dice", "near"), comparison={"margin": 0.001})
     settings = load(path)

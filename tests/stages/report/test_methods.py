@@ -83,6 +83,7 @@ def test_it_names_what_was_done_in_this_study_alone(tmp_path):
     assert "Lan" not in text_of(experiment)
 
 
+@pytest.mark.slow
 def test_over_data_sets_and_with_one_block(tmp_path):
     datasets = ["hippocampus", "nuclei", "brain"]
     experiment, _ = make(tmp_path / "several", datasets=datasets)
@@ -108,6 +109,7 @@ def test_of_results_of_other_programs_it_says_what_is_known(tmp_path):
     assert "**Training.**" not in text
 
 
+@pytest.mark.slow
 def test_the_page_links_to_it_and_shows_it(tmp_path):
     experiment, output = make(tmp_path)
     report(experiment, output)

@@ -101,12 +101,14 @@ def test_tables_parse(finished):
         assert latex.isascii()
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_page(finished):
     before = (finished / "report.html").read_bytes()
     report(finished.parent / "experiment.json", finished)
     assert (finished / "report.html").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_hostile_text_is_only_text(tmp_path):
     experiment, output = make(tmp_path, folds=(0,), seeds=(0,))
     hostile = "</td><script>alert('$x_$|\\')</script>"
@@ -144,6 +146,7 @@ def test_damaged_tables_are_named(tmp_path):
 
 
 @pytest.mark.usefixtures("without_figures")
+@pytest.mark.slow
 def test_missing_pieces_are_said(tmp_path):
     experiment, output = make(tmp_path)
     for path in experiment.parent.rglob("fold0/seed0/*/history.csv"):
@@ -155,6 +158,7 @@ def test_missing_pieces_are_said(tmp_path):
     assert "No examples for hippocampus, unet: the prepared dataset" in page.text
 
 
+@pytest.mark.slow
 def test_images_of_other_data_are_not_drawn(tmp_path, monkeypatch):
     """Prepared under the same name since the training, with other cases."""
     experiment, output = make(tmp_path)
@@ -170,6 +174,7 @@ def test_images_of_other_data_are_not_drawn(tmp_path, monkeypatch):
     assert not list((output / "figures").glob("examples*"))
 
 
+@pytest.mark.slow
 def test_a_check_of_other_runs_is_refused(tmp_path):
     experiment, output = make(tmp_path)
     run = pd.read_csv(output / "runs.csv").iloc[0][[*RUN, "digest"]].to_dict()
@@ -196,6 +201,7 @@ def test_a_failure_leaves_the_old_page(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("without_figures")
+@pytest.mark.slow
 def test_what_went_wrong_is_on_the_page(tmp_path):
     experiment, output = make(tmp_path)
 
@@ -225,6 +231,7 @@ def test_what_went_wrong_is_on_the_page(tmp_path):
 
 
 @pytest.mark.usefixtures("without_figures")
+@pytest.mark.slow
 def test_a_loss_with_batches_of_its_own_is_named_and_left_out_of_the_certificate(tmp_path):
     experiment, output = make(tmp_path, folds=(0,), seeds=(0, 1))
     settings = json.loads(experiment.read_text())
@@ -245,6 +252,7 @@ def test_a_loss_with_batches_of_its_own_is_named_and_left_out_of_the_certificate
 
 @pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize(("target", "noted"), [("MNI152", True), ("Phantom", False)])
+@pytest.mark.slow
 def test_demonstration_data_is_called_that(tmp_path, target, noted):
     experiment, output = make(tmp_path, folds=(0,), seeds=(0,))
     settings = json.loads(experiment.read_text())
@@ -254,6 +262,7 @@ def test_demonstration_data_is_called_that(tmp_path, target, noted):
     assert ("one averaged brain" in Page(output / "report.html").text) == noted
 
 
+@pytest.mark.slow
 def test_only_the_reference(tmp_path):
     experiment, output = make(tmp_path, losses=["dice"], folds=(0,), seeds=(0,))
     columns = ["dataset", "model", "loss", "reference", "class", "metric", "n_cases", "n_seeds"]
@@ -267,6 +276,7 @@ def test_only_the_reference(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_several_datasets_and_models_are_kept_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(plotting, "save", lambda figure, path: "data:,")  # drawn, but not rendered
     experiment, output = make(
@@ -282,6 +292,7 @@ def test_several_datasets_and_models_are_kept_apart(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("without_figures")
+@pytest.mark.slow
 def test_twenty_losses_and_thirty_classes(tmp_path, monkeypatch):
     monkeypatch.setattr(fake_results, "SIZE", (4, 64))
     losses = [f"loss_{i}" for i in range(20)]
@@ -302,6 +313,7 @@ def test_twenty_losses_and_thirty_classes(tmp_path, monkeypatch):
     assert page.tags.count("td") > 30 * 19
 
 
+@pytest.mark.slow
 def test_twenty_losses_are_told_apart(tmp_path):
     losses = [f"a_loss_with_a_long_name_{i}" for i in range(20)]
     experiment, output = make(
@@ -362,6 +374,7 @@ class Bands(torch.nn.Module):
 
 
 @pytest.mark.usefixtures("without_figures")
+@pytest.mark.slow
 def test_examples_show_the_predictions_of_each_loss(tmp_path, monkeypatch):
     import lossbench.models
 
@@ -526,6 +539,7 @@ def test_numbers(value, width, sign, said):
 
 
 @pytest.mark.usefixtures("without_figures")
+@pytest.mark.slow
 def test_lost_and_unlearned_classes_of_eleven(tmp_path):
     experiment = fake_results.write_street_study(tmp_path)
     report(experiment, experiment.parent / "report")
@@ -559,6 +573,7 @@ def test_classes_that_no_loss_found_are_named_once(tmp_path):
 
 
 @pytest.mark.usefixtures("without_figures")
+@pytest.mark.slow
 def test_without_a_background_class_0_stands_among_the_others(tmp_path):
     experiment = fake_results.write_street_study(tmp_path, background=None)
     output = experiment.parent / "report"
@@ -649,6 +664,7 @@ def checked(folder, losses=LOSSES):
     write_json(folder / "check.json", found)
 
 
+@pytest.mark.slow
 def test_what_each_loss_computes_and_its_gradients(tmp_path):
     experiment, output = make(tmp_path)
     checked(experiment.parent)
@@ -668,6 +684,7 @@ def test_what_each_loss_computes_and_its_gradients(tmp_path):
         assert part in page.text
 
 
+@pytest.mark.slow
 def test_an_experiment_without_cards_has_a_report(tmp_path):
     experiment, output = make(tmp_path)
     write_json(experiment.parent / "check.json", {"tried": ["a/b"]})

@@ -182,6 +182,7 @@ def test_a_loss_that_cannot_be_taken_apart_has_no_shares(tmp_path):
     assert [axes.get_title() for axes in figure.axes] == ["of the value"]
 
 
+@pytest.mark.slow
 def test_without_ledger_claims_and_scale_the_page_says_so(tmp_path):
     experiment, output = make(tmp_path, folds=(0,), seeds=(0,))
     (output / "ranks.csv").unlink()
@@ -235,6 +236,7 @@ def test_two_datasets_make_no_line(tmp_path):
     assert curves.sizes(Results.read(experiment, output)) == []
 
 
+@pytest.mark.slow
 def test_results_of_others_have_a_page(tmp_path):
     random = np.random.default_rng(0)
     rows = [
@@ -283,6 +285,7 @@ def test_tables_sort_by_value(tmp_path, clicks, order):
     assert f'aria-sort="{["ascending", "descending"][clicks - 1]}"' in dom
 
 
+@pytest.mark.slow
 def test_over_data_sets_there_is_a_table_a_forest_plot_a_loss_and_the_population(tmp_path):
     experiment, output = make(tmp_path, datasets=["hippocampus", "nuclei", "brain"])
     report(experiment, output)
@@ -306,6 +309,7 @@ def test_over_data_sets_there_is_a_table_a_forest_plot_a_loss_and_the_population
     assert "other data sets nothing is said" not in page.text
 
 
+@pytest.mark.slow
 def test_under_three_data_sets_one_sentence_says_that_nothing_is_said(tmp_path):
     experiment, output = make(tmp_path, datasets=["hippocampus", "nuclei"])
     report(experiment, output)
@@ -315,6 +319,7 @@ def test_under_three_data_sets_one_sentence_says_that_nothing_is_said(tmp_path):
 
 
 @pytest.mark.usefixtures("without_figures")
+@pytest.mark.slow
 def test_a_given_split_and_another_grid_are_said(tmp_path):
     experiment, output = make(tmp_path, datasets=["hippocampus", "nuclei"])
     for name, keys in {
@@ -335,6 +340,7 @@ def test_a_given_split_and_another_grid_are_said(tmp_path):
 
 
 @pytest.mark.usefixtures("without_figures")
+@pytest.mark.slow
 def test_how_often_a_loss_failed_stands_beside_its_verdict(tmp_path):
     experiment, output = make(tmp_path)
     keys = {"loss": "dice_no_background", "class": "posterior"}
@@ -366,6 +372,7 @@ def test_how_often_a_loss_failed_stands_beside_its_verdict(tmp_path):
 
 @pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("n_cases", [12, 6])
+@pytest.mark.slow
 def test_one_block_is_said_of_the_models_and_not_of_the_losses(tmp_path, n_cases):
     experiment, output = make(tmp_path, folds=(0,), seeds=(0,), n_cases=n_cases)
     report(experiment, output)
@@ -386,6 +393,7 @@ def test_one_block_is_said_of_the_models_and_not_of_the_losses(tmp_path, n_cases
 
 
 @pytest.mark.usefixtures("without_figures")
+@pytest.mark.slow
 def test_with_several_blocks_nothing_is_said_of_single_models(tmp_path):
     experiment, output = make(tmp_path)
     report(experiment, output)

@@ -56,6 +56,7 @@ def test_the_round_is_the_step_of_curves_of_the_comparison(done):
     assert steps >= set(looks["round"])
 
 
+@pytest.mark.slow
 def test_an_exploratory_study_is_called_one(done):
     path, _ = done
     output = path.parent / "report"

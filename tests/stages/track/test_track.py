@@ -236,6 +236,7 @@ def test_a_second_sync_writes_nothing(finished):
 
 
 @pytest.mark.parametrize("name", ["it's", 'the "old" one', "é à"])
+@pytest.mark.slow
 def test_a_store_elsewhere_knows_results_in_a_folder_of_any_name(name, finished, monkeypatch):
     folder = finished.parents[2] / name
     shutil.copytree(finished.parents[1], folder / "results")
@@ -247,6 +248,7 @@ def test_a_store_elsewhere_knows_results_in_a_folder_of_any_name(name, finished,
 
 @pytest.mark.parametrize("method", ["create_run", "log_batch", "set_terminated", "set_tag"])
 @pytest.mark.parametrize("calls", [0, 5])
+@pytest.mark.slow
 def test_a_sync_that_was_killed_ends_equal(unsynced, monkeypatch, method, calls):
     expected = content(unsynced, "1")
     killed(monkeypatch, method, calls, unsynced)
@@ -259,6 +261,7 @@ def test_a_sync_that_was_killed_ends_equal(unsynced, monkeypatch, method, calls)
 
 
 @pytest.mark.parametrize("method", [None, "set_tag", "delete_run", "create_run"])
+@pytest.mark.slow
 def test_a_retrained_run_replaces_its_figures(finished, monkeypatch, method):
     block = {"dataset": "hippocampus", "model": "unet", "fold": 0, "seed": 1}
     before = runs(finished, "run")
@@ -280,6 +283,7 @@ def test_a_retrained_run_replaces_its_figures(finished, monkeypatch, method):
     assert sync(finished)["runs"]["unchanged"] == 10
 
 
+@pytest.mark.slow
 def test_figures_that_were_evaluated_anew_are_replaced(finished):
     path = finished.parent / "report/runs.csv"
     table = csv(finished, "runs")
@@ -301,6 +305,7 @@ def test_what_a_person_deleted_stays_deleted(finished):
     assert len(runs(finished, "loss")) == 2
 
 
+@pytest.mark.slow
 def test_what_a_person_deleted_comes_back_on_demand(finished):
     expected = content(finished)
     for kind in ("run", "loss", "comparison"):
@@ -333,6 +338,7 @@ def test_other_peoples_runs_are_never_touched(finished):
         assert client(finished).get_run(run.info.run_id).info.lifecycle_stage == "active"
 
 
+@pytest.mark.slow
 def test_a_loss_that_left_the_experiment_leaves_mlflow(finished):
     e = load(finished)
     losses = [name for name in e.matrix.loss if name != "dice_inverse_frequency"]
@@ -345,6 +351,7 @@ def test_a_loss_that_left_the_experiment_leaves_mlflow(finished):
     assert set(runs(finished, "run")["params.loss"]) == {"dice", "dice_no_background"}
 
 
+@pytest.mark.slow
 def test_a_run_that_diverged_is_finished_and_says_so(unsynced):
     block = {"dataset": "hippocampus", "model": "unet", "fold": 0, "seed": 0}
     write_block(unsynced, block, diverged=["dice"])
@@ -358,6 +365,7 @@ def test_a_run_that_diverged_is_finished_and_says_so(unsynced):
     assert steps == [10]  # the row at step 20 is NaN
 
 
+@pytest.mark.slow
 def test_class_names_of_any_kind_are_taken(tmp_path, synced):
     classes = ("background", "non-enhancing (NET) + cyst", "β [1]", "NA")
     experiment = write_experiment(

@@ -14,6 +14,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no {CHROMIUM}")
 
 
+@pytest.mark.slow
 def test_the_links_lead_to_tables_charts_and_artifacts(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     experiment = write_experiment(tmp_path, folds=(0,))
@@ -55,6 +56,7 @@ def test_the_links_lead_to_tables_charts_and_artifacts(tmp_path, monkeypatch):
         assert "against dice" in page.inner_text("body")
 
 
+@pytest.mark.slow
 def test_eleven_classes_fit_the_first_screens(tmp_path, monkeypatch):
     """At 1600 pixels: every verdict and, behind them, the mean; charts open on Dice."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -92,6 +92,7 @@ def points(experiment: Path, loss: str, metric: str = "train/loss") -> list[int]
     return [point.step for point in client(experiment).get_metric_history(run["run_id"], metric)]
 
 
+@pytest.mark.slow
 def test_curves_grow_and_the_end_is_that_of_one_sync(workflow, follow, tmp_path):
     seen = []
 
@@ -132,6 +133,7 @@ def test_a_run_that_went_back_to_its_checkpoint_has_no_stale_points(workflow, fo
     assert points(workflow.experiment, "dice") == [10, 20]
 
 
+@pytest.mark.slow
 def test_a_workflow_that_was_interrupted_leaves_no_run_running_and_can_go_on(workflow, follow):
     follow(lambda: workflow.grow("dice", 2), lambda: None, workflow.end)
     table = runs(workflow.experiment, "run")
@@ -147,6 +149,7 @@ def test_a_workflow_that_was_interrupted_leaves_no_run_running_and_can_go_on(wor
     assert points(workflow.experiment, "dice") == [10, 20, 30]
 
 
+@pytest.mark.slow
 def test_figures_of_an_earlier_sync_stay_until_there_are_new_ones(workflow, follow):
     for loss in LOSSES:
         workflow.grow(loss, 4)
@@ -181,6 +184,7 @@ def test_a_store_that_is_down_for_a_while_ends_no_following(workflow, follow, mo
     assert points(workflow.experiment, "dice") == [10, 20]
 
 
+@pytest.mark.slow
 def test_a_second_follower_refuses_and_names_the_first(workflow, follow):
     said = []
 
@@ -207,6 +211,7 @@ def test_without_a_workflow_it_ends_by_itself(workflow, monkeypatch):
         track(workflow.experiment, follow=True)
 
 
+@pytest.mark.slow
 def test_two_syncs_wait_for_each_other(workflow, monkeypatch):
     workflow.compare()
     monkeypatch.setattr(package, "LOCK_SECONDS", 0.0)
@@ -217,6 +222,7 @@ def test_two_syncs_wait_for_each_other(workflow, monkeypatch):
         sync(workflow.experiment)
 
 
+@pytest.mark.slow
 def test_snakemake_locks_the_files_that_the_follower_looks_for(tmp_path):
     rule = 'rule all:\n  output: "results/fake/report/mlflow.json"\n'
     rule += "  shell: 'ls .snakemake/locks > locks.txt; cat .snakemake/locks/*.output.lock > {output}'\n"

@@ -75,6 +75,7 @@ class Copies(TorchDispatchMode):
     [("images", x) for x in CATALOGUE]
     + [("volumes", x) for x in CATALOGUE if x not in TWO_CLASSES_ALONE],
 )
+@pytest.mark.slow
 def test_a_step_stays_on_the_device_and_reads_nothing(
     kind, name, meta, request, tmp_path, monkeypatch
 ):
@@ -147,6 +148,7 @@ def followed(steps: int) -> dict:
 
 
 @pytest.mark.parametrize("kind", ["images", "volumes"])
+@pytest.mark.slow
 def test_a_block_stays_on_the_device(kind, meta, request, tmp_path, monkeypatch):
     """Ledger, validation, checkpoint, a kill and what comes after it, evaluation."""
     data = request.getfixturevalue(kind)
@@ -166,6 +168,7 @@ def test_a_block_stays_on_the_device(kind, meta, request, tmp_path, monkeypatch)
         assert read_json(folder / loss / "status.json")["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_more_steps_are_not_more_reads(images, meta, tmp_path):
     reads = []
     for steps in (8, 24):
@@ -177,6 +180,7 @@ def test_more_steps_are_not_more_reads(images, meta, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["images", "volumes"])
+@pytest.mark.slow
 def test_the_check_stays_on_the_device(kind, meta, request):
     data = request.getfixturevalue(kind)
     settings = experiment_of(data, LOSSES, {"small": SMALL}, steps=20, batch_size=4)

@@ -284,6 +284,7 @@ def test_a_network_with_the_same_weights_under_two_names(tmp_path, phantom):
     [(2, x) for x in MODELS]
     + [(3, x) for x, entry in MODELS.items() if "$spatial_dims" in entry.values()],
 )
+@pytest.mark.slow
 def test_a_network_of_the_catalogue_is_trained_stored_and_read(
     dims, name, tmp_path, phantom, phantom_3d
 ):
@@ -605,6 +606,7 @@ class Meddling(nn.Module):
 
 
 @pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.slow
 def test_a_loss_that_changes_global_state_changes_no_other(tmp_path, phantom, fails):
     alone = run(block(tmp_path / "alone", phantom, {"dice": DICE}), phantom)
     losses = {"meddling": {"_target_": f"{__name__}.Meddling", "fails": fails}, "dice": DICE}
@@ -690,6 +692,7 @@ SEGRESNET = {
 
 
 @pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.slow
 def test_channels_last_gives_the_same_figures(dims, tmp_path, phantom, phantom_3d, monkeypatch):
     data = phantom if dims == 2 else phantom_3d
     fast = run(block(tmp_path / "fast", data, {"dice": DICE}, model=SEGRESNET), data)
@@ -709,6 +712,7 @@ def test_channels_last_is_for_networks_whose_normalisation_knows_it(norm, change
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.slow
 def test_a_warm_up_changes_no_bit(optimizer, tmp_path, phantom, monkeypatch):
     """As for a CUDA graph: before the first step, and before the first one after a kill."""
     plain = run(block(tmp_path / "plain", phantom, LOSSES, optimizer=optimizer), phantom)
@@ -776,6 +780,7 @@ def test_a_loss_that_takes_the_step_is_no_graph(monkeypatch, caplog):
     assert "its loss takes the step" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_loss_gets_the_step_also_after_a_kill(tmp_path, phantom, monkeypatch):
     inner = {"_target_": f"{__name__}.Scheduled"}
     losses = {"it": {"_target_": "lossbench.losses.Scaled", "loss": inner}, "dice": DICE}
@@ -790,6 +795,7 @@ def test_a_loss_gets_the_step_also_after_a_kill(tmp_path, phantom, monkeypatch):
     assert equal(weights(run(path, phantom) / "it"), weights(whole / "it"))
 
 
+@pytest.mark.slow
 def test_a_ledger_moves_no_state_of_a_loss(tmp_path, phantom):
     losses = {"annealed": {"_target_": f"{__name__}.Annealed"}, "dice": DICE}
     plain = run(block(tmp_path / "plain", phantom, losses), phantom)
@@ -867,6 +873,7 @@ class Annealed(nn.Module):
         return error * (-self.uncertainty).exp() + self.uncertainty
 
 
+@pytest.mark.slow
 def test_a_loss_with_parameters_and_a_state_is_trained_and_resumed(tmp_path, phantom, monkeypatch):
     losses = {"annealed": {"_target_": f"{__name__}.Annealed"}, "dice": DICE}
     whole = run(block(tmp_path / "whole", phantom, losses), phantom)
