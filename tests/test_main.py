@@ -3,11 +3,13 @@
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import lossbench.__main__
 from lossbench.__main__ import EXAMPLES, STAGES, UNUSED, _function, _parser, main
+from lossbench.config import UserError
 
 
 @pytest.mark.parametrize("stage", EXAMPLES)
@@ -62,6 +64,33 @@ def test_whatever_ends_a_stage_early_is_no_success(error, monkeypatch, caplog):
     monkeypatch.setattr(lossbench.__main__, "_function", lambda stage: ends_early)
     assert main(["schema"]) == 1
     assert f"schema ended early: {error!r}" in caplog.text
+
+
+def test_subcommands_with_a_plus_between_them_share_a_process_up_to_a_failure(monkeypatch, caplog):
+    done = []
+
+    def stage(name):
+        def called(**options):
+            if options["block"].name == "bad":
+                raise UserError(f"no {name}")
+            done.append((name, options))
+
+        return called
+
+    monkeypatch.setattr(lossbench.__main__, "_function", stage)
+    paths = ["--block", "good", "--data", "d"]
+    assert main(["train", *paths, "--store", "s", "+", "evaluate", *paths, "--output", "o"]) == 0
+    assert [name for name, _ in done] == ["train", "evaluate"]
+    common = {"block": Path("good"), "data": Path("d"), "threads": 1}
+    assert [options for _, options in done] == [
+        common | {"store": Path("s")},
+        common | {"output": Path("o")},
+    ]
+    done.clear()
+    bad = ["--block", "bad", "--data", "d", "--store", "s"]
+    assert main(["train", *bad, "+", "evaluate", *paths, "--output", "o"]) == 1
+    assert not done
+    assert "error: no train" in caplog.text
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "1.5", "many"])

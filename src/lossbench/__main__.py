@@ -17,6 +17,7 @@ from typing import Any
 
 from lossbench.config import UserError
 
+THEN = "+"  # between two subcommands that one process runs
 BLOCK = "results/default/mni152/unet_small/fold0/seed0"
 # Parts of what MONAI imports that no training and no evaluation uses.
 UNUSED = ("matplotlib", "mlflow", "sklearn")
@@ -64,17 +65,23 @@ TYPES = {"Path": Path, "str": str, "int": _count, "float": float}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a subcommand; 1 where the user has something to fix."""
-    options = vars(_parser().parse_args(arguments))
-    stage = options.pop("stage")
+    """Run a subcommand, or several with a + between them; 1 where the user has something to fix."""
+    parser = _parser()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    calls = [vars(parser.parse_args(words)) for words in _split(arguments)]
+    stage = calls[0]["stage"]
     log = logging.getLogger("lossbench")
     try:
-        _log_to(options.pop("log"))
-        _function(stage)(**options)
-        if stage == "compare" and options["cases"]:  # results of others get their report as well
-            output = options["output"]
-            _function("report")(output / "experiment.json", output)
-            print((output / "verdict.txt").read_text(), end="")
+        _log_to(calls[0]["log"])
+        functions = [_function(call["stage"]) for call in calls]
+        for call, function in zip(calls, functions, strict=True):
+            stage = call["stage"]
+            options = {key: call[key] for key in call.keys() - {"stage", "log"}}
+            function(**options)
+            if stage == "compare" and options["cases"]:  # results of others get their report too
+                output = options["output"]
+                _function("report")(output / "experiment.json", output)
+                print((output / "verdict.txt").read_text(), end="")
         sys.stdout.flush()
     except UserError as error:
         log.error("error: %s", error)
@@ -101,11 +108,23 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _split(arguments: Sequence[str]) -> list[list[str]]:
+    """The words of each subcommand: stages that share a process share its imports."""
+    calls: list[list[str]] = [[]]
+    for word in arguments:
+        if word == THEN:
+            calls.append([])
+        else:
+            calls[-1].append(word)
+    return calls
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lossbench",
         description="Which loss should I train my segmentation model with? "
-        "The workflow (snakemake --cores 2) calls these stages; each can be called by hand.",
+        "The workflow (snakemake --cores 2) calls these stages; each can be called by hand, and "
+        f"several in one process, with a {THEN} between them.",
     )
     parser.add_argument("--log", type=Path, help="file that gets the messages too")
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")

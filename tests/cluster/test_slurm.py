@@ -97,7 +97,7 @@ class Story:
     killed: dict[str, str]
 
     def of(self, rule: str) -> list[dict[str, str]]:
-        """The jobs of a rule or group, in order of submission."""
+        """The jobs of a rule, in order of submission."""
         return [job for job in self.jobs if rule_of(job) == rule]
 
 
@@ -146,7 +146,7 @@ def cancel_kill_and_exhaust(folder: Path, until: Callable) -> tuple[dict[str, st
     """Cancel a block's first job and kill its second; let the other block's run out of time."""
 
     def running() -> list[dict[str, str]]:
-        return [job for job in jobs() if rule_of(job) == "block" and job["JobState"] == "RUNNING"]
+        return [job for job in jobs() if rule_of(job) == "train" and job["JobState"] == "RUNNING"]
 
     def two_checkpoints_each() -> bool:
         return len(list(folder.glob("results/runs/*/checkpoint.pt"))) == 4
@@ -178,7 +178,7 @@ def state_of(job: dict[str, str]) -> str:
 
 
 def rule_of(job: dict[str, str]) -> str:
-    """The rule of a job, or its group: the Slurm plugin writes it into the comment."""
+    """The rule of a job: the Slurm plugin writes it into the comment."""
     return job["Comment"].split("_")[1]
 
 
@@ -204,14 +204,14 @@ def test_a_job_asks_for_what_its_rule_says(story):
 
 def test_a_block_is_one_job(story):
     """It waits in the queue once: the job that has trained it also evaluates it."""
-    assert {rule_of(job) for job in story.jobs} == {"prepare", "check", "block"}
-    assert [job["JobState"] for job in story.of("block")].count("COMPLETED") == 2
+    assert {rule_of(job) for job in story.jobs} == {"prepare", "check", "train"}
+    assert [job["JobState"] for job in story.of("train")].count("COMPLETED") == 2
     for fold in range(2):
         assert (story.folder / BLOCK.format(fold) / "cases.parquet").exists()
 
 
 def test_the_log_of_a_job_that_failed_is_kept_among_the_results(story):
-    for job in story.of("block"):
+    for job in story.of("train"):
         kept = Path(job["StdOut"])
         assert story.folder / "results/slurm-logs" in kept.parents
         assert kept.exists() == (job["JobState"] != "COMPLETED")
@@ -219,7 +219,7 @@ def test_the_log_of_a_job_that_failed_is_kept_among_the_results(story):
 
 
 def test_a_cancelled_a_killed_and_an_overdue_job_go_on_from_their_checkpoints(story):
-    states = sorted(job["JobState"] for job in story.of("block"))
+    states = sorted(job["JobState"] for job in story.of("train"))
     assert states == ["CANCELLED", "COMPLETED", "COMPLETED", "FAILED", "TIMEOUT"]
     for fold in range(2):
         log = story.folder / BLOCK.format(fold) / "train.log"

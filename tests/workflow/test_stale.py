@@ -29,21 +29,21 @@ def test_changed_code_and_data_are_seen_and_only_what_they_change_is_trained(tmp
         files = {loss: tmp_path / BLOCK / loss / "status.json" for loss in ("dice", "my_loss")}
         return {loss: read_json(file)["digest"] for loss, file in files.items()}
 
-    run("--until", "evaluate")
+    run("--until", "train")
     before, stored = digests(), trained(tmp_path)
-    assert "total" not in jobs(run("-n", "--until", "evaluate")), "something is stale at once"
+    assert "total" not in jobs(run("-n", "--until", "train")), "something is stale at once"
 
     # A module that the loss imports is another one, and a mask is written again as it was.
     (tmp_path / "smoothing.py").write_text("SMOOTH = 2\n")
     mask = tmp_path / "cells/masks/0.png"
     os.utime(mask)
-    plan = run("-n", "--until", "evaluate")
+    plan = run("-n", "--until", "train")
     assert "cells, tiny: prepared again (its files have changed)" in plan
     run("--until", "prepare")
-    plan = run("-n", "--until", "evaluate")
+    plan = run("-n", "--until", "train")
     assert "my_loss: 1 to train (retrained: smoothing.py has changed)" in plan
     assert "    dice: " not in plan
-    run("--until", "evaluate")
+    run("--until", "train")
     after = digests()
     assert after["dice"] == before["dice"]
     assert after["my_loss"] != before["my_loss"]
@@ -57,6 +57,6 @@ def test_changed_code_and_data_are_seen_and_only_what_they_change_is_trained(tmp
     pixels[30:, 30:] = 1
     Image.fromarray(pixels).save(mask)
     run("--until", "prepare")
-    plan = run("-n", "--until", "evaluate")
+    plan = run("-n", "--until", "train")
     assert "dice: 1 to train (retrained: its data have changed)" in plan
     assert "my_loss: 1 to train (retrained: its data have changed)" in plan

@@ -54,7 +54,6 @@ def test_a_study_on_unknown_data_with_a_loss_of_ones_own_runs_by_yaml_alone(done
         "block.json",
         "cases.parquet",
         "train.log",
-        "evaluate.log",
         "train.benchmark.tsv",
     } <= names
     assert {p.name for p in (block / "my_loss").iterdir()} == {

@@ -1,4 +1,8 @@
-"""train: all losses of a block in one process, from the same weights on the same batches."""
+"""train: all losses of a block in one process, from the same weights on the same batches.
+
+The same process then runs the stage evaluate: counts and metrics, per run x case x class. Runs that
+are trained already are taken from the store, so that a new metric is measured without a training.
+"""
 
 
 rule train:
@@ -23,6 +27,7 @@ rule train:
             "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/status.json",
             loss=always_trained(EXPERIMENT),
         ),
+        cases="results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/cases.parquet",
     log:
         "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/train.log",
     benchmark:
@@ -33,10 +38,13 @@ rule train:
     resources:
         gpu=1,
         mem_mb=16000,
-        runtime=1200,  # with that of evaluate 24 hours, which many partitions end at
+        runtime=1440,  # what many partitions end at
     params:
         settings=block_settings,
     shell:
         "python -P -m lossbench --log {log:q} train"
         " --block {input.block:q} --data results/datasets/{wildcards.dataset:q}"
         " --store results/runs --threads {threads}"
+        " + evaluate"
+        " --block {input.block:q} --data results/datasets/{wildcards.dataset:q}"
+        " --output {output.cases:q} --threads {threads}"

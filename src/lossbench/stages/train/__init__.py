@@ -9,6 +9,7 @@ import torch
 
 from lossbench.common.device import device_name, pick_device
 from lossbench.common.files import read_json, try_lock
+from lossbench.common.global_state import preserve_global_state
 from lossbench.common.provenance import run_digest
 from lossbench.common.user_code import refuse_other_code
 from lossbench.config import UserError
@@ -83,10 +84,11 @@ def _train(specs: dict, execution: dict, folders: dict[str, Path], data: Prepare
     """Train some runs of a block to their end, on one device and with shared batches."""
     device = pick_device()
     log.info("device: %s", device_name(device))
-    set_global_flags(execution["speed"])
     streams: dict[str, Batches] = {}
     runs, failures = [], {}
-    with StopSignal() as stop:
+    # What evaluates the runs in this process is not changed by how they were trained.
+    with StopSignal() as stop, preserve_global_state():
+        set_global_flags(execution["speed"])
         for name, spec in specs.items():
             key = batch_settings(spec["training"])
             if key not in streams:
