@@ -77,6 +77,8 @@ def killed_at(monkeypatch, step: int):
         real(run)
 
     monkeypatch.setattr(lossbench.stages.train.loop, "take_step", interrupted)
+    # In the minute before the first checkpoint, there would be none to resume from.
+    monkeypatch.setattr(lossbench.stages.train.loop, "CHECKPOINT_SECONDS", 0.0)
 
 
 MODELS = yaml.safe_load((CONFIG / "models.yaml").read_text())["models"]

@@ -18,6 +18,7 @@ from lossbench.common.tables import BACKGROUND, COUNTS
 from lossbench.common.user_code import code_of
 from lossbench.config import METRICS, UserError, canonical
 from lossbench.datasets.prepared import Prepared
+from lossbench.datasets.slices import best_slice
 from lossbench.metrics import measure
 from lossbench.models import build_model, load_run, predict
 from lossbench.stages.evaluate import evaluate
@@ -69,6 +70,27 @@ def test_figures_are_those_of_the_stored_weights(evaluated, phantom):
     expected = measure(found, np.asarray(phantom.label(rows[0])), (1.0, 1.0), 3, 1.0)
     for column in (*COUNTS, *METRICS):
         assert mine[column].to_numpy()[:3] == pytest.approx(expected[column], nan_ok=True)
+
+
+def test_what_the_report_shows_of_each_prediction_is_kept(evaluated, phantom, phantom_3d, tmp_path):
+    kept = np.load(evaluated.parent / "predictions.npz")
+    rows = phantom.validation(0)
+    assert {*kept} == {f"{loss}/{row}" for loss in LOSSES for row in rows}
+    model = load_run(evaluated.parent / "dice", phantom)
+    for row, found in zip(rows, predict(model, phantom, rows, [16, 16]), strict=True):
+        assert (kept[f"dice/{row}"] == found).all()
+
+    path = block(tmp_path, phantom_3d, {"dice": LOSSES["dice"]}, steps=1)
+    train(path, phantom_3d.folder, tmp_path / "runs")
+    evaluate(path, phantom_3d.folder, path.parent / "cases.parquet")
+    kept, model = (
+        np.load(path.parent / "predictions.npz"),
+        load_run(path.parent / "dice", phantom_3d),
+    )
+    row = phantom_3d.validation(0)[0]
+    (found,) = predict(model, phantom_3d, [row], [16] * 3)
+    number = best_slice(phantom_3d.label(row), phantom_3d.foreground)
+    assert (kept[f"dice/{row}"] == np.rot90(found[..., number])).all()
 
 
 def test_the_last_validation_is_the_evaluation(evaluated, phantom):

@@ -28,6 +28,7 @@ rule train:
             loss=always_trained(EXPERIMENT),
         ),
         cases="results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/cases.parquet",
+        predictions="results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/predictions.npz",
     log:
         "results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/train.log",
     benchmark:

@@ -19,6 +19,8 @@ CASE_TEXT = ("dataset", "model", "loss", "case", "subject", "class")
 # Metadata of a block's cases.parquet: the digest of each loss's run; the name of the background.
 DIGESTS, BACKGROUND = b"digests", b"background"
 MEASURED = b"measured"  # the same: metrics of the user's, their code, the tolerance of surface Dice
+# Beside it, for the pictures of the report: what they show of each prediction, by LOSS/ROW.
+PREDICTIONS = "predictions.npz"
 # What status.json of a run says. A study that was stored before a key existed lacks that key.
 STATUS = (
     *("digest", "status", "steps", "train_seconds", "images_per_second", "peak_memory_bytes"),

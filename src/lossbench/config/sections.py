@@ -167,7 +167,7 @@ class Execution(Strict):
 
     log_every: int = Field(10, ge=1, description="Steps between rows of history.csv.")
     validate_every: int = Field(
-        100, ge=1, description="Steps between validations; a checkpoint is kept at each."
+        100, ge=1, description="Steps between validations."
     )
     ledger: Ledger | None = Field(None, description="Gradient ledger; null: none.")
     speed: Literal["auto", "exact"] = Field(

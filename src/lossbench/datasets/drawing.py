@@ -1,6 +1,5 @@
 """Images and labels as pictures: those of prepare and check, and the examples of the report."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from lossbench.datasets.prepared import IGNORE, foreground_labels
+from lossbench.datasets.slices import best_slice, plane
 
 MAX_CASES = 6  # in a picture
 MAX_LEGEND_ENTRIES = 24
-MAX_PIXELS = 1024  # along an axis of a picture
 # Okabe and Ito's palette, which colour-blind people can tell apart, without black.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 IGNORED_COLOUR = "#999999"
@@ -82,30 +81,6 @@ def picture(
         title += f", {names[0]} of all labelled voxels"
     figure.suptitle(title, fontsize=10)
     return figure
-
-
-def best_slice(label: np.ndarray, foreground: Sequence[int]) -> int | None:
-    """Choose the slice of a label (X, Y, Z) with the most classes, then the most foreground.
-
-    None for a label (H, W), which has no slices.
-    """
-
-    def content(number: int) -> tuple[int, int]:
-        counts = np.bincount(label[..., number].reshape(-1), minlength=IGNORE + 1)[foreground]
-        return np.count_nonzero(counts), counts.sum()
-
-    return max(range(label.shape[2]), key=content) if label.ndim == 3 else None
-
-
-def plane(array: np.ndarray, number: int | None) -> np.ndarray:
-    """A slice of a volume as a picture: (..., X, Y, Z) -> (..., Y, X); an image as it is.
-
-    The second axis of a NIfTI volume runs to the front of the body: upwards in the picture. Of more
-    pixels than a picture shows, every nth: 20 million would take half a minute.
-    """
-    picture = array if number is None else np.rot90(array[..., number], axes=(-2, -1))
-    n = math.ceil(max(picture.shape[-2:]) / MAX_PIXELS)
-    return picture[..., ::n, ::n]
 
 
 def displayed(image: np.ndarray) -> np.ndarray:

@@ -13,11 +13,20 @@ from lossbench.common.device import pick_device
 from lossbench.common.files import read_json, whole
 from lossbench.common.progress import progress
 from lossbench.common.provenance import run_digest
-from lossbench.common.tables import BACKGROUND, CASE_TEXT, COUNTS, DIGESTS, MEASURED, case_schema
+from lossbench.common.tables import (
+    BACKGROUND,
+    CASE_TEXT,
+    COUNTS,
+    DIGESTS,
+    MEASURED,
+    PREDICTIONS,
+    case_schema,
+)
 from lossbench.common.user_code import changed_files, refuse_other_code
 from lossbench.config import METRICS, UserError
 from lossbench.datasets.batches import patch_size
 from lossbench.datasets.prepared import Prepared
+from lossbench.datasets.slices import best_slice, plane
 from lossbench.metrics import OwnMetric, build_metric, measure
 from lossbench.models import load_run, predict
 
@@ -34,6 +43,8 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
     output
         cases.parquet to write, a row per run x case x class: dataset, model, loss, fold, seed,
         case, subject, class, the counts, the metrics, and a column for each metric of the user's.
+        Next to it predictions.npz: what the report shows of each prediction, LOSS/ROW by the rows
+        of cases.csv.
     threads
         CPU threads.
 
@@ -52,12 +63,13 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
         for name, metric in spec.get("metrics", {}).items()
     }
     tables, digests = [], {}
+    shown: dict[str, np.ndarray] = {}
     for loss, run in spec["runs"].items():
         digests[loss] = run_digest(run, prepared.digest)
         _check_digest(block, loss, run, digests[loss])
         keys = {"dataset": spec["dataset"], "model": spec["model"], "loss": loss}
         keys |= {"fold": spec["fold"], "seed": spec["seed"]}
-        tables.append(_cases(block.parent / loss, run, prepared, own).assign(**keys))
+        tables.append(_cases(block.parent / loss, run, prepared, own, shown).assign(**keys))
     table = pd.concat(tables, ignore_index=True)
     measured = {key: spec.get(key, {}) for key in ("metrics", "metrics_code")}
     measured["surface_tolerance"] = prepared.info["surface_tolerance"]
@@ -66,6 +78,8 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
         {key: json.dumps(value) for key, value in facts.items()}
     )
     arrow = pa.Table.from_pandas(table[schema.names], schema, preserve_index=False)
+    with whole(output.with_name(PREDICTIONS)) as part, part.open("wb") as file:
+        np.savez_compressed(file, **shown)
     with whole(output) as part:
         # Dictionaries of figures would only be read more slowly.
         pq.write_table(
@@ -93,7 +107,14 @@ def _check_digest(block: Path, loss: str, run: dict, expected: str) -> None:
         )
 
 
-def _cases(folder: Path, run: dict, data: Prepared, own: dict[str, OwnMetric]) -> pd.DataFrame:
+def _cases(
+    folder: Path,
+    run: dict,
+    data: Prepared,
+    own: dict[str, OwnMetric],
+    shown: dict[str, np.ndarray],
+) -> pd.DataFrame:
+    """Measure a run on the cases of its fold; what a picture shows of them goes to `shown`."""
     device = pick_device()
     model = load_run(folder, data).to(device)
     rows = data.evaluation(run["fold"])
@@ -107,6 +128,8 @@ def _cases(folder: Path, run: dict, data: Prepared, own: dict[str, OwnMetric]) -
         figures = measure(prediction, label, spacing, k, tolerance)
         figures |= {name: metric(prediction, label, spacing) for name, metric in own.items()}
         measured.append(figures)
+        number = best_slice(label, data.foreground)
+        shown[f"{folder.name}/{row}"] = plane(prediction, number).copy()  # not the whole volume
     names = np.repeat(data.cases["case"].iloc[rows].to_numpy(), len(data.classes))
     subjects = np.repeat(data.cases["subject"].iloc[rows].to_numpy(), len(data.classes))
     table = pd.DataFrame({"case": names, "subject": subjects, "class": data.classes * len(rows)})

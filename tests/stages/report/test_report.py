@@ -1,16 +1,19 @@
 import json
 import re
+import subprocess
+import sys
 from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from lossbench.common.files import read_json, write_json
-from lossbench.common.tables import RUN
+from lossbench.common.provenance import seed_of
+from lossbench.common.tables import PREDICTIONS, RUN
 from lossbench.config import UserError
+from lossbench.datasets.slices import best_slice, plane
 from lossbench.stages.compare import compare
 from lossbench.stages.report import (
     curves,
@@ -362,42 +365,87 @@ def test_axes_of_pairs_end_where_the_metric_does(tmp_path):
     assert limits(0.00001, 0.00002) == ["0.00", "0.00"]
 
 
-class Bands(torch.nn.Module):
-    """Says class 1 where the image is above a limit."""
-
-    def __init__(self, limit: float) -> None:
-        super().__init__()
-        self.limit = limit
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.limit - x, x - self.limit, torch.full_like(x, -100.0)], dim=1)
+def keep_predictions(experiment, output) -> dict[tuple[str, int], np.ndarray]:
+    """Write what `evaluate` keeps of each prediction, all different, by loss and case."""
+    results = Results.read(experiment, output)
+    data, kept = results.prepared("hippocampus"), {}
+    keys = results.runs[["fold", "seed"]].drop_duplicates().itertuples(index=False)
+    for fold, seed in keys:
+        shown = {}
+        for row in data.validation(fold):
+            for loss in LOSSES:
+                label = data.original_label(row)
+                flat = plane(label, best_slice(label, data.foreground))
+                rng = np.random.default_rng(seed_of(loss, int(row), int(seed)))
+                shown[f"{loss}/{row}"] = rng.integers(0, 3, flat.shape).astype(np.uint8)
+                if seed == 0:
+                    kept[loss, row] = shown[f"{loss}/{row}"]
+        np.savez_compressed(
+            results.run_folder("hippocampus", "unet", PREDICTIONS, fold, seed), **shown
+        )
+    return kept
 
 
 @pytest.mark.usefixtures("without_figures")
 @pytest.mark.slow
 def test_examples_show_the_predictions_of_each_loss(tmp_path, monkeypatch):
-    import lossbench.models
-
     experiment, output = make(tmp_path)
-    asked = []
+    kept, drawn = keep_predictions(experiment, output), []
+    real = examples._draw
 
-    def load_run(folder, data):
-        asked.append(folder)
-        return Bands(0.5)
+    def draw(data, index, predictions, *rest):
+        drawn.append((index, predictions))
+        return real(data, index, predictions, *rest)
 
-    monkeypatch.setattr(lossbench.models, "load_run", load_run)
+    monkeypatch.setattr(examples, "_draw", draw)
     report(experiment, output)
     page = Page(output / "report.html")
     alts = [alt for alt in page.alts if alt.startswith("image, ground truth and predictions")]
     results = Results.read(experiment, output)
     cases = list(examples.chosen(results, "hippocampus", "unet").values())
     assert [alt.split(": ")[-1] for alt in alts] == cases
+    names = results.prepared("hippocampus").cases["case"]
+    assert [names[index] for index, _ in drawn] == cases
     assert len(set(cases)) == 3
-    assert [folder.name for folder in asked] == LOSSES * 3
-    fold = {case: int(case[-3:]) % 3 for case in cases}
-    folds = [fold[case] for case in cases for _ in LOSSES]
-    assert [folder.parents[1].name for folder in asked] == [f"fold{n}" for n in folds]
+    for index, predictions in drawn:  # of the first seed
+        assert [*predictions] == LOSSES
+        assert all((shown == kept[loss, index]).all() for loss, shown in predictions.items())
     assert len(list((output / "figures").glob("examples_*.png"))) == 3
+
+
+@pytest.mark.slow
+def test_a_report_with_examples_imports_no_torch(tmp_path):
+    experiment, output = make(tmp_path)
+    keep_predictions(experiment, output)
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys(["torch", "monai"])  # importing them raises
+from lossbench.__main__ import main
+sys.exit(main(["report", "--experiment", {str(experiment)!r}, "--output", {str(output)!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list((output / "figures").glob("examples_*.png"))) == 3
+
+
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize("damage", ["missing", "cut short", "of other losses"])
+def test_a_page_without_predictions_says_why(damage, tmp_path):
+    experiment, output = make(tmp_path)
+    keep_predictions(experiment, output)
+    for path in experiment.parent.rglob(PREDICTIONS):
+        if damage == "missing":
+            path.unlink()
+        elif damage == "cut short":
+            path.write_bytes(path.read_bytes()[:-30])
+        else:
+            np.savez_compressed(path, **{"other/0": np.zeros((2, 2), np.uint8)})
+    report(experiment, output)
+    text = Page(output / "report.html").text
+    reason = "the predictions" if damage == "missing" else ""
+    assert f"No examples for hippocampus, unet: {reason}" in text
+    assert "predictions.npz" in text
+    assert ("damaged" in text) == (damage != "missing")
 
 
 def test_examples_are_the_worst_median_and_best_by_difference(tmp_path):
@@ -424,7 +472,7 @@ def test_a_volume_is_cut_where_it_has_most_foreground():
     label = np.zeros((6, 5, 4), np.uint8)
     label[0, 0, 1], label[1:4, 1:3, 2] = 1, 2
     image = np.arange(label.size, dtype=np.float32).reshape(1, *label.shape)
-    shown, truth, prediction = examples._planes(image, [label, label + 0], [1, 2])
+    shown, truth, prediction = examples._planes(image, label, [plane(label, 2)], [1, 2])
     assert set(np.unique(truth)) == {0, 2}
     assert (truth == 2).sum() == 6
     assert shown.shape[:2] == truth.shape == prediction.shape == (5, 6)

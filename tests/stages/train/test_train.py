@@ -498,7 +498,7 @@ def test_a_job_that_is_told_to_end_goes_on_from_that_very_step(
         assert ours["batch_digest"] == theirs["batch_digest"]
 
 
-def test_checkpoints_come_by_time_as_well(tmp_path, phantom, monkeypatch):
+def test_checkpoints_come_by_time_alone(tmp_path, phantom, monkeypatch):
     steps, checkpoint = [], lossbench.stages.train.run.Run.checkpoint
 
     def counted(self):
@@ -507,8 +507,7 @@ def test_checkpoints_come_by_time_as_well(tmp_path, phantom, monkeypatch):
 
     monkeypatch.setattr(lossbench.stages.train.run.Run, "checkpoint", counted)
     run(block(tmp_path / "a", phantom, {"dice": DICE}), phantom)
-    assert steps == [10, 20]
-    steps.clear()
+    assert steps == []  # it was over in a minute
     monkeypatch.setattr(lossbench.stages.train.loop, "CHECKPOINT_SECONDS", 0.0)
     run(block(tmp_path / "b", phantom, {"dice": DICE}), phantom)
     assert steps == [5, 10, 15, 20]

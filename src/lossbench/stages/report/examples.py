@@ -1,17 +1,21 @@
 """Example images: where the other losses fall behind the reference, the median, where they gain."""
 
 import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lossbench.common.files import read_json
+from lossbench.common.files import reading
+from lossbench.common.tables import PREDICTIONS
 from lossbench.config import UserError
 from lossbench.datasets import drawing
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.datasets.resampling import resample_image
+from lossbench.datasets.slices import best_slice, plane
 from lossbench.stages.report import wording
 from lossbench.stages.report.plotting import WIDTH, Picture, heading, save, stem, wrapped
 from lossbench.stages.report.results import Results
@@ -78,7 +82,8 @@ def _of_group(results: Results, dataset: str, model: str) -> list[Picture]:
         fold, seed = int(first["fold"]), int(first["seed"])
         rows = rows[(rows["fold"] == fold) & (rows["seed"] == seed)]
         scores = rows[rows["class"] != results.background(dataset)].groupby("loss")["dice"].mean()
-        predictions = _predictions(results, data, index, (dataset, model, fold, seed))
+        block = results.run_folder(dataset, model, "", fold, seed)
+        predictions = _predictions(block / PREDICTIONS, results.losses, index)
         figure = _draw(data, index, predictions, scores, f"{label}: {case}")
         figures[stem("examples", dataset, model, number, case)] = (f"{label}: {case}", figure)
     return [
@@ -87,33 +92,20 @@ def _of_group(results: Results, dataset: str, model: str) -> list[Picture]:
     ]
 
 
-def _predictions(
-    results: Results, data: Prepared, index: int, keys: tuple[str, str, int, int]
-) -> dict[str, np.ndarray]:
-    """What each loss's run of a block says about a case: uint8 (*S) by loss."""
-    # Here, since these import torch and everything else in a report does without.
-    from lossbench.datasets.batches import patch_size
-    from lossbench.models import load_run, predict
-
-    dataset, model, fold, seed = keys
-    predictions = {}
-    for loss in results.losses:
-        folder = results.run_folder(dataset, model, loss, fold, seed)
-        if not (folder / "model.safetensors").exists():
-            raise UserError(f"the weights of {loss} ({folder / 'model.safetensors'}) are missing")
-        training = read_json(folder / "run.json")["training"]
-        (predictions[loss],) = predict(
-            load_run(folder, data), data, [index], patch_size(data, training)
-        )
-    return predictions
+def _predictions(path: Path, losses: Sequence[str], index: int) -> dict[str, np.ndarray]:
+    """What `evaluate` kept of each loss's prediction of a case: uint8 (H, W) by loss."""
+    if not path.exists():
+        raise UserError(f"the predictions ({path}) are missing")
+    with reading(path), np.load(path) as kept:
+        return {loss: kept[f"{loss}/{index}"] for loss in losses}
 
 
 def _draw(
     data: Prepared, index: int, predictions: dict[str, np.ndarray], scores: pd.Series, title: str
 ) -> Figure:
-    maps = [data.original_label(index), *predictions.values()]
-    image = resample_image(data.image(index), maps[0].shape)
-    image, truth, *maps = _planes(image, maps, data.foreground)
+    label = data.original_label(index)
+    image = resample_image(data.image(index), label.shape)
+    image, truth, *maps = _planes(image, label, predictions.values(), data.foreground)
     tiles = {"image": image, "ground truth": drawing.overlay(image, truth, data.foreground)}
     for loss, prediction in zip(predictions, maps, strict=True):
         painted = drawing.overlay(image, prediction, data.foreground)
@@ -138,14 +130,15 @@ def _draw(
     return figure
 
 
-def _planes(image: np.ndarray, maps: list[np.ndarray], foreground: list[int]) -> list[np.ndarray]:
-    """The image as colours (H, W, 3) and the class maps as (H, W), a slice of volumes.
+def _planes(
+    image: np.ndarray, label: np.ndarray, kept: Iterable[np.ndarray], foreground: list[int]
+) -> list[np.ndarray]:
+    """The image as colours (H, W, 3), label and kept predictions (H, W), a slice of volumes.
 
-    The first map is the label. All are cropped to where any map has foreground, and a quarter of
-    its size around.
+    All are cropped to where any map has foreground, and a quarter of its size around.
     """
-    number = drawing.best_slice(maps[0], foreground)
-    maps = [drawing.plane(classes, number) for classes in maps]
+    number = best_slice(label, foreground)
+    maps = [plane(label, number), *kept]
     has_foreground = np.any([np.isin(m, foreground) for m in maps], axis=0)
     window = []
     for axis in (0, 1):
@@ -153,5 +146,5 @@ def _planes(image: np.ndarray, maps: list[np.ndarray], foreground: list[int]) ->
         if inside.size:
             margin = max(4, (inside[-1] - inside[0]) // 4)
             window.append(slice(max(0, inside[0] - margin), inside[-1] + margin + 1))
-    shown = drawing.displayed(drawing.plane(image, number))
+    shown = drawing.displayed(plane(image, number))
     return [plane[tuple(window)] for plane in (shown, *maps)]

@@ -96,7 +96,7 @@ def take_step(run: Run) -> None:
         if run.is_due("validate_every"):
             row |= run.validate()
         run.write_progress()
-        if run.is_due("validate_every") or run.seconds_since_checkpoint() > CHECKPOINT_SECONDS:
+        if run.seconds_since_checkpoint() > CHECKPOINT_SECONDS:
             run.checkpoint()
 
 
