@@ -11,7 +11,7 @@ UV := $(or $(shell command -v uv),$(BIN)/uv)
 setup: $(INSTALLED)  ## .venv alone; the others do it first
 
 demo: $(INSTALLED)  ## train, evaluate and compare three Dice losses on the embedded images
-	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete
+	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --scheduler greedy
 
 test: $(INSTALLED)  ## the tests; those on real data want LOSSBENCH_DATA
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
@@ -31,12 +31,14 @@ ui: $(INSTALLED)  ## the MLflow UI on 127.0.0.1, over the store that `track` wri
 bench: $(INSTALLED)  ## what things cost, and the error rates of the comparisons: results/benchmarks; hours
 	$(BIN)/python -m benchmarks.training --output results/benchmarks
 	$(BIN)/python -m benchmarks.startup --output results/benchmarks
+	$(BIN)/python -m benchmarks.hours_per_verdict --output results/benchmarks
 	$(BIN)/python -m benchmarks.scaling --output results/benchmarks
 	$(BIN)/python -m benchmarks.ten_thousand_runs --output results/benchmarks
 	$(BIN)/python -m benchmarks.tracking --output results/benchmarks
 	$(BIN)/python -m benchmarks.error_rates --output results/benchmarks
 	test -z "$$LOSSBENCH_DATA" || $(BIN)/python -m benchmarks.nnunet \
 	    --data "$$LOSSBENCH_DATA/Task04_Hippocampus" --output results/benchmarks
+	$(BIN)/python -m benchmarks.table results/benchmarks
 
 lock: $(INSTALLED)  ## requirements.lock from pyproject.toml
 	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-annotate --no-header --output-file requirements.lock

@@ -1,12 +1,13 @@
 """How time and memory grow with the size of a study: python -m benchmarks.scaling --output DIR
 
-CPU seconds and peak memory against the number of losses in a block, cases to evaluate, pixels in an image and
-runs to compare, each measured in its own process without the imports. Writes scaling.json and scaling.png, in
+CPU seconds and peak memory against the number of losses in a block, cases to evaluate, pixels in an image, seeds
+and runs to compare, each measured in its own process without the imports. Writes scaling.json and scaling.png, in
 which a line of slope 1 is linear growth.
 """
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from benchmarks.table import write
+from benchmarks.table import once, write
 from benchmarks.ten_thousand_runs import write_study
 from lossbench.common.files import write_json
 from lossbench.datasets.prepared import Prepared
@@ -34,6 +35,7 @@ VALUES = {
     "losses in a block": (1, 2, 4, 8, 16),
     "cases to evaluate": (50, 100, 200, 400, 800),
     "pixels in an image": (64**2, 128**2, 256**2, 512**2),
+    "seeds, three losses each": (1, 2, 4, 8),
     "runs to compare": (1_000, 3_000, 10_000),
 }
 
@@ -54,7 +56,10 @@ def main() -> None:
             done = subprocess.run([*again, what, str(value)], check=True, capture_output=True)
             rows.append({"what": what, "value": value, **json.loads(done.stdout)})
             print(rows[-1], flush=True)
-    write("scaling", rows, options.output)
+    slopes = [
+        once(f"slope of time against {what}, at the end", slope(rows, what)) for what in VALUES
+    ]
+    write("scaling", [*rows, *slopes], options.output)
     draw(rows, options.output / "scaling.png")
 
 
@@ -80,7 +85,8 @@ def _training(folder: Path, what: str, value: int) -> float:
     torch.set_num_threads(1)
     cases = 2 * value if what == "cases to evaluate" else 40
     side = round(value**0.5) if what == "pixels in an image" else 64
-    losses = value if what == "losses in a block" else 1
+    losses = {"losses in a block": value, "seeds, three losses each": 3}.get(what, 1)
+    seeds = value if what == "seeds, three losses each" else 1
     steps = 1 if what == "cases to evaluate" else 20
     spec = {"_target_": "lossbench.datasets.Phantom", "cases": cases, "size": [side, side]}
     dataset = {"name": "d", "spec": spec, "folds": 2, "fold_seed": 0, "surface_tolerance": 1.0}
@@ -88,26 +94,35 @@ def _training(folder: Path, what: str, value: int) -> float:
     prepare(folder / "dataset.json", folder / "d")
     names = {f"dice_{n}": DICE for n in range(losses)}
     settings = {"steps": steps, "patch_size": [side, side], "validate_every": 1000}
-    path = block(folder, Prepared(folder / "d"), names, **settings)
+    data = Prepared(folder / "d")
+    paths = [block(folder, data, names, seed=seed, **settings) for seed in range(seeds)]
     begin = time.process_time()
-    train(path, folder / "d", folder / "runs")
+    for path in paths:
+        train(path, folder / "d", folder / "runs")
     if what == "cases to evaluate":
         begin = time.process_time()
         evaluate(path, folder / "d", path.with_name("cases.parquet"))
     return time.process_time() - begin
 
 
+def slope(rows: list[dict], what: str) -> float:
+    """1 where time grows in proportion: of the last two measurements, on logarithmic axes."""
+    (x, seconds), (more, longer) = [
+        (row["value"], row["seconds"]) for row in rows if row["what"] == what
+    ][-2:]
+    return math.log(longer / seconds) / math.log(more / x)
+
+
 def draw(rows: list[dict], file: Path) -> None:
     """A panel for each quantity: seconds and memory, with the slope of the seconds' upper half."""
-    figure, axes = plt.subplots(1, len(VALUES), figsize=(13, 3.2), layout="constrained")
+    figure, axes = plt.subplots(1, len(VALUES), figsize=(16, 3.2), layout="constrained")
     for axis, what in zip(axes, VALUES, strict=True):
         x, seconds, peak = np.array(
             [[r["value"], r["seconds"], r["peak_mb"]] for r in rows if r["what"] == what]
         ).T
-        slope = np.diff(np.log(seconds[-2:])) / np.diff(np.log(x[-2:]))
         axis.loglog(x, seconds, "o-", color="#0072b2", label="CPU seconds")
         axis.loglog(x, peak / 1000, "s--", color="#d55e00", label="peak memory, GB")
-        axis.set(xlabel=what, title=f"slope at the end {slope.item():.2f}")
+        axis.set(xlabel=what, title=f"slope at the end {slope(rows, what):.2f}")
         axis.minorticks_off()
         axis.set_xticks(x, [f"{value:,.0f}" for value in x])
         axis.set_yticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])

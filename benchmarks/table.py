@@ -1,6 +1,7 @@
 """The tables that benchmarks write: rows as JSON and Markdown, with machine and versions.
 
-python -m benchmarks.table DIR prints the ratios of all benchmarks in DIR, as in docs/speed.md.
+python -m benchmarks.table DIR prints the ratios of all benchmarks in DIR, as in docs/speed.md, and puts their rows
+into DIR/benchmarks.json.
 """
 
 import argparse
@@ -16,6 +17,12 @@ import pandas as pd
 
 from lossbench.common.provenance import commit, versions
 
+# In the order of the table.
+BENCHMARKS = (
+    *("training", "startup", "hours_per_verdict", "scaling", "ten_thousand_runs"),
+    *("tracking", "nnunet"),
+)
+
 
 def ratio(what: str, times: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """A row: seconds above over seconds below, turn by turn, and the medians of both."""
@@ -24,6 +31,11 @@ def ratio(what: str, times: Sequence[tuple[float, float]]) -> dict[str, Any]:
     above, below = (statistics.median(side) for side in zip(*times, strict=True))
     row = {"what": what, "ratio": median, "low": low, "high": high, "turns": len(ratios)}
     return row | {"above_s": above, "below_s": below}
+
+
+def once(what: str, value: float) -> dict[str, Any]:
+    """A row of a figure that was measured once."""
+    return {"what": what, "ratio": value, "low": value, "high": value, "turns": 1}
 
 
 def write(name: str, rows: list[dict[str, Any]], output: Path) -> None:
@@ -44,20 +56,16 @@ def write(name: str, rows: list[dict[str, Any]], output: Path) -> None:
 
 
 def ratios(folder: Path) -> str:
-    """The ratios that benchmarks have left in a folder, as Markdown.
-
-    Two tables: what is compared with peers, and, a column for each network, parts of the engine.
-    """
-    rows = []
-    for name in ("training", "startup", "ten_thousand_runs", "tracking", "nnunet"):
-        file = folder / f"{name}.json"
-        rows += json.loads(file.read_text())["rows"] if file.exists() else []
+    """The ratios that benchmarks have left in a folder, as Markdown; benchmarks.json holds all."""
+    reports = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+    reports = {name: report for name, report in reports.items() if name in BENCHMARKS}
+    (folder / "benchmarks.json").write_text(json.dumps(reports, indent=1))
+    rows = [row for name in BENCHMARKS if name in reports for row in reports[name]["rows"]]
     table = pd.DataFrame([row for row in rows if "ratio" in row])
+    network = table["network"].fillna("") if "network" in table else ""
+    table["what"] = (table["what"] + ", " + network).str.removesuffix(", ")
     table["ratio"] = [_said(row) for row in table.to_dict("records")]
-    peers = table[table["network"].isna()]
-    parts = table[table["network"].notna()].pivot(index="what", columns="network", values="ratio")
-    tables = (peers[["what", "ratio"]].set_index("what"), parts)
-    return "\n\n".join(t.to_markdown(colalign=("left",) * (t.shape[1] + 1)) for t in tables)
+    return table[["what", "ratio"]].to_markdown(index=False, colalign=("left", "left"))
 
 
 def _said(row: dict[str, Any]) -> str:

@@ -25,10 +25,11 @@ from benchmarks.monai_loop import BATCH, CLASSES, NET
 from benchmarks.table import ratio, write
 from lossbench.common.device import pick_device, wait_for
 from lossbench.common.files import write_json
-from lossbench.config import validate
+from lossbench.config import Execution, Experiment, validate
 from lossbench.datasets.batches import Batches
 from lossbench.datasets.prepared import Prepared
 from lossbench.metrics import _surfaces
+from lossbench.models import to_device
 from lossbench.stages.prepare import prepare
 from lossbench.stages.train.loop import take_step
 from lossbench.stages.train.run import Run
@@ -49,10 +50,7 @@ def main() -> None:
         data = drawn(Path(folder), "images", [96, 96])
         volumes = drawn(Path(folder), "volumes", VOLUME)
         rows = [*steps(data), *data_cost(data), surfaces(data)]
-        for network in ("net", "unet_small"):
-            rows += engine(data, network)
-        for network in ("net", "monai_unet"):
-            rows += engine(volumes, network)
+        rows += [*engine(data, "unet_small"), *engine(volumes, "monai_unet")]
     write("training", rows, options.output)
 
 
@@ -65,28 +63,27 @@ def drawn(folder: Path, name: str, size: list[int]) -> Prepared:
     return Prepared(folder / name)
 
 
-def settings(network: str = "net", **changes: Any) -> dict[str, Any]:
-    """An experiment on the drawn images."""
+def settings(network: str = "net", **changes: Any) -> Experiment:
+    """An experiment on the drawn images, with settings of the training or its execution changed."""
     raw = default()
     raw["datasets"] = {"drawn": {"_target_": "lossbench.datasets.Phantom"}}
     net = {"_target_": "monai.networks.nets.UNet", **NET, "spatial_dims": "$spatial_dims"}
     raw["models"] = MODELS | {"net": net}
     raw["matrix"] |= {"dataset": ["drawn"], "model": [network], "loss": list(LOSSES)}
-    raw["training"] |= {
-        "steps": 10_000,
-        "batch_size": BATCH,
-        "patch_size": None,
-        "ledger": None,
-    }
-    raw["training"] |= changes
+    raw["training"] |= {"steps": 10_000, "batch_size": BATCH, "patch_size": None}
+    raw["execution"] |= {"ledger": None}
+    for key, value in changes.items():
+        raw["execution" if key in Execution.model_fields else "training"][key] = value
     return validate(raw)
 
 
 def started(data: Prepared, losses: Sequence[str], **changes: Any) -> list[Run]:
     """Runs of a block, ready for their first step; nothing is written."""
-    experiment, streams, folder = settings(**changes), {}, Path("nowhere")
-    keys = next(experiment.blocks())
-    return [Run(experiment.run(loss=x, **keys), folder / x, data, streams) for x in losses]
+    experiment, folder = settings(**changes), Path("nowhere")
+    keys, execution = next(experiment.blocks()), experiment.execution.model_dump()
+    batches = Batches(data, 0, 0, experiment.training.model_dump(), pick_device())
+    batches.users = len(losses)
+    return [Run(experiment.run(loss=x, **keys), execution, folder, data, batches) for x in losses]
 
 
 def stepping(runs: list[Run], steps: int = STEPS, validated: bool = False) -> Callable[[], None]:
@@ -99,7 +96,7 @@ def stepping(runs: list[Run], steps: int = STEPS, validated: bool = False) -> Ca
         for run in runs:
             if validated:
                 run.history = [{"train/loss": 0.0}]  # for the line that it logs
-                run._validate()
+                run.validate()
         wait_for(runs[0].device)
 
     return take
@@ -108,7 +105,7 @@ def stepping(runs: list[Run], steps: int = STEPS, validated: bool = False) -> Ca
 def bare(data: Prepared) -> Callable[[], None]:
     """A plain PyTorch loop on batches that are there already: nothing but the step."""
     torch.manual_seed(0)
-    model, loss = UNet(**NET).to(pick_device()), DiceLoss(softmax=True)
+    model, loss = to_device(UNet(**NET), pick_device()), DiceLoss(softmax=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     images, labels = (torch.from_numpy(a).to(pick_device()) for a in arrays(data, range(BATCH)))
     target = one_hot(labels[:, None], CLASSES)
@@ -146,8 +143,7 @@ def monai_peer(data: Prepared) -> Callable[[], None]:
 
 def steps(data: Prepared) -> Iterator[dict[str, Any]]:
     """Training steps: ours against a bare loop and against MONAI's."""
-    same = {"augmentation": None, "channels_last": False}
-    plain = stepping(started(data, LOSSES[:1], **same))
+    plain = stepping(started(data, LOSSES[:1], augmentation=None))
     yield compared(
         "a step, batch included, over one of a bare PyTorch loop in its layout", plain, bare(data)
     )
@@ -159,16 +155,12 @@ def steps(data: Prepared) -> Iterator[dict[str, Any]]:
 
 
 def engine(data: Prepared, network: str) -> Iterator[dict[str, Any]]:
-    """A step without each of the engine's parts over one with it, on one batch."""
-    dims, size = data.info["spatial_dims"], {"patch_size": list(data.cases["shape"][0])}
-    parts = ["fused", "channels_last", "compile", "dice_of_sums"]
-    parts += ["cuda_graph"] if pick_device().type == "cuda" else []
-    off = size | dict.fromkeys(parts, False) | {"augmentation": None, "network": network}
-    of = {"network": f"{dims}D {'plain UNet' if network == 'net' else network}"}
-    for part in parts:
-        loss = LOSSES[2:] if part == "dice_of_sums" else LOSSES[:1]  # the weighted one
-        pair = (stepping(started(data, loss, **off | {part: x}), 2) for x in (False, True))
-        yield compared(f"`{part}`", *pair) | of
+    """On a GPU, a step that is taken eagerly over one that `execution.speed` has chosen."""
+    if pick_device().type == "cuda":
+        size = {"patch_size": list(data.cases["shape"][0]), "network": network}
+        both = (stepping(started(data, LOSSES, speed=x, **size)) for x in ("exact", "auto"))
+        of = {"network": f"{data.info['spatial_dims']}D {network}"}
+        yield compared("a step, `exact` over `auto`", *both) | of
 
 
 def data_cost(data: Prepared) -> Iterator[dict[str, Any]]:
