@@ -24,7 +24,9 @@ from lossbench.datasets.prepared import Prepared
 from lossbench.datasets.resampling import resample_label
 
 OVERLAP = 0.5  # of neighbouring windows
-VOXELS_PER_BATCH = 2**20  # that the network sees at once, or one window where that is larger
+# Voxels that the network sees at once, or one window where that is larger: on a CPU as many as its
+# cache holds.
+VOXELS_PER_BATCH, VOXELS_PER_BATCH_CPU = 2**20, 2**17
 Logits = Tensor | tuple[Tensor, ...]  # (B, K, *S), or those of several heads, the first that size
 NEEDED = ("run.json", "model.safetensors")  # to have a trained network again
 
@@ -226,7 +228,7 @@ def predict(
         Begins the lines of the log on how far it is.
     """
     found: dict[int, np.ndarray] = {}
-    groups = list(_same_shape(data, rows, _batch_size(patch_size)))
+    groups = list(_same_shape(data, rows, _batch_size(patch_size, device)))
     for group in progress(groups, len(rows), what, size=len):
         images = np.stack([data.image(row) for row in group])
         classes = predict_images(model, images, patch_size, data.background is None, device)
@@ -267,11 +269,11 @@ def predict_images(
     was_training = model.training
     model.eval()
     found = []
-    shape = images.shape[2:]
-    for batch in torch.from_numpy(images).split(_batch_size(patch_size)):
+    shape, batch_size = images.shape[2:], _batch_size(patch_size, device)
+    for batch in torch.from_numpy(images).split(batch_size):
         batch = pad_mirrored(batch, patch_size) if mirrored else batch
         logits = sliding_window_inference(
-            *(batch.to(device), tuple(patch_size), len(batch)),
+            *(batch.to(device), tuple(patch_size), batch_size),
             lambda windows: first_head(logits_of(model, windows)),
             overlap=OVERLAP,
             mode="gaussian",
@@ -285,9 +287,11 @@ def predict_images(
     return torch.cat(found).numpy()
 
 
-def _batch_size(patch_size: Sequence[int]) -> int:
-    """Images that the network sees at once."""
-    return max(1, VOXELS_PER_BATCH // int(np.prod(patch_size)))
+def _batch_size(patch_size: Sequence[int], device: torch.device | str) -> int:
+    """Windows that the network sees at once."""
+    on_cpu = torch.device(device).type == "cpu"
+    voxels = VOXELS_PER_BATCH_CPU if on_cpu else VOXELS_PER_BATCH
+    return max(1, voxels // int(np.prod(patch_size)))
 
 
 def _same_shape(data: Prepared, rows: Sequence[int], size: int) -> Iterator[list[int]]:
