@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import lossbench.__main__
-from lossbench.__main__ import EXAMPLES, STAGES, UNUSED, _function, _parser, main
+from lossbench.__main__ import EXAMPLES, STAGES, _function, _parser, main
+from lossbench.common.quick_imports import UNUSED
 from lossbench.config import UserError
 
 

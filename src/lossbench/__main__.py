@@ -2,25 +2,21 @@
 
 import argparse
 import ast
-import atexit
-import gc
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lossbench.config import UserError
+from lossbench.common.quick_imports import UNUSED, quick_imports
+from lossbench.config import FreshProcessError, UserError
 
 THEN = "+"  # between two subcommands that one process runs
 BLOCK = "results/default/mni152/unet_small/fold0/seed0"
-# Parts of what MONAI imports that no training and no evaluation uses.
-UNUSED = ("matplotlib", "mlflow", "sklearn")
 # The module of each subcommand, and how it is called.
 STAGES = {
     "prepare": "lossbench.stages.prepare",
@@ -83,6 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
                 _function("report")(output / "experiment.json", output)
                 print((output / "verdict.txt").read_text(), end="")
         sys.stdout.flush()
+    except FreshProcessError as error:
+        log.warning("%s; going on in a fresh process", error)
+        os.environ |= error.environment
+        os.execv(sys.executable, sys.orig_argv)
     except UserError as error:
         log.error("error: %s", error)
         return 1
@@ -190,29 +190,8 @@ def _add_option(
 
 def _function(stage: str) -> Callable[..., Any]:
     """The function of a stage; only its module is imported."""
-    with _quick_imports(UNUSED if stage in ("train", "evaluate") else ()):
+    with quick_imports(UNUSED if stage in ("train", "evaluate") else ()):
         return getattr(import_module(STAGES[stage]), stage)
-
-
-@contextmanager
-def _quick_imports(unused: Sequence[str]) -> Iterator[None]:
-    """Imports within take a third less time, which every job pays.
-
-    What they make stays, so nobody looks through it for garbage, until the process ends; and MONAI,
-    which imports these libraries where they are there, finds none. Whoever imports them later has
-    them.
-    """
-    hidden = dict.fromkeys(set(unused) - sys.modules.keys())
-    sys.modules.update(hidden)  # None is how Python writes that there is no such module
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-        atexit.register(gc.unfreeze)  # libraries complain of what nobody takes apart at the end
-        for name in hidden:
-            del sys.modules[name]
 
 
 def _log_to(file: Path | None) -> None:

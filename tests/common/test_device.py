@@ -151,3 +151,12 @@ def test_a_device_is_known_by_its_name_and_not_by_its_number(holding):
     """As where a scheduler shows each job a GPU of its own as number 0."""
     assert place(holding("GPU-a")) == 0
     assert place(holding("GPU-b")) == 0
+
+
+def test_a_check_does_not_wait_for_a_gpu_on_which_a_study_trains(tmp_path):
+    index, lock = device.acquire_gpu(["GPU-a"], 1, tmp_path)
+    assert index == 0
+    assert device.acquire_gpu(["GPU-a"], 1, tmp_path, wait=False) is None
+    lock.release()
+    index, lock = device.acquire_gpu(["GPU-a"], 1, tmp_path, wait=False)
+    lock.release()

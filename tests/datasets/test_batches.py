@@ -1,7 +1,5 @@
 """The batch is a function of (dataset, fold, seed, step), and of nothing else."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import scipy.stats
@@ -10,7 +8,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossbench.config import Augmentation, Training, UserError
 from lossbench.datasets.augment import augment, counter_noise
-from lossbench.datasets.batches import Batches, batch_settings, checksum, patch_size
+from lossbench.datasets.batches import (
+    Arrays,
+    Batches,
+    _fits,
+    batch_settings,
+    checksum,
+    patch_size,
+)
 
 CPU = torch.device("cpu")
 
@@ -29,10 +34,35 @@ def test_a_step_gives_the_same_batch_whatever_came_before(phantom):
     assert one(4).checksum == other(4).checksum
 
 
+class Elsewhere(Arrays):
+    """As where a dataset does not fit on the GPU."""
+
+    is_on_device = False
+
+
+def test_streams_of_a_block_share_one_copy_of_the_data(phantom):
+    shared = Arrays(phantom, torch.device("meta"))
+    assert shared.is_on_device
+    streams = [Batches(phantom, 0, 0, settings(), shared.device, shared) for _ in range(2)]
+    assert streams[0].arrays.images is streams[1].arrays.images is shared.images
+    shared.map()
+    assert not shared.is_on_device
+
+
+@pytest.mark.parametrize(("jobs", "fits"), [("1", True), ("2", False)])
+def test_jobs_that_share_a_gpu_share_the_memory_for_their_datasets(
+    jobs, fits, phantom, monkeypatch
+):
+    size = phantom.images.nbytes + phantom.labels.nbytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * size, 100 * size))
+    monkeypatch.setenv("LOSSBENCH_JOBS_PER_GPU", jobs)
+    assert _fits(phantom, torch.device("cuda", 0)) == fits
+
+
 def test_batches_that_are_read_ahead_are_the_same(phantom):
     """As where a dataset does not fit on the GPU; whatever step comes next."""
     plain, ahead = (Batches(phantom, 0, 0, settings(), CPU) for _ in range(2))
-    ahead.reader = ThreadPoolExecutor(1)
+    ahead.arrays = Elsewhere(phantom, CPU)
     for step in (0, 1, 2, 9, 10, 3, 3):
         assert ahead(step).checksum == plain(step).checksum
         assert list(ahead.prefetched) == [step + 1]

@@ -23,8 +23,10 @@ WAIT_SECONDS = 1.0  # between two attempts to get a GPU
 
 
 @functools.cache
-def pick_device() -> torch.device:
+def pick_device(wait: bool = True) -> torch.device:
     """A free one of the visible GPUs, held until the process ends; without a GPU, the CPU.
+
+    The CPU also where no GPU is free and the job is not to wait for one.
 
     Snakemake assigns no device on one machine, so a job takes one by a file lock.
     $LOSSBENCH_JOBS_PER_GPU says how many jobs may share a GPU; one unless it is set. An empty
@@ -43,12 +45,20 @@ def pick_device() -> torch.device:
     names = [
         str(torch.cuda.get_device_properties(n).uuid) for n in range(torch.cuda.device_count())
     ]
-    jobs = int(os.environ.get("LOSSBENCH_JOBS_PER_GPU", "1"))
-    index, lock = acquire_gpu(names, jobs)
+    found = acquire_gpu(names, jobs_per_gpu(), wait=wait)
+    if found is None:
+        log.info("every GPU is in use: this is done on the CPU")
+        return torch.device("cpu")
+    index, lock = found
     _held.append(lock)
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     return device
+
+
+def jobs_per_gpu() -> int:
+    """How many jobs may share a GPU."""
+    return int(os.environ.get("LOSSBENCH_JOBS_PER_GPU", "1"))
 
 
 _held: list[FileLock] = []  # released when the process ends
@@ -78,9 +88,9 @@ def _reason() -> str:
 
 
 def acquire_gpu(
-    names: Sequence[str], jobs: int, folder: Path | None = None
-) -> tuple[int, FileLock]:
-    """Wait for a slot on one of several GPUs.
+    names: Sequence[str], jobs: int, folder: Path | None = None, wait: bool = True
+) -> tuple[int, FileLock] | None:
+    """Get a slot on one of several GPUs.
 
     Parameters
     ----------
@@ -90,12 +100,14 @@ def acquire_gpu(
         Slots on each.
     folder
         Where the lock files are; None: one folder of the user's, for all workflows of the machine.
+    wait
+        Until a slot is free.
 
     Returns
     -------
     tuple
         Index of the GPU, and the lock that holds the slot. It is free again when the lock is
-        released, also where the process is killed.
+        released, also where the process is killed. None where no slot is free.
     """
     folder = folder or Path(tempfile.gettempdir()) / f"lossbench-gpus-{os.getuid()}"
     waited = False
@@ -104,6 +116,8 @@ def acquire_gpu(
         for slot, (index, name) in itertools.product(range(jobs), enumerate(names)):
             if lock := try_lock(folder / f"{name}.{slot}.lock"):
                 return index, lock
+        if not wait:
+            return None
         if not waited:
             waited = True
             each = counted(jobs, "job")

@@ -2,6 +2,7 @@
 
 from lossbench.config.dataset import Dataset as Dataset
 from lossbench.config.errors import ConfigError as ConfigError
+from lossbench.config.errors import FreshProcessError as FreshProcessError
 from lossbench.config.errors import UserError as UserError
 from lossbench.config.errors import abridged as abridged
 from lossbench.config.errors import counted as counted

@@ -29,6 +29,14 @@ class UserError(Exception):
     """Something the user can fix: shown without a traceback."""
 
 
+class FreshProcessError(UserError):
+    """Another process, with `environment`, can go on, and this one cannot: the GPU failed, say."""
+
+    def __init__(self, text: str, environment: Mapping[str, str]) -> None:
+        self.environment = dict(environment)
+        super().__init__(text)
+
+
 class ConfigError(UserError):
     """Everything that is wrong with a config, a line each."""
 

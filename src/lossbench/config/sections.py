@@ -166,9 +166,7 @@ class Execution(Strict):
     """How trainings are executed and followed. None of it changes what is trained."""
 
     log_every: int = Field(10, ge=1, description="Steps between rows of history.csv.")
-    validate_every: int = Field(
-        100, ge=1, description="Steps between validations."
-    )
+    validate_every: int = Field(100, ge=1, description="Steps between validations.")
     ledger: Ledger | None = Field(None, description="Gradient ledger; null: none.")
     speed: Literal["auto", "exact"] = Field(
         "auto",

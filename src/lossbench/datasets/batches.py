@@ -1,5 +1,6 @@
 """The batch is a function of (dataset, fold, seed, step), and of nothing else."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossbench.common.device import Stopwatch
+from lossbench.common.device import Stopwatch, jobs_per_gpu
 from lossbench.common.provenance import seed_of
 from lossbench.config import BATCH_SETTINGS
 from lossbench.datasets.augment import augment
 from lossbench.datasets.prepared import Prepared
 
+log = logging.getLogger(__name__)
 MULTIPLE = 32  # sizes that most networks take
-DATA_SHARE = 0.5  # of the free memory of a GPU, for the dataset
+DATA_SHARE = 0.5  # of the free memory of a GPU, for the datasets of all jobs on it
 FNV_PRIME = 0x100000001B3  # rolls checksums into one
 
 
@@ -54,20 +56,49 @@ def batch_settings(training: Mapping[str, Any]) -> str:
     return repr([training[name] for name in BATCH_SETTINGS])
 
 
+class Arrays:
+    """Images and labels of a dataset: on a GPU where they fit, else mapped from their files.
+
+    Batches are the same from both.
+    """
+
+    def __init__(self, data: Prepared, device: torch.device) -> None:
+        self.data, self.device = data, device
+        self.map()
+        if device.type != "cpu" and _fits(data, device):
+            try:
+                images, labels = self.images.to(device), self.labels.to(device)
+            except torch.OutOfMemoryError:  # another job was faster
+                log.info("the dataset is not kept on the GPU: out of memory")
+            else:
+                self.images, self.labels = images, labels
+
+    @property
+    def is_on_device(self) -> bool:
+        """Whether batches are cut on the device; else they have to be copied there."""
+        return self.images.device.type == self.device.type
+
+    def map(self) -> None:
+        """Leave the device."""
+        self.images, self.labels = map(torch.from_numpy, (self.data.images, self.data.labels))
+
+
 class Batches:
     """The stream of batches of a block.
 
     Parameters
     ----------
     data
-        The dataset; it lies on the device where it fits, else in the mapped arrays, from which the
-        next batch is read while one is used.
+        The dataset.
     fold, seed
         Of the block.
     training
         Settings of a run; those in `BATCH_SETTINGS` matter here.
     device
         Where the batches are computed on.
+    arrays
+        Of the dataset, which several streams may share. Where they are not on the device, the next
+        batch is read while one is used.
     """
 
     def __init__(
@@ -77,6 +108,7 @@ class Batches:
         seed: int,
         training: Mapping[str, Any],
         device: torch.device,
+        arrays: Arrays | None = None,
     ) -> None:
         self.batch_size, self.augmentation = training["batch_size"], training["augmentation"]
         self.patch = patch_size(data, training)
@@ -84,17 +116,13 @@ class Batches:
         self.key = (data.digest, fold, seed)
         self.device, self.channels = device, data.info["channels"]
         self.has_background = data.background is not None
-        self.images, self.labels = (torch.from_numpy(a) for a in (data.images, data.labels))
+        self.arrays = arrays or Arrays(data, device)
         self.shapes, self.offsets = data.cases["shape"].tolist(), data.cases["offset"].tolist()
         self.users = 0  # runs that take their batches from here, and share the time
         self.stopwatch, self._seconds = Stopwatch(device), 0.0
         self.current: tuple[int, Batch] | None = None  # the one batch that is kept
         self.reader: ThreadPoolExecutor | None = None
         self.prefetched: dict[int, Future] = {}
-        if _fits(data, device):
-            self.images, self.labels = self.images.to(device), self.labels.to(device)
-        else:
-            self.reader = ThreadPoolExecutor(1)
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step; kept until another step is asked for."""
@@ -118,8 +146,9 @@ class Batches:
 
     def _read(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
         """The patches of a step, and the generator of what is still to be drawn."""
-        if self.reader is None:
+        if self.arrays.is_on_device:
             return self._crop(step)
+        self.reader = self.reader or ThreadPoolExecutor(1)
         future = self.prefetched.pop(step, None) or self.reader.submit(self._crop, step)
         self.prefetched = {step + 1: self.reader.submit(self._crop, step + 1)}
         return future.result()
@@ -151,9 +180,9 @@ class Batches:
         """
         shape, offset = self.shapes[row], self.offsets[row]
         size = math.prod(shape)
-        image = self.images[offset * self.channels : (offset + size) * self.channels]
+        image = self.arrays.images[offset * self.channels : (offset + size) * self.channels]
         image = image.view(self.channels, *shape)
-        label = self.labels[offset : offset + size].view(shape)
+        label = self.arrays.labels[offset : offset + size].view(shape)
         window, padding = [], []
         for n, extent in zip(shape, self.patch, strict=True):
             spare = max(n - extent, 0)
@@ -201,8 +230,8 @@ def checksum(tensor: Tensor) -> Tensor:
 
 
 def _fits(data: Prepared, device: torch.device) -> bool:
-    """Whether the dataset is to lie on the device; that of a CPU is where it is already."""
+    """Whether the dataset is to lie on the device."""
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
-    return data.images.nbytes + data.labels.nbytes < DATA_SHARE * free
+    return data.images.nbytes + data.labels.nbytes < DATA_SHARE * free / jobs_per_gpu()

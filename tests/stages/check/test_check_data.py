@@ -353,3 +353,6 @@ def test_important_things_come_first():
         found | {"data": {"cells": {**data, "findings": []}}}, "", [costs], {"cells": None}
     )
     assert "nothing: no case is suspicious" in nothing
+    assert "GPU." not in shown
+    on_cpu = text(found, "", [costs | {"device": "cpu (1 threads)"}], {"cells": None})
+    assert "Not measured on a GPU." in on_cpu

@@ -419,7 +419,11 @@ def test_a_report_with_examples_imports_no_torch(tmp_path):
     keep_predictions(experiment, output)
     code = f"""
 import sys
-sys.modules |= dict.fromkeys(["torch", "monai"])  # importing them raises
+class Absent:
+    def find_spec(name, *rest):
+        if name in ("torch", "monai"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent)
 from lossbench.__main__ import main
 sys.exit(main(["report", "--experiment", {str(experiment)!r}, "--output", {str(output)!r}]))
 """

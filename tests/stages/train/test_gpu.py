@@ -37,7 +37,7 @@ def meta(monkeypatch):
     """Train on the device, without autocast and generators of numbers, which do not know it."""
     generator = torch.Generator
     for stage in ("train", "check.preflight", "evaluate"):
-        monkeypatch.setattr(f"lossbench.stages.{stage}.pick_device", lambda: META)
+        monkeypatch.setattr(f"lossbench.stages.{stage}.pick_device", lambda **_: META)
     monkeypatch.setattr(torch, "Generator", lambda device="cpu": generator())
     monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())
 
@@ -188,3 +188,27 @@ def test_the_check_stays_on_the_device(kind, meta, request):
         assert block_cost(settings, data, "small", 1.0)["losses"].keys() == LOSSES.keys()
         assert preflight(settings, [data])
     assert pretended.reads.total() > 0
+
+
+class Greedy(torch.nn.Module):
+    """Memory runs out in the first step, while the dataset lies on the device."""
+
+    tries = 0
+
+    def forward(self, logits, target):
+        Greedy.tries += 1
+        if Greedy.tries == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (logits.softmax(1) * target).mean()
+
+
+def test_a_dataset_makes_room_for_a_step(images, meta, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    caplog.set_level("INFO")
+    Greedy.tries = 0
+    losses = {"greedy": {"_target_": f"{__name__}.Greedy"}}
+    with Pretended():
+        folder = run(block(tmp_path, images, losses, steps=4, log_every=2), images)
+    assert "greedy: memory ran out; the dataset leaves the GPU" in caplog.text
+    assert read_json(folder / "greedy" / "status.json")["steps"] == 4
+    assert Greedy.tries == 5

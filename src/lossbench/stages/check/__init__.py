@@ -15,6 +15,7 @@ from lossbench.common.files import write_json
 from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
 from lossbench.common.provenance import run_digest
+from lossbench.common.quick_imports import UNUSED, quick_imports
 from lossbench.common.user_code import refuse_other_code
 from lossbench.config import ConfigError, Experiment, UserError, load
 from lossbench.datasets.prepared import Prepared
@@ -56,9 +57,10 @@ def check(
     if not (experiment and output):
         raise UserError("check: expected --experiment and --output, or --configfile")
     # Here, since these import torch, and with a config another process does the work.
-    from lossbench.losses.card import PROPERTIES
-    from lossbench.stages.check.preflight import preflight
-    from lossbench.stages.check.try_entries import attempts, cards
+    with quick_imports(UNUSED):
+        from lossbench.losses.card import PROPERTIES
+        from lossbench.stages.check.preflight import preflight
+        from lossbench.stages.check.try_entries import attempts, cards
 
     settings = load(experiment)
     for section, name, entry in settings.components():

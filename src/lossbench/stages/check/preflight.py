@@ -77,7 +77,7 @@ class GradientProbe:
         self.reference = settings.comparison.reference
         self.spec = runs[self.reference]
         training = self.spec["training"]
-        self.device = pick_device()
+        self.device = pick_device(wait=False)  # a study may be training on it
         self.losses = {name: run_loss(run, data).to(self.device) for name, run in runs.items()}
         self.model = to_device(
             build_model(self.spec["model"], data, fold, seed), self.device

@@ -100,6 +100,7 @@ def _cost(cost: Mapping[str, Any], losses: Sequence[str]) -> Iterator[str]:
         f"About {duration(cost['block_seconds'])} and {cost['memory_bytes'] / 1e9:.1f} GB on "
         f"{cost['device']}; {cost['blocks']} blocks: {duration(cost['total_seconds'])}. Making a "
         f"batch: {1000 * cost['batch_seconds']:.3g} ms, once for all losses."
+        + (" Not measured on a GPU." if cost["device"].startswith("cpu") else "")
     )
     columns = {name: f"{name}_seconds" for name in ("train", "validate", "evaluate")}
     rows = {

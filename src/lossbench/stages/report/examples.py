@@ -96,7 +96,7 @@ def _predictions(path: Path, losses: Sequence[str], index: int) -> dict[str, np.
     """What `evaluate` kept of each loss's prediction of a case: uint8 (H, W) by loss."""
     if not path.exists():
         raise UserError(f"the predictions ({path}) are missing")
-    with reading(path), np.load(path) as kept:
+    with reading(path), path.open("rb") as file, np.load(file) as kept:
         return {loss: kept[f"{loss}/{index}"] for loss in losses}
 
 

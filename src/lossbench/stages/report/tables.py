@@ -240,7 +240,7 @@ def cost(results: Results) -> pd.DataFrame | None:
                     if ratio == ratio
                     else NOTHING,
                     "images per second": wording.count(rate, 1),
-                    "peak memory (MB)": wording.count(memory / 1e6),
+                    "peak memory of the block (MB)": wording.count(memory / 1e6),
                 }
             )
     return pd.DataFrame(rows)

@@ -13,10 +13,11 @@ from lossbench.common.global_state import preserve_global_state
 from lossbench.common.provenance import run_digest
 from lossbench.common.user_code import refuse_other_code
 from lossbench.config import UserError
-from lossbench.datasets.batches import Batches, batch_settings
+from lossbench.datasets.batches import Arrays, Batches, batch_settings
 from lossbench.datasets.prepared import Prepared
 from lossbench.stages.train.engine import set_global_flags
 from lossbench.stages.train.finished_runs import is_finished, link_run
+from lossbench.stages.train.gpu_errors import gpu_errors
 from lossbench.stages.train.loop import isolate_failures, train_runs
 from lossbench.stages.train.run import Run
 from lossbench.stages.train.stop import StopSignal
@@ -53,21 +54,31 @@ def train(block: Path, data: Path, store: Path, threads: int = 1) -> None:
     prepared.verify()
     specs, execution = content["runs"], content["execution"]
     folders = {name: store / run_digest(spec, prepared.digest) for name, spec in specs.items()}
+    failed = gpu_errors().failed
     missing = [name for name in specs if not is_finished(folders[name], specs[name]["training"])]
     for name in specs.keys() - missing:
         log.info("%s: taken from the store, %s", name, folders[name])
+    missing = [name for name in missing if name not in failed]
     waiting = False
     while missing:
         with ExitStack() as locks:
             free = [name for name in missing if _lock(folders[name], locks)]
             if free:
-                _train({name: specs[name] for name in free}, execution, folders, prepared)
+                # Those that another process has finished meanwhile, too.
+                finished = [
+                    read_json(folders[x] / "status.json")
+                    for x in specs
+                    if x not in {*missing, *failed}
+                ]
+                _train({name: specs[name] for name in free}, execution, folders, prepared, finished)
             else:
                 if not waiting:
                     log.info("waiting for %s, which another process trains", ", ".join(missing))
                 waiting = True
                 time.sleep(WAIT_SECONDS)
         missing = [x for x in missing if not is_finished(folders[x], specs[x]["training"])]
+    if failed:
+        raise UserError("\n".join(failed.values()))
     for name, folder in folders.items():
         link_run(folder, block.parent / name)
 
@@ -80,11 +91,17 @@ def _lock(folder: Path, locks: ExitStack) -> bool:
     return lock is not None
 
 
-def _train(specs: dict, execution: dict, folders: dict[str, Path], data: Prepared) -> None:
-    """Train some runs of a block to their end, on one device and with shared batches."""
+def _train(
+    specs: dict, execution: dict, folders: dict[str, Path], data: Prepared, finished: list[dict]
+) -> None:
+    """Train some runs of a block to their end, on one device and with shared batches.
+
+    `finished`: status.json of the others that are finished.
+    """
     device = pick_device()
     log.info("device: %s", device_name(device))
     streams: dict[str, Batches] = {}
+    arrays = Arrays(data, device)
     runs, failures = [], {}
     # What evaluates the runs in this process is not changed by how they were trained.
     with StopSignal() as stop, preserve_global_state():
@@ -92,12 +109,14 @@ def _train(specs: dict, execution: dict, folders: dict[str, Path], data: Prepare
         for name, spec in specs.items():
             key = batch_settings(spec["training"])
             if key not in streams:
-                streams[key] = Batches(data, spec["fold"], spec["seed"], spec["training"], device)
+                streams[key] = Batches(
+                    data, spec["fold"], spec["seed"], spec["training"], device, arrays
+                )
             streams[key].users += 1
             with isolate_failures(name, failures):
                 refuse_other_code(spec.get("code", {}), "block.json", spec["model"], spec["loss"])
                 runs.append(Run(spec, execution, folders[name], data, streams[key]))
         if runs:
-            failures |= train_runs(runs, stop)
+            failures |= train_runs(runs, stop, [status["engine"] for status in finished])
     if failures:
         raise UserError("\n".join(failures.values()))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossbench.losses.schedule import takes_step
+from lossbench.stages.train.gpu_errors import gpu_errors
 
 if TYPE_CHECKING:
     from lossbench.stages.train.run import Run
@@ -30,6 +31,13 @@ def set_global_flags(speed: str) -> None:
 
 
 def choose_update(update: Update, run: "Run", images: Tensor, labels: Tensor) -> Update:
+    """How to take the steps of a run: `fastest`, with room on a GPU for the first of them."""
+    chosen = fastest(update, run, images, labels)
+    on_gpu = run.device.type != "cpu" and run.batches.arrays.is_on_device
+    return with_room(chosen, run) if on_gpu else chosen
+
+
+def fastest(update: Update, run: "Run", images: Tensor, labels: Tensor) -> Update:
     """The fastest way to take the steps of a run that `execution.speed` and its loss allow.
 
     Parameters
@@ -42,23 +50,52 @@ def choose_update(update: Update, run: "Run", images: Tensor, labels: Tensor) ->
     images, labels
         A batch, of the shapes of all batches.
     """
+    run.engine["graph"] = False  # whatever the process did that wrote the checkpoint
     if run.execution["speed"] == "exact":
         first, second = (_weights_after(update, run, images, labels) for _ in range(2))
         run.engine["deterministic"] = all(map(torch.equal, first, second))
         return update
     if run.device.type != "cuda":
         return update
+    errors = gpu_errors()
+    if run.name in errors.eager or errors.blocking:
+        log.info("%s: takes its steps without a CUDA graph (after an error)", run.name)
+        return update
     if takes_step(run.loss):  # a graph would keep the first one
         log.info("%s: takes its steps without a CUDA graph (its loss takes the step)", run.name)
         return update
     try:
         replay = capture_cuda_graph(update, run, images, labels)
+    except torch.AcceleratorError as error:  # the allocator is left in a bad state
+        raise errors.after(run.name, error, capturing=True) from error
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         log.info("%s: takes its steps without a CUDA graph (%s)", run.name, reason)
         return update
     run.engine["graph"] = True
     return replay
+
+
+def with_room(update: Update, run: "Run") -> Update:
+    """Where memory runs out in the first step, the dataset leaves the GPU and it is taken again.
+
+    All later ones need no more; batches are the same from the mapped files.
+    """
+
+    def first(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        run.update = update
+        restore = snapshot(run)
+        try:
+            return update(images, labels)
+        except torch.OutOfMemoryError:
+            log.info("%s: memory ran out; the dataset leaves the GPU", run.name)
+            run.batches.arrays.map()
+            torch.cuda.empty_cache()
+        restore()
+        run.seed_step(run.step)
+        return update(images, labels)
+
+    return first
 
 
 def capture_cuda_graph(update: Update, run: "Run", images: Tensor, labels: Tensor) -> Update:
@@ -96,7 +133,7 @@ def warm_up(step: Callable[[], object], run: "Run") -> None:
     The last ones must neither wait for the GPU nor copy to it. All tensors of the network and of
     the optimiser stay where they are.
     """
-    restore = _snapshot(run)
+    restore = snapshot(run)
     try:
         step()
         if run.device.type == "cuda":
@@ -112,7 +149,7 @@ def warm_up(step: Callable[[], object], run: "Run") -> None:
 
 def _weights_after(update: Update, run: "Run", images: Tensor, labels: Tensor) -> list[Tensor]:
     """The network's tensors after one step, which is then taken back."""
-    restore = _snapshot(run)
+    restore = snapshot(run)
     run.seed_step()
     update(images, labels)
     weights = [tensor.clone() for tensor in run.model.state_dict().values()]
@@ -120,7 +157,7 @@ def _weights_after(update: Update, run: "Run", images: Tensor, labels: Tensor) -
     return weights
 
 
-def _snapshot(run: "Run") -> Callable[[], None]:
+def snapshot(run: "Run") -> Callable[[], None]:
     """A function that restores the state of the network, the loss and the optimiser in place.
 
     Moments that the optimiser did not have before are 0, as it makes them.

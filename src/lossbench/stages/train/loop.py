@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +16,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
 from lossbench.common.progress import INTERVAL
-from lossbench.config import UserError, duration
+from lossbench.config import FreshProcessError, UserError, duration
 from lossbench.datasets.batches import FNV_PRIME
 from lossbench.losses import batch_loss
 from lossbench.models import changed_input, set_learning_rate
+from lossbench.stages.train.compiled import compile_networks
 from lossbench.stages.train.engine import choose_update
+from lossbench.stages.train.gpu_errors import gpu_errors
 from lossbench.stages.train.run import Run
 from lossbench.stages.train.stop import StopSignal
 
@@ -27,7 +30,9 @@ log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 60.0  # what a job that is killed without a signal loses at most, about
 
 
-def train_runs(runs: Sequence[Run], stop: StopSignal) -> dict[str, str]:
+def train_runs(
+    runs: Sequence[Run], stop: StopSignal, finished: Collection[dict[str, Any]] = ()
+) -> dict[str, str]:
     """Train runs to their last step; a run that fails ends alone.
 
     Parameters
@@ -36,6 +41,8 @@ def train_runs(runs: Sequence[Run], stop: StopSignal) -> dict[str, str]:
         Of one block, new or resumed; runs of equal batch settings share one stream of batches.
     stop
         Where it was signalled, every run leaves a checkpoint and SystemExit is raised.
+    finished
+        What was used (`engine` of status.json) by the runs of the block that are finished.
 
     Returns
     -------
@@ -46,9 +53,15 @@ def train_runs(runs: Sequence[Run], stop: StopSignal) -> dict[str, str]:
     first, last = min(run.step for run in runs), max(run.steps for run in runs)
     remaining = sum(run.steps - run.step for run in runs)
     begin = shown = time.monotonic()
+    engines = [*finished, *(run.engine for run in runs if run.step)]
+    compiled = {engine["compiled"] for engine in engines}
     bar = tqdm(total=remaining, unit="step", disable=None, leave=False)  # on a terminal
     with bar, logging_redirect_tqdm():
         for step in range(first, last):
+            if step == first + (not compiled):  # else the first step says how long all will take
+                left = (time.monotonic() - begin) * (last - step)
+                active = [r for r in runs if r.status == "training" and r.name not in failures]
+                compile_networks(active, optimise, left, compiled)
             for run in runs:
                 # A resumed run waits until the others have come to its step.
                 if run.step != step or run.status != "training" or run.name in failures:
@@ -103,7 +116,7 @@ def take_step(run: Run) -> None:
 def optimise(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Forward, loss, backward, optimiser: the loss and the gradient norm, scalars on the device."""
     run.optimizer.zero_grad(set_to_none=True)
-    logits = run.predict(images)
+    logits = run.predict(images, run.forward)
     loss = batch_loss(run.loss, logits, labels, run.step, run.steps)
     loss.backward()
     if limit := run.training["clip_norm"]:
@@ -128,6 +141,11 @@ def isolate_failures(name: str, failures: dict[str, str], run: Run | None = None
     try:
         with preserve_global_state():
             yield
+    except torch.AcceleratorError as error:
+        log.error("losses.%s: the GPU stopped", name, exc_info=error)
+        raise gpu_errors().after(name, error) from error
+    except FreshProcessError:
+        raise
     except (Exception, SystemExit) as error:  # exit() in a loss ends that loss
         failures[name] = failure_message(name, error, run)
         log.warning("%s: ends here; the other losses of the block go on", name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lossbench.common.device import Stopwatch, device_name, memory_size, peak_memory
 from lossbench.common.files import checksums, whole, write_json, write_text
@@ -45,7 +45,7 @@ from lossbench.stages.train.ledger import Ledger
 log = logging.getLogger(__name__)
 PROGRESS_SECONDS = 2.0  # between two writings of progress.csv
 # What a checkpoint holds besides the network, its loss and its optimiser.
-STATE = ("step", "seconds", "started", "history", "batch_digest", "sums", "logged_step")
+STATE = ("step", "seconds", "started", "history", "batch_digest", "sums", "logged_step", "engine")
 
 
 class Run:
@@ -89,6 +89,8 @@ class Run:
         self._make_network()
         self.precision = precision_used(self.training, self.device)
         self.engine = {"precision": self.precision, "graph": False, "compiled": False}
+        if self.device.type == "cuda":  # what a convolution in float32 is computed in
+            self.engine["tf32"] = torch.backends.cudnn.allow_tf32
         self.update: Update | None = None  # how a step is executed, chosen with the first batch
         self.ledger = Ledger(self) if execution["ledger"] else None
         self.factor = self._match_scale()
@@ -103,6 +105,7 @@ class Run:
         model = build_model(self.spec["model"], self.data, self.spec["fold"], self.spec["seed"])
         self.init_digest = state_digest(model.state_dict())
         self.model = to_device(model, self.device).train()
+        self.forward: nn.Module = self.model  # in the steps, where it may be compiled
         self.loss = run_loss(self.spec, self.data).to(self.device)
         self.parameters = [*self.model.parameters(), *self.loss.parameters()]
         self.optimizer = make_optimizer(self.parameters, self.training)
@@ -126,11 +129,11 @@ class Run:
         """Seed the random numbers that a step draws: the same for all losses of the block."""
         seed_everything(seed_of("step", self.spec["seed"], step), self.device)
 
-    def predict(self, images: Tensor) -> Logits:
-        """Logits in float32: losses run outside autocast."""
+    def predict(self, images: Tensor, model: nn.Module | None = None) -> Logits:
+        """Logits in float32: losses run outside autocast. Of the network, or its compiled form."""
         enabled, version = self.precision == "bf16", images._version
         with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
-            logits = logits_of(self.model, images)
+            logits = logits_of(model or self.model, images)
         if images._version != version:  # torch counts the changes in place
             raise changed_input(self.spec["model"])
         return logits
