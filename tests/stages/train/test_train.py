@@ -183,7 +183,7 @@ def test_the_store_is_looked_up_before_anything_is_trained(trained, tmp_path, ph
     monkeypatch.setattr(
         lossbench.stages.train,
         "train_runs",
-        lambda runs, stop: names.append([r.name for r in runs]) or real(runs, stop),
+        lambda runs, *rest: names.append([r.name for r in runs]) or real(runs, *rest),
     )
     run(block(tmp_path, phantom, LOSSES), phantom)
     assert names == []
@@ -215,7 +215,7 @@ def test_a_run_that_another_process_trains_is_waited_for(
     monkeypatch.setattr(
         lossbench.stages.train,
         "train_runs",
-        lambda runs, stop: names.append([r.name for r in runs]) or real(runs, stop),
+        lambda runs, *rest: names.append([r.name for r in runs]) or real(runs, *rest),
     )
     folder = run(block(tmp_path, phantom, LOSSES), phantom)
     assert names == [["dice_no_background"]]
