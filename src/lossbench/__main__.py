@@ -156,12 +156,12 @@ def _add_option(
         parser.add_argument(flag, action="store_true", help=text)
         return
     several = annotation.startswith("Sequence[")
-    kind = TYPES[annotation.removeprefix("Sequence[").removesuffix("]").removesuffix(" | None")]
+    kind = TYPES[annotation.removesuffix(" | None").removeprefix("Sequence[").removesuffix("]")]
     value = None if default is None else eval(ast.unparse(default), {"Path": Path})
     parser.add_argument(
         flag,
         type=kind,
-        nargs="+" if several else None,
+        nargs=("*" if annotation.endswith("| None") else "+") if several else None,
         required=default is None and not annotation.endswith("| None"),
         default=value,
         metavar={Path: "PATH", str: "TEXT", _count: "N", float: "X"}[kind],

@@ -17,7 +17,9 @@ NIFTI = re.compile(r"\.nii(\.gz)?$")
 
 
 class MSD(Volumes):
-    """A folder in the layout of the Medical Segmentation Decathlon.
+    """A folder in the layout of the Medical Segmentation Decathlon, or of nnU-Net's version 1.
+
+    That lists an image without its channels: case.nii.gz for case_0000.nii.gz, case_0001.nii.gz.
 
     Parameters
     ----------
@@ -54,6 +56,16 @@ class MSD(Volumes):
             )
         names = {int(value): str(name) for value, name in labels.items()}
         classes = _class_names(names, len(labels), path)
+
+        def images_of(image: Path) -> list[Path]:
+            stem, ending = NIFTI.sub("", image.name), NIFTI.search(image.name)
+            channels = [
+                image.with_name(f"{stem}_{number:04d}{ending[0] if ending else ''}")
+                for number in range(len(listing.get("modality", ())))
+            ]
+            of_channels = channels and channels[0].is_file() and not image.is_file()
+            return channels if of_channels else [image]
+
         files, problems = {}, []
         for entry in sorted(listing["training"], key=str):
             if not isinstance(entry, Mapping) or not {"image", "label"} <= set(entry):
@@ -62,8 +74,8 @@ class MSD(Volumes):
             name = NIFTI.sub("", Path(entry["label"]).name)
             if name in files:
                 problems.append(f"case {name} is listed twice")
-            files[name] = Files([root / entry["image"]], root / entry["label"])
-        parts = _add_split(split, root, files, lambda images, label: [images / label.name])
+            files[name] = Files(images_of(root / entry["image"]), root / entry["label"])
+        parts = _add_split(split, root, files, lambda images, label: images_of(images / label.name))
         problems += _missing(files)
         if problems:
             raise problem_list(f"{path}: problems with the training cases", problems)
@@ -180,7 +192,8 @@ def _read(path: Path, keys: Iterable[str]) -> dict[str, Any]:
         raise UserError(f"{path}: is not valid JSON ({error})") from None
     if missing := [key for key in keys if key not in listing]:
         raise UserError(
-            f"{path}: lacks {', '.join(missing)}; is it of another layout (MSD, NNUNet)?"
+            f"{path}: lacks {', '.join(missing)}; is it of another layout? MSD reads the "
+            "Decathlon's and nnU-Net's version 1, NNUNet version 2 (channel_names, file_ending)"
         )
     return listing
 

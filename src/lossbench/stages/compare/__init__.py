@@ -18,6 +18,7 @@ from lossbench.stages.compare import external, read_blocks
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.collapses import collapses
 from lossbench.stages.compare.comparisons import comparisons, looks, pairing, rank_table, scale
+from lossbench.stages.compare.external_study import to_study
 from lossbench.stages.compare.failures import failures
 from lossbench.stages.compare.family import family
 from lossbench.stages.compare.flips import flips
@@ -36,6 +37,8 @@ def compare(
     alpha: float | None = None,
     metrics: Sequence[str] = (),
     background: str | None = None,
+    percent: Sequence[str] | None = None,
+    splits: Path | None = None,
     shared_initial_weights: bool = False,
 ) -> None:
     """Compare each loss with the reference, per class: of an experiment, or of --cases FILES.
@@ -48,9 +51,10 @@ def compare(
         Folder for the tables and verdict.txt; for results of other
         programs also experiment.json, which `report` reads, and source.json.
     cases
-        Instead of an experiment: CSV or Parquet files with columns loss, case and a metric (and
-        class, fold, seed, dataset, model), or summary.json files of nnU-Net. Each is a path, or
-        NAME=path, where NAME is the loss.
+        Instead of an experiment: CSV, TSV or Parquet files with columns loss, case and a metric
+        (and class, fold, seed, dataset, model), also by the names that other programs give them
+        and with a column per class, or summary.json files of nnU-Net. Each is a path, or NAME=path,
+        where NAME is the loss.
     reference
         The loss to compare with, for --cases.
     margin
@@ -61,6 +65,10 @@ def compare(
         Metrics to compare, for --cases: Dice, or the first of METRICS that the files have.
     background
         Class that is the background, for --cases: one called background or 0; none: no class is.
+    percent
+        Losses whose figures are in percent, for --cases; no name: all. They are divided by 100.
+    splits
+        splits_final.json of nnU-Net, for --cases: the folds of files that do not say them.
     shared_initial_weights
         The trainings of a seed start from the same weights in all folds, for --cases. It is found
         where a runs.csv with init_digest lies next to a file.
@@ -73,18 +81,17 @@ def compare(
     if experiment is None:
         if not (cases and reference):
             raise UserError("expected: --experiment PATH, or --cases FILE... and --reference NAME")
+        results = external.read(cases, background, percent, splits)
         numbers = {"margin": margin, "alpha": alpha}
-        _compare_files(
-            output, cases, reference, metrics, numbers, background, shared_initial_weights
-        )
+        _compare_files(output, results, reference, metrics, numbers, shared_initial_weights)
         return
     if cases:
         raise UserError("expected: --experiment or --cases, not both")
     options = {"reference": reference, "margin": margin, "alpha": alpha, "metrics": metrics}
-    options["background"] = background
+    options |= {"background": background, "percent": percent, "splits": splits}
     options["shared-initial-weights"] = shared_initial_weights
     for name, value in options.items():
-        if value:
+        if value not in (None, (), False):
             raise UserError(f"--{name} goes with --cases: experiment.json says how to compare")
     settings = load(experiment)
     n_rounds = last_look(settings, experiment.parent) if settings.rounds else None
@@ -111,20 +118,16 @@ def compare(
 
 def _compare_files(
     output: Path,
-    cases: Sequence[str],
+    results: external.ExternalResults,
     reference: str,
     metrics: Sequence[str],
     numbers: dict[str, float | None],
-    background: str | None,
     shared_weights: bool,
 ) -> None:
     """Compare losses by results that other programs measured."""
-    is_study = (output / "experiment.json").exists() and not (output / "source.json").exists()
-    if is_study or next(output.glob("*/*/fold*/seed*"), None):
-        raise UserError(f"{output}: is the folder of a study; give --output another one")
-    results = external.read(cases, background)
+    _check_free(output, [Path(file["path"]) for file in results.files])
     shared_weights |= results.shared_weights
-    study = external.to_study(results, output.resolve().name, reference, metrics, numbers)
+    study = to_study(results, output.resolve().name, reference, metrics, numbers)
     groups = results.to_scores(study.matrix.loss)
     groups = [replace(scores, shared_weights=shared_weights) for scores in groups]
     dice = dice_of_runs(groups, results.background)
@@ -136,6 +139,19 @@ def _compare_files(
     notes = "".join(f"{note}\n" for note in results.notes)
     verdicts = _verdicts(study, tables, output)
     write_text(output / "verdict.txt", notes + ("\n" if notes else "") + verdicts)
+
+
+def _check_free(output: Path, files: Sequence[Path]) -> None:
+    """Nothing is written over a study, nor over the files that are compared."""
+    names = ("experiment.json", "block.json", "run.json", "cases.parquet", "comparisons.csv")
+    written = (output / "source.json").exists()  # by a comparison of files, which may be repeated
+    is_study = not written and any((output / name).exists() for name in names)
+    if is_study or next(output.glob("*/*/fold*/seed*"), None):
+        raise UserError(f"{output}: is the folder of a study; give --output another one")
+    if within := [file for file in files if file.resolve().parent == output.resolve()]:
+        raise UserError(
+            f"{within[0]}: lies in --output {output}, where tables are written; give another one"
+        )
 
 
 def _tables(

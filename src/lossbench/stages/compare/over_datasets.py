@@ -42,7 +42,7 @@ def over_datasets(
     for model, metric, loss in product(models, settings.metrics, others):
         keys = {"model": model, "loss": loss, "reference": settings.reference, "metric": metric}
         rows, effects = [], []
-        limit = max(max_difference(s, metric) for s in groups if s.model == model)
+        limit = max_difference(metric)
         for scores in groups:
             if scores.model != model:
                 continue
