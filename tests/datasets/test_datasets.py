@@ -76,7 +76,6 @@ def test_msd_puts_channels_first(tmp_path):
     np.testing.assert_allclose(case["image"][2], stored[..., 2], rtol=1e-6)
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_folder_of_nnunet_version_1_names_images_without_their_channels(tmp_path):
     root = write_nnunet(tmp_path, {}, channels=2)
     listing = {
@@ -98,6 +97,7 @@ def test_a_folder_of_nnunet_version_1_names_images_without_their_channels(tmp_pa
         NNUNet(root)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slices_put_together_are_the_volume(tmp_path, axis):
     write_msd(tmp_path, channels=2)
     affine = np.diag([1.0, 2.0, 3.0, 1.0])
