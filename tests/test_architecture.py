@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "lossbench"
 STAGES = {"prepare", "check", "train", "evaluate", "compare", "report", "track"}
 MODULES = sorted(SOURCE.rglob("*.py"))
 # What a part of the package may import of the others; each may import from itself.
-SHELF = {"config", "common", "datasets", "losses", "models", "metrics", "statistics"}
+SHELF = {"config", "common", "datasets", "losses", "models", "predictions", "metrics", "statistics"}
 MAY_IMPORT = {
     "config": set(),
     "statistics": set(),
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "datasets": {"config", "common"},
     "losses": {"config", "common", "datasets"},
     "models": {"config", "common", "datasets"},
+    "predictions": {"config", "common", "datasets", "models"},
     "metrics": {"config", "common", "datasets"},
     "workflow": {"config", "common"},
     "overview": {"config", "common"},

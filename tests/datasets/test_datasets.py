@@ -204,9 +204,7 @@ def test_nnunet_reads_channels_ignore_and_folds(tmp_path):
     assert len(NNUNet(tmp_path, slice_axis=0)) == 8
 
 
-def test_nnunet_refuses_regions_and_other_formats(tmp_path):
-    with pytest.raises(UserError, match="whole_tumor are regions"):
-        NNUNet(write_nnunet(tmp_path / "a", {"background": 0, "whole_tumor": [1, 2]}))
+def test_nnunet_refuses_other_formats(tmp_path):
     with pytest.raises(UserError, match=r"file_ending is '.png'"):
         NNUNet(write_nnunet(tmp_path / "b", {"background": 0, "x": 1}, ending=".png"))
 

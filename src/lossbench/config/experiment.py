@@ -216,11 +216,7 @@ class Experiment(Study):
         `files` is the version of the files that it reads, where it is not the first.
         """
         entry = self.datasets[dataset]
-        own = {key: getattr(entry, key) for key in ("folds", "fold_seed", "surface_tolerance")}
-        # What is as always is left out, so that a dataset is not prepared again for a new key.
-        for key in ("normalisation", "resize", "target_spacing", "background"):
-            if getattr(entry, key) != Dataset.model_fields[key].default:
-                own[key] = getattr(entry, key)
+        own = entry.settings()
         if code := self.code("datasets", dataset):
             own["code"] = code
         if files:

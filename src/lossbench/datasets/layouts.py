@@ -125,7 +125,7 @@ class Decathlon(MSD):
 
 
 class NNUNet(Volumes):
-    """A folder in nnU-Net's raw layout, of NIfTI files.
+    """A folder in nnU-Net's raw layout, of NIfTI files; labels that are lists are regions.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ class NNUNet(Volumes):
     Raises
     ------
     UserError
-        As `MSD`; labels that are regions; another file format.
+        As `MSD`; another file format.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class NNUNet(Volumes):
                 f"{path}: file_ending is {ending!r}; NNUNet reads .nii and .nii.gz, "
                 "and lossbench.datasets.ImageFolder reads PNG, JPEG, TIFF and WebP"
             )
-        classes, ignore = _nnunet_classes(listing["labels"], path)
+        classes, ignore, self.regions = _nnunet_classes(listing["labels"], path)
         images, labels = root / "imagesTr", root / "labelsTr"
         channels = [f"_{number:04d}{ending}" for number in range(len(listing["channel_names"]))]
 
@@ -250,22 +250,29 @@ def _class_names(names: Mapping[int, str], count: int, path: Path) -> list[str]:
     return [re.sub(r"[\W_]+", "_", name).strip("_") for name in letters.values()]
 
 
-def _nnunet_classes(labels: Mapping[str, Any], path: Path) -> tuple[list[str], int | None]:
-    if regions := [name for name, label in labels.items() if isinstance(label, list)]:
-        raise UserError(
-            f"{path}: {', '.join(regions)} are regions (lists of labels), which overlap; "
-            "lossbench compares exclusive classes: give each label a name of its own"
-        )
-    if not all(isinstance(label, int) and not isinstance(label, bool) for label in labels.values()):
+def _nnunet_classes(
+    labels: Mapping[str, Any], path: Path
+) -> tuple[list[str], int | None, dict[str, list[int]] | None]:
+    """Classes, the ignore label if there is one, and the regions where labels are lists."""
+    lists = {name: x if isinstance(x, list) else [x] for name, x in labels.items()}
+    numbers = [label for of_name in lists.values() for label in of_name]
+    if not all(isinstance(label, int) and not isinstance(label, bool) for label in numbers):
         raise UserError(
             f'{path}: labels are {json.dumps(labels)}; expected {{"background": 0, ...}}; '
             "labels with their names are the Decathlon's layout: lossbench.datasets.MSD"
         )
-    label_of = dict(labels)
-    ignore = label_of.pop("ignore", None)
-    names = {label: name for name, label in label_of.items()}
-    classes = _class_names(names, len(label_of), path)
-    return classes, ignore
+    (ignore,) = lists.pop("ignore", [None])
+    if not any(isinstance(label, list) for label in labels.values()):
+        names = {label: name for name, (label,) in lists.items()}
+        return _class_names(names, len(lists), path), ignore, None
+    regions = {name: of_name for name, of_name in lists.items() if of_name != [0]}
+    # As nnU-Net has it, all that is no background is a region; its labels have no names.
+    every = sorted({0}.union(*regions.values()))
+    classes = _class_names(
+        {n: f"label_{n}" if n else "background" for n in every}, len(every), path
+    )
+    names = _class_names(dict(enumerate(regions)), len(regions), path)
+    return classes, ignore, dict(zip(names, regions.values(), strict=True))
 
 
 def _given_folds(root: Path) -> list[list[str]] | None:

@@ -18,8 +18,9 @@ from lossbench.common.user_code import changed_files, refuse_other_code
 from lossbench.config import METRICS, UserError
 from lossbench.datasets.batches import patch_size
 from lossbench.datasets.prepared import Prepared
-from lossbench.metrics import OwnMetric, build_metric, measure
-from lossbench.models import load_run, predict
+from lossbench.metrics import OwnMetric, build_metric, measure_case
+from lossbench.models import load_run
+from lossbench.predictions import predict
 
 
 def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
@@ -103,8 +104,7 @@ def _cases(folder: Path, run: dict, data: Prepared, own: dict[str, OwnMetric]) -
     cases = zip(found, rows, strict=True)
     for prediction, row in progress(cases, len(rows), f"{name}: measured"):
         label, spacing = np.asarray(data.original_label(row)), data.original_spacing(row)
-        k, tolerance = len(data.classes), data.info["surface_tolerance"]
-        figures = measure(prediction, label, spacing, k, tolerance)
+        figures = measure_case(prediction, row, data)
         figures |= {name: metric(prediction, label, spacing) for name, metric in own.items()}
         measured.append(figures)
     names = np.repeat(data.cases["case"].iloc[rows].to_numpy(), len(data.classes))

@@ -14,8 +14,10 @@ from lossbench.common.device import device_name, peak_memory, wait_for
 from lossbench.config import Experiment
 from lossbench.datasets.batches import patch_size
 from lossbench.datasets.prepared import IGNORE, Prepared
-from lossbench.metrics import measure
-from lossbench.models import precision_used, predict
+from lossbench.datasets.regions import region_masks
+from lossbench.metrics import measure_case
+from lossbench.models import precision_used
+from lossbench.predictions import predict
 from lossbench.stages.check.preflight import GradientProbe
 
 STEPS = 5  # timed, of each loss, after a first one that is not
@@ -119,14 +121,14 @@ def _case_seconds(probe: GradientProbe, data: Prepared) -> tuple[float, float]:
     """Of predicting a case, and of its metrics: of its label, moved by a voxel."""
     rows = [int(row) for row in data.evaluation(probe.spec["fold"])[:CASES]]
     patch = patch_size(data, probe.spec["training"])
-    device, k = probe.device, len(data.classes)
+    device = probe.device
 
     def measure_all() -> None:
         for row in rows:
             label = np.asarray(data.original_label(row))
             moved = np.roll(np.where(label == IGNORE, 0, label), 1, axis=0)
-            spacing = data.original_spacing(row)
-            measure(moved, label, spacing, k, data.info["surface_tolerance"])
+            moved = region_masks(moved, data.regions) if data.regions else moved
+            measure_case(moved, row, data)
 
     predicting = _timed(device, partial(predict, probe.model, data, rows, patch, device))
     return predicting / len(rows), _timed(device, measure_all) / len(rows)

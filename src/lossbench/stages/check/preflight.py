@@ -18,7 +18,7 @@ from lossbench.common.provenance import seed_of
 from lossbench.config import MATCHED, Experiment
 from lossbench.datasets.batches import Batches
 from lossbench.datasets.prepared import Prepared
-from lossbench.losses import batch_loss, batch_loss_of_copies, match_scale, one_hot, run_loss
+from lossbench.losses import batch_loss, batch_loss_of_copies, make_target, match_scale, run_loss
 from lossbench.losses.gradients import gradient_snapshot
 from lossbench.models import (
     Logits,
@@ -84,7 +84,7 @@ class GradientProbe:
         ).train()
         self.batches = Batches(data, fold, seed, training, self.device)
         self.probe = self.batches(0)
-        self.step, self.num_classes = 0, len(data.classes)
+        self.step, self.classes = 0, (len(data.classes), data.regions)
         for name, loss in self.losses.items():
             match_scale(name, loss, partial(self._value, loss), self.model.parameters())
         self.optimizer = make_optimizer([*self.model.parameters()], training)
@@ -102,7 +102,7 @@ class GradientProbe:
         found = gradient_snapshot(
             losses,
             logits,
-            one_hot(labels, self.num_classes),
+            make_target(labels, *self.classes),
             self.model.parameters(),
             self.reference,
             split=losses,

@@ -11,6 +11,7 @@ from lossbench.common.files import read_json
 from lossbench.config import UserError
 from lossbench.datasets import drawing
 from lossbench.datasets.prepared import IGNORE, Prepared
+from lossbench.datasets.regions import region_map, region_masks
 from lossbench.datasets.resampling import resample_image
 from lossbench.stages.report import wording
 from lossbench.stages.report.plotting import WIDTH, Picture, heading, save, stem, wrapped
@@ -93,7 +94,8 @@ def _predictions(
     """What each loss's run of a block says about a case: uint8 (*S) by loss."""
     # Here, since these import torch and everything else in a report does without.
     from lossbench.datasets.batches import patch_size
-    from lossbench.models import load_run, predict
+    from lossbench.models import load_run
+    from lossbench.predictions import predict
 
     dataset, model, fold, seed = keys
     predictions = {}
@@ -111,13 +113,18 @@ def _predictions(
 def _draw(
     data: Prepared, index: int, predictions: dict[str, np.ndarray], scores: pd.Series, title: str
 ) -> Figure:
-    maps = [data.original_label(index), *predictions.values()]
+    maps, painted = (
+        [data.original_label(index), *predictions.values()],
+        drawing.drawn_values(data.info),
+    )
     image = resample_image(data.image(index), maps[0].shape)
-    image, truth, *maps = _planes(image, maps, data.foreground)
-    tiles = {"image": image, "ground truth": drawing.overlay(image, truth, data.foreground)}
+    if regions := data.regions:
+        maps = [region_map(m, regions) for m in (region_masks(maps[0], regions), *maps[1:])]
+    image, truth, *maps = _planes(image, maps, painted)
+    tiles = {"image": image, "ground truth": drawing.overlay(image, truth, painted)}
     for loss, prediction in zip(predictions, maps, strict=True):
-        painted = drawing.overlay(image, prediction, data.foreground)
-        tiles[f"{wrapped(loss)}\nDice {scores.get(loss, np.nan):.3f}"] = painted
+        tile = drawing.overlay(image, prediction, painted)
+        tiles[f"{wrapped(loss)}\nDice {scores.get(loss, np.nan):.3f}"] = tile
     n_rows = math.ceil(len(tiles) / COLUMNS)
     aspect = drawing.pixel_aspect(data.original_spacing(index))
     height = min(max(aspect * image.shape[0] / image.shape[1], 0.4), 2.0) * TILE
@@ -130,8 +137,9 @@ def _draw(
     for ax in axes:
         ax.set_axis_off()
     shown = np.unique(np.concatenate([m.reshape(-1) for m in (truth, *maps)])).tolist()
-    if values := [value for value in shown if value in (*data.foreground, IGNORE)]:
-        handles = drawing.legend_handles(data.classes, data.foreground, values)
+    if values := [value for value in shown if value in (*painted, IGNORE)]:
+        names = drawing.names_of_values(data.classes, data.info)
+        handles = drawing.legend_handles(names, painted, values)
         figure.legend(
             handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False
         )
