@@ -17,13 +17,15 @@ from typing import Any
 
 from lossbench.config import UserError
 
-BLOCK = "results/default/mni152/unet_small/fold0/seed0"
+FOLD = "results/default/mni152/unet_small/fold0"
+BLOCK = f"{FOLD}/seed0"
 # Parts of what MONAI imports that no training and no evaluation uses.
 UNUSED = ("matplotlib", "mlflow", "sklearn")
 # The module of each subcommand, and how it is called.
 STAGES = {
     "prepare": "lossbench.stages.prepare",
     "check": "lossbench.stages.check",
+    "tune": "lossbench.stages.train.tune",
     "train": "lossbench.stages.train",
     "evaluate": "lossbench.stages.evaluate",
     "compare": "lossbench.stages.compare",
@@ -38,6 +40,8 @@ STAGES = {
 EXAMPLES = {
     "prepare": "--dataset results/datasets/mni152/dataset.json --output results/datasets/mni152",
     "check": "--configfile my_study.yaml",
+    "tune": f"--tuning {FOLD}/tuning.json --data results/datasets/mni152 --store results/runs"
+    f" --output {FOLD}/rates.json",
     "train": f"--block {BLOCK}/block.json --data results/datasets/mni152 --store results/runs",
     "evaluate": f"--block {BLOCK}/block.json --data results/datasets/mni152"
     f" --output {BLOCK}/cases.parquet",
@@ -171,7 +175,7 @@ def _add_option(
 
 def _function(stage: str) -> Callable[..., Any]:
     """The function of a stage; only its module is imported."""
-    with _quick_imports(UNUSED if stage in ("train", "evaluate") else ()):
+    with _quick_imports(UNUSED if stage in ("tune", "train", "evaluate") else ()):
         return getattr(import_module(STAGES[stage]), stage)
 
 

@@ -5,6 +5,7 @@ rule evaluate:
     input:
         block="results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/block.json",
         classes="results/datasets/{dataset}/classes.json",
+        rates=rates,
         model=expand(
             "results/{{experiment}}/{{dataset}}/{{model}}/fold{{fold}}/seed{{seed}}/{loss}/model.safetensors",
             loss=always_trained(EXPERIMENT),

@@ -14,6 +14,7 @@ from lossbench.common.files import read_json, whole
 from lossbench.common.progress import progress
 from lossbench.common.provenance import run_digest
 from lossbench.common.tables import BACKGROUND, CASE_TEXT, COUNTS, DIGESTS, MEASURED, case_schema
+from lossbench.common.tuning import read_block
 from lossbench.common.user_code import changed_files, refuse_other_code
 from lossbench.config import METRICS, UserError
 from lossbench.datasets.batches import patch_size
@@ -44,7 +45,7 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
         Where the dataset or a run is not as it was written.
     """
     torch.set_num_threads(threads)
-    spec, prepared = read_json(block), Prepared(data)
+    spec, prepared = read_block(block), Prepared(data)
     prepared.verify()
     for name, code in spec.get("metrics_code", {}).items():
         refuse_other_code(code, block.name, spec["metrics"][name])

@@ -13,7 +13,7 @@ from lossbench.common.check_tables import read_check
 from lossbench.common.files import whole, write_json, write_text
 from lossbench.common.rounds import last_look
 from lossbench.common.tables import CASE_TEXT, RUN
-from lossbench.config import Study, UserError, abridged, load
+from lossbench.config import TUNED, Study, UserError, abridged, load
 from lossbench.stages.compare import external, read_blocks
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.collapses import collapses
@@ -26,6 +26,10 @@ from lossbench.stages.compare.look import record_look
 from lossbench.stages.compare.over_datasets import over_datasets
 from lossbench.stages.compare.scores import Scores, iterate_pairs
 from lossbench.stages.compare.summary import conventions, dice_of_runs, pooled, summary
+from lossbench.stages.compare.tuned import read_rates, tuning, tuning_runs, tuning_text
+
+# Tables that some studies have.
+OPTIONAL = ("scale", "claims", "looks", "datasets", "over_datasets", "tuning", "tuning_runs")
 
 
 def compare(
@@ -167,7 +171,7 @@ def _tables(
     first = [*RUN, "digest", "status", "steps", "dice", "dice_with_background"]
     first = [name for name in first if name in runs]  # external results have fewer
     collapsed, shared = collapses(groups, experiment), groups
-    pairs = list(iterate_pairs(groups, [*settings.metrics, *settings.also], settings.reference))
+    pairs = list(iterate_pairs(groups, [*settings.metrics, *settings.also], study))
     tested = family(pairs, groups, study, after)
     if study.rounds:  # means of losses are ranked over the rounds that all of them have
         n_shared = [min(map(scores.n_seeds, scores.losses)) for scores in groups]
@@ -186,11 +190,15 @@ def _tables(
         "conventions": conventions(shared),
         "ranks": rank_table(shared, study),
         "collapses": collapsed,
-        "failures": failures(groups, collapsed, settings.reference, settings.alpha),
+        "failures": failures(groups, collapsed, study),
         "scale": scale(pairs, settings),
         "looks": looks(tested),
     }
     tables["datasets"], tables["over_datasets"] = over_datasets(groups, study, background)
+    if study.tuning:
+        rates = read_rates(study, experiment.parent)
+        tables["tuning"] = tuning(shared, study, rates, tables["comparisons"])
+        tables["tuning_runs"] = tuning_runs(rates)
     if experiment and study.claims:
         tables["claims"] = claims(study, experiment.parent, groups, tested)
     return tables
@@ -202,7 +210,7 @@ def _write(output: Path, cases: pa.Table, tables: dict[str, pd.DataFrame]) -> No
         pq.write_table(
             cases, part, compression="lz4", use_dictionary=list(CASE_TEXT), store_schema=False
         )
-    for name in ("scale", "claims", "looks", "datasets", "over_datasets"):  # what some have
+    for name in OPTIONAL:
         if name not in tables or tables[name].empty:
             tables.pop(name, None)
             (output / f"{name}.csv").unlink(missing_ok=True)
@@ -222,12 +230,17 @@ def _verdicts(study: Study, tables: dict[str, pd.DataFrame], output: Path) -> st
         columns = (compared[name] for name in ("round", "reason", "n_seeds"))
         n_folds = len(study.matrix.fold)
         table["rounds"] = [rounds.text(*row, n_folds) for row in zip(*columns, strict=True)]
+    references = settings.reference
+    if study.tuning:
+        references += f" (with its own learning rate minus {study.reference_of(TUNED)})"
     return (
-        f"{study.experiment}: each loss minus {settings.reference}, paired by case within blocks; "
+        f"{study.experiment}: each loss minus {references}, paired by case within blocks; "
         f"verdicts and intervals hold together at error rate {settings.alpha:g}, margin "
         f"{settings.margins_text()}\n\n"
-        f"{table.to_string(index=False)}\n{_missing(compared, settings.alpha)}"
-        f"{_cautions(compared)}{_models(compared)}{_over_datasets(tables)}\n"
+        f"{table.to_string(index=False)}\n"
+        f"{tuning_text(tables['tuning']) if study.tuning else ''}"
+        f"{_missing(compared, settings.alpha)}{_cautions(compared)}"
+        f"{_models(compared)}{_over_datasets(tables)}\n"
         f"report:  {output / 'report.html'}\n"
     )
 

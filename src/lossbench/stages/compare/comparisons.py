@@ -93,7 +93,7 @@ def comparisons(
     rows = []
     for i, pair in enumerate(pairs):
         scores, metric = pair.scores, pair.keys["metric"]
-        n_seeds = scores.n_seeds(pair.keys["loss"], settings.reference)
+        n_seeds = scores.n_seeds(pair.keys["loss"], pair.keys["reference"])
         higher_is_better = not study.metric(metric).lower_is_better
         if is_tested[i]:
             result = tested[tuple(pair.keys.values())]
