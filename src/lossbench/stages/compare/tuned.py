@@ -14,7 +14,7 @@ from lossbench.common import tables
 from lossbench.common.files import read_json
 from lossbench.common.provenance import run_digest
 from lossbench.common.tuning import rates_file
-from lossbench.config import TUNED, Experiment, Study, UserError
+from lossbench.config import TUNED, Experiment, Study, UserError, counted
 from lossbench.stages.compare.comparisons import max_difference
 from lossbench.stages.compare.family import difference
 from lossbench.stages.compare.scores import Scores
@@ -122,7 +122,7 @@ def tuning_text(table: pd.DataFrame) -> str:
     """A line for each comparison: what is said at the common rate, and at each loss's own."""
     lines = []
     for row in table.to_dict("records"):
-        edge = f"; the best rate is an edge of the grid in {row['at_edge']} folds"
+        edge = f"; the best rate is an edge of the grid in {counted(row['at_edge'], 'fold')}"
         lines.append(
             f"{row['metric']} of {row['class']}, {row['loss']}: at the common learning rate "
             f"{row['lr_fixed']:g} {row['verdict_fixed']} ({row['difference_fixed']:+z.4f}); each "
