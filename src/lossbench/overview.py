@@ -5,7 +5,7 @@ Snakemake imports this at every start, each job's included: no torch and no pand
 
 import json
 from collections import Counter
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from lossbench.common.files import block_folder, read_json
 from lossbench.common.provenance import run_digest
 from lossbench.common.rounds import last_look, look_file, planned_blocks
 from lossbench.common.sources import sources_version
-from lossbench.common.tuning import run_of
+from lossbench.common.tuning import rates_file, run_of
 from lossbench.common.user_code import changed_files
 from lossbench.config import Experiment, Training, UserError, canonical, counted
 
@@ -54,7 +54,7 @@ def overview(experiment: Experiment, results: Path) -> str:
             for name in matrix.dataset
             if experiment.datasets[name].training
         ),
-        *_tuning(experiment),
+        *_tuning(experiment, folder),
         *_rounds(experiment, folder),
     ]
     for (dataset, model), of_group in groupby(
@@ -191,13 +191,14 @@ def _training(training: Training, validate_every: int) -> str:
     )
 
 
-def _tuning(experiment: Experiment) -> list[str]:
+def _tuning(experiment: Experiment, folder: Path) -> list[str]:
     """A line on the trainings before the blocks."""
     if experiment.tuning is None:
         return []
     matrix, grid = experiment.matrix, experiment.tuning.learning_rate
     n_losses = sum(map(experiment.is_tuned, matrix.loss))
-    n_folds = len(matrix.dataset) * len(matrix.model) * len(matrix.fold)
+    folds = [*product(matrix.dataset, matrix.model, matrix.fold)]
+    n_folds, n_tuned = len(folds), sum(rates_file(folder, *keys).exists() for keys in folds)
     low, high = (grid.rate(1, side * (grid.points // 2)) for side in (-1, 1))
     n_trainings = counted(grid.points * grid.trainings * n_folds * n_losses, "training")
     steps = f" of {grid.steps} steps" if grid.steps else ""
@@ -205,6 +206,7 @@ def _tuning(experiment: Experiment) -> list[str]:
         f"  before them, tuning: {n_trainings}{steps} ({grid.points} learning rates, {low:g} "
         f"to {high:g} times the common one, x {grid.trainings} x {counted(n_folds, 'fold')} x "
         f"{n_losses} losses), more where the best rate is the first or last"
+        f"{f'; done in {n_tuned} of {n_folds}' if n_tuned else ''}"
     ]
 
 

@@ -215,7 +215,7 @@ class Experiment(Study):
         """Without the losses that tuning adds, which are the same but for the learning rate."""
         losses = [loss for loss in self.matrix.loss if not self.is_tuned(loss)]
         matrix = self.matrix.model_copy(update={"loss": losses})
-        return self.model_copy(update={"matrix": matrix, "tuning": None})
+        return self.model_copy(update={"matrix": matrix})
 
     def tuning_json(self, dataset: str, model: str, fold: int) -> str:
         """Canonical JSON of a fold's tuning: the grid, and each loss as it is trained there."""

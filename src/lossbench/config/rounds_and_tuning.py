@@ -63,6 +63,11 @@ class LearningRateTuning(Strict):
             raise ValueError(f"{points} is even; expected an odd number, such as {points + 1}")
         return points
 
+    @property
+    def seeds(self) -> range:
+        """Seeds of its own: those of the evaluation are 0 or more."""
+        return range(-1, -1 - self.trainings, -1)
+
     def rate(self, middle: float, position: float) -> float:
         """The learning rate so many points above the middle of the grid, to three digits."""
         decades = {"half_decade": 0.5, "decade": 1.0}[self.step]

@@ -14,6 +14,7 @@ import yaml
 from lossbench.common.instantiate import location_of
 from lossbench.config import Experiment, UserError, did_you_mean, unnamed
 from lossbench.config.claims import Claim
+from lossbench.datasets.inner_split import InnerSplit
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.datasets.regions import region_masks
 from lossbench.losses import (
@@ -41,7 +42,7 @@ def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Callab
     name, matrix = data.info["name"], settings.matrix
     keys = {"dataset": name, "fold": matrix.fold[0], "seed": 0}
     for fold in matrix.fold:
-        yield f"{name}/fold{fold}", partial(_check_fold, data, fold)
+        yield f"{name}/fold{fold}", partial(_check_fold, settings, data, fold)
     for loss in matrix.loss:
         run = settings.run(model=matrix.model[0], loss=loss, **keys)
         yield f"{name}/{loss}", partial(_check_loss, run, data, matrix.fold)
@@ -76,10 +77,12 @@ def cards(settings: Experiment, data: Prepared) -> dict[str, dict[str, Property]
     return measured
 
 
-def _check_fold(data: Prepared, fold: int) -> None:
+def _check_fold(settings: Experiment, data: Prepared, fold: int) -> None:
     data.training(fold)
     if not len(data.evaluation(fold)):
         raise UserError(f"{data.info['name']}: fold {fold} has no validation case")
+    for seed in settings.tuning.learning_rate.seeds if settings.tuning else ():
+        InnerSplit(data.folder, seed).training(fold)
 
 
 def _check_loss(run: dict[str, Any], data: Prepared, folds: list[int]) -> None:

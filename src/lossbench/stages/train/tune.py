@@ -54,7 +54,7 @@ def tune(tuning: Path, data: Path, store: Path, output: Path, threads: int = 1) 
     middle = spec["learning_rate"].pop("middle")
     grid = LearningRateTuning.model_validate(spec["learning_rate"])
     losses, half = list(spec["runs"]), grid.points // 2
-    seeds = range(-1, -1 - grid.trainings, -1)  # those of the evaluation are 0 or more
+    seeds = grid.seeds
     low, high = -half, half
     trained: dict[tuple[int, int], list[dict[str, Any]]] = {}
     while True:
