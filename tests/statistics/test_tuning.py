@@ -42,7 +42,7 @@ def test_five_points_within_their_noise_are_less_scattered_than_three():
 
 def test_what_diverged_counts_as_the_worst():
     scores = np.tile(curve(4.0), (2, 1))
-    scores[0, 4] = np.nan  # one of the two trainings at the best rate
+    scores[0, 4] = scores[:, 5:] = np.nan  # one of the two at the best rate, all beyond
     found = peak(scores)
     assert found.edge == 0
     assert found.position < 4, "such a rate is not the best one"

@@ -82,7 +82,7 @@ def tuning(
             continue
         own, scores = at_own.loc[key], of_group[key[:2]]
         d = difference(scores, _explained(scores, row))
-        low, high = d.interval(1 - study.comparison.alpha, max_difference(scores, row["metric"]))
+        low, high = d.interval(1 - study.comparison.alpha, max_difference(row["metric"]))
         of_folds = [found for keys, found in rates.items() if keys[:2] == key[:2]]
         rows.append(
             {
