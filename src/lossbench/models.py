@@ -15,15 +15,18 @@ from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_w
 from lossbench.common.files import altered, read_json
 from lossbench.common.instantiate import instantiate
 from lossbench.common.provenance import run_digest, seed_of
-from lossbench.common.user_code import refuse_other_code
+from lossbench.common.user_code import refuse_other_code, weights_file
 from lossbench.config import UserError, unnamed
 from lossbench.datasets.prepared import Prepared
+from lossbench.encoder_weights import load_encoder
 
 Logits = Tensor | tuple[Tensor, ...]  # (B, K, *S), or those of several heads, the first that size
 NEEDED = ("run.json", "model.safetensors")  # to have a trained network again
 
 
-def build_model(spec: Mapping[str, Any], data: Prepared, fold: int, seed: int) -> torch.nn.Module:
+def build_model(
+    spec: Mapping[str, Any], data: Prepared, fold: int, seed: int, pretrained: bool = True
+) -> torch.nn.Module:
     """Make a network for a dataset.
 
     Parameters
@@ -36,6 +39,9 @@ def build_model(spec: Mapping[str, Any], data: Prepared, fold: int, seed: int) -
     fold, seed
         Of the run. The initial weights are a function of the data, the model's name, fold and seed:
         folds share none, so that blocks are independent draws of training noise.
+    pretrained
+        Whether its encoder gets the weights that `encoder_weights` names, which a network that is
+        filled from a run does without.
 
     Returns
     -------
@@ -49,7 +55,13 @@ def build_model(spec: Mapping[str, Any], data: Prepared, fold: int, seed: int) -
         "num_classes": len(data.classes),
         "spatial_dims": data.info["spatial_dims"],
     }
-    return instantiate(unnamed(spec), torch.nn.Module, f"models.{spec['name']}", fill)
+    where, arguments, file = f"models.{spec['name']}", unnamed(spec), weights_file(spec)
+    if "encoder_weights" in arguments and (file or not pretrained):
+        arguments["encoder_weights"] = None
+    model = instantiate(arguments, torch.nn.Module, where, fill)
+    if file and pretrained:
+        load_encoder(model, file, where)
+    return model
 
 
 def changed_input(spec: Mapping[str, Any]) -> UserError:
@@ -190,7 +202,7 @@ def load_run(folder: Path, data: Prepared) -> torch.nn.Module:
             "run the workflow again"
         )
     refuse_other_code(run.get("code", {}), str(folder / "run.json"), run["model"])
-    model = build_model(run["model"], data, run["fold"], run["seed"])
+    model = build_model(run["model"], data, run["fold"], run["seed"], pretrained=False)
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except RuntimeError as error:

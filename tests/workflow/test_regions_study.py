@@ -9,10 +9,11 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_study_of_regions_runs_to_its_report(tmp_path):
-    result = snakemake(
-        tmp_path, "--configfile", str(REPOSITORY / "config/regions.yaml"),
-        "--config", "training={steps: 6, batch_size: 2}", "execution={validate_every: 6}",
-    )  # fmt: skip
+    (tmp_path / "short.yaml").write_text(
+        "training: {steps: 6, batch_size: 2}\nexecution: {validate_every: 6, ledger: {every: 6}}\n"
+    )
+    config = str(REPOSITORY / "config/regions.yaml")
+    result = snakemake(tmp_path, "--configfile", config, "short.yaml")
     assert result.returncode == 0, result.stderr + result.stdout
     report = tmp_path / "results/regions/report"
     comparisons = pd.read_csv(report / "comparisons.csv")

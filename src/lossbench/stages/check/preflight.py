@@ -17,6 +17,7 @@ from lossbench.common.device import pick_device
 from lossbench.common.provenance import seed_of
 from lossbench.config import MATCHED, Experiment
 from lossbench.datasets.batches import Batches
+from lossbench.datasets.normalisation import IMAGENET
 from lossbench.datasets.prepared import Prepared
 from lossbench.losses import batch_loss, batch_loss_of_copies, make_target, match_scale, run_loss
 from lossbench.losses.gradients import gradient_snapshot
@@ -61,6 +62,7 @@ def _probe_gradients(
         snapshots.append(probe.snapshot())
     reference = settings.comparison.reference
     sentences = _sentences(snapshots, reference, probe.trainings)
+    sentences += _other_normalisation(probe.spec["model"], data)
     found = {"dataset": data.info["name"], "model": model, "classes": data.classes}
     return {**found, "reference": reference, "snapshots": snapshots, "sentences": sentences}
 
@@ -166,6 +168,19 @@ def _sentences(snapshots: list[dict], reference: str, trainings: Mapping[str, di
         if cosine is not None and cosine >= SAME:
             found.append(_sentence(a, b, snapshots, trainings))
     return found
+
+
+def _other_normalisation(model: Mapping[str, Any], data: Prepared) -> list[str]:
+    """That images are not normalised as those that an encoder was pretrained on."""
+    given = data.info.get("normalisation")
+    if not model.get("encoder_weights") or given == IMAGENET or data.info["channels"] != 3:
+        return []
+    return [
+        f"models.{model['name']} has a pretrained encoder; most of these saw colours normalised by "
+        f"ImageNet's mean and standard deviation, and datasets.{data.info['name']} is normalised "
+        f"otherwise ({given if isinstance(given, str) else 'by numbers'}): normalisation: imagenet "
+        "would be theirs."
+    ]
 
 
 def _sentence(a: str, b: str, snapshots: list[dict], trainings: Mapping[str, dict]) -> str:
