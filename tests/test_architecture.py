@@ -12,14 +12,26 @@ SOURCE = Path(__file__).parents[1] / "src" / "lossbench"
 STAGES = {"prepare", "check", "train", "evaluate", "compare", "report", "track"}
 MODULES = sorted(SOURCE.rglob("*.py"))
 # What a part of the package may import of the others; each may import from itself.
-SHELF = {"config", "common", "datasets", "losses", "models", "metrics", "statistics"}
+SHELF = {
+    "config",
+    "common",
+    "datasets",
+    "losses",
+    "models",
+    "encoder_weights",
+    "predictions",
+    "metrics",
+    "statistics",
+}
 MAY_IMPORT = {
     "config": set(),
     "statistics": set(),
     "common": {"config"},
     "datasets": {"config", "common"},
     "losses": {"config", "common", "datasets"},
-    "models": {"config", "common", "datasets"},
+    "encoder_weights": {"config", "common"},
+    "models": {"config", "common", "datasets", "encoder_weights"},
+    "predictions": {"config", "common", "datasets", "models"},
     "metrics": {"config", "common", "datasets"},
     "workflow": {"config", "common"},
     "overview": {"config", "common"},

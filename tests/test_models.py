@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from lossbench import models
+from lossbench import predictions
 from lossbench.common import progress
-from lossbench.models import predict
+from lossbench.predictions import predict
 
 
 class Threshold(nn.Module):
@@ -41,7 +41,7 @@ def test_any_case_is_predicted_whole_and_the_model_sees_the_patch_alone(phantom,
 def test_predictions_that_take_long_say_how_far_they_are(phantom, monkeypatch, caplog):
     """As they are made, group by group of cases of one size, and not when all are there."""
     monkeypatch.setattr(progress, "INTERVAL", -1.0)
-    monkeypatch.setattr(models, "VOXELS_PER_BATCH_CPU", 32 * 32)
+    monkeypatch.setattr(predictions, "VOXELS_PER_BATCH_CPU", 32 * 32)
     rows = phantom.validation(0)
     with caplog.at_level(logging.INFO):
         predict(Threshold(), phantom, rows, [32, 32], what="dice: validated")
@@ -56,7 +56,7 @@ def test_windows_of_a_case_go_through_the_network_together(phantom, monkeypatch)
             return super().forward(x)
 
     sizes: list[int] = []
-    monkeypatch.setattr(models, "VOXELS_PER_BATCH_CPU", 3 * 16 * 16)
+    monkeypatch.setattr(predictions, "VOXELS_PER_BATCH_CPU", 3 * 16 * 16)
     row = phantom.validation(0)[0]
     (found,) = predict(Counting(), phantom, [row], [16, 16])
     assert np.array_equal(found, expected(phantom.image(row)[0]))

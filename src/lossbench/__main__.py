@@ -16,11 +16,13 @@ from lossbench.common.quick_imports import UNUSED, quick_imports
 from lossbench.config import FreshProcessError, UserError
 
 THEN = "+"  # between two subcommands that one process runs
-BLOCK = "results/default/mni152/unet_small/fold0/seed0"
+FOLD = "results/default/mni152/unet_small/fold0"
+BLOCK = f"{FOLD}/seed0"
 # The module of each subcommand, and how it is called.
 STAGES = {
     "prepare": "lossbench.stages.prepare",
     "check": "lossbench.stages.check",
+    "tune": "lossbench.stages.train.tune",
     "train": "lossbench.stages.train",
     "evaluate": "lossbench.stages.evaluate",
     "compare": "lossbench.stages.compare",
@@ -35,6 +37,8 @@ STAGES = {
 EXAMPLES = {
     "prepare": "--dataset results/datasets/mni152/dataset.json --output results/datasets/mni152",
     "check": "--configfile my_study.yaml",
+    "tune": f"--tuning {FOLD}/tuning.json --data results/datasets/mni152 --store results/runs"
+    f" --output {FOLD}/rates.json",
     "train": f"--block {BLOCK}/block.json --data results/datasets/mni152 --store results/runs",
     "evaluate": f"--block {BLOCK}/block.json --data results/datasets/mni152"
     f" --output {BLOCK}/cases.parquet",
@@ -175,12 +179,12 @@ def _add_option(
         parser.add_argument(flag, action="store_true", help=text)
         return
     several = annotation.startswith("Sequence[")
-    kind = TYPES[annotation.removeprefix("Sequence[").removesuffix("]").removesuffix(" | None")]
+    kind = TYPES[annotation.removesuffix(" | None").removeprefix("Sequence[").removesuffix("]")]
     value = None if default is None else eval(ast.unparse(default), {"Path": Path})
     parser.add_argument(
         flag,
         type=kind,
-        nargs="+" if several else None,
+        nargs=("*" if annotation.endswith("| None") else "+") if several else None,
         required=default is None and not annotation.endswith("| None"),
         default=value,
         metavar={Path: "PATH", str: "TEXT", _count: "N", float: "X"}[kind],
@@ -190,7 +194,7 @@ def _add_option(
 
 def _function(stage: str) -> Callable[..., Any]:
     """The function of a stage; only its module is imported."""
-    with quick_imports(UNUSED if stage in ("train", "evaluate") else ()):
+    with quick_imports(UNUSED if stage in ("tune", "train", "evaluate") else ()):
         return getattr(import_module(STAGES[stage]), stage)
 
 

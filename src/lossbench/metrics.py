@@ -3,7 +3,7 @@
 MONAI's DiceMetric is the figure that is quoted.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from scipy.spatial import KDTree
 from lossbench.common.instantiate import instantiate, location_of
 from lossbench.config import UserError
 from lossbench.datasets.prepared import IGNORE, Prepared
+from lossbench.datasets.regions import region_masks
 
 NO_CLASS = -1  # in a map of surfaces: inside of a class, ignored, or outside of the image
-# Prediction and label, uint8 (*S), and the spacing -> a number for each class.
+# Prediction (of `predict`), label uint8 (*S), and the spacing -> a number for each class.
 OwnMetric = Callable[[np.ndarray, np.ndarray, Sequence[float]], np.ndarray]
 
 
@@ -40,6 +41,36 @@ def counts(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.nd
     return np.stack([tp, table.sum(axis=0) - tp, table.sum(axis=1) - tp])
 
 
+def counts_of_case(prediction: np.ndarray, row: int, data: Prepared) -> np.ndarray:
+    """Counts of a case, int (3, K), by its row; the prediction is that of `predict`."""
+    label = np.asarray(data.original_label(row))
+    if data.regions is None:
+        return counts(prediction, label, len(data.classes))
+    pairs = zip(prediction, region_masks(label, data.regions), strict=True)
+    return np.stack([counts(found, truth, 2)[:, 1] for found, truth in pairs], axis=1)
+
+
+def measure_case(prediction: np.ndarray, row: int, data: Prepared) -> dict[str, np.ndarray]:
+    """All metrics of a case, as `measure` gives them, by its row; regions are measured one by one.
+
+    Parameters
+    ----------
+    prediction
+        As `predict` gives it: uint8 (*S), or (R, *S) of 0 and 1 where regions overlap.
+    row
+        Of the table of cases.
+    data
+        The dataset.
+    """
+    label, spacing = np.asarray(data.original_label(row)), data.original_spacing(row)
+    tolerance = data.info["surface_tolerance"]
+    if data.regions is None:
+        return measure(prediction, label, spacing, len(data.classes), tolerance)
+    pairs = zip(prediction, region_masks(label, data.regions), strict=True)
+    figures = [measure(found, truth, spacing, 2, tolerance, first=1) for found, truth in pairs]
+    return {name: np.stack([region[name][1] for region in figures]) for name in figures[0]}
+
+
 def dice_of(cases: Sequence[np.ndarray]) -> np.ndarray:
     """Mean Dice per class over cases that have the class, from their counts: float (K,)."""
     tp, fp, fn = np.stack(cases).astype(float).transpose(1, 0, 2)
@@ -54,6 +85,7 @@ def measure(
     spacing: Sequence[float],
     num_classes: int,
     tolerance: float,
+    first: int = 0,
 ) -> dict[str, np.ndarray]:
     """All metrics of a case.
 
@@ -65,6 +97,8 @@ def measure(
         Size of a voxel along each axis, in mm or pixels.
     tolerance
         Of surface Dice, in the unit of the spacing.
+    first
+        The first class of which the surface is measured; those before it are NaN.
 
     Returns
     -------
@@ -74,7 +108,8 @@ def measure(
         two (hd95).
     """
     tp, fp, fn = counts(prediction, label, num_classes)
-    hd95, surface_dice = _surfaces(prediction, label, spacing, num_classes, tolerance)
+    classes = range(first, num_classes)
+    hd95, surface_dice = _surfaces(prediction, label, spacing, num_classes, tolerance, classes)
     return {
         "tp": tp,
         "fp": fp,
@@ -96,6 +131,8 @@ def build_metric(name: str, spec: Mapping[str, Any], data: Prepared) -> OwnMetri
     name, spec
         Of the entry: `_target_` names a class of which an object is called with prediction,
         label (`IGNORE` where ignored) and spacing; `$num_classes` and `$spatial_dims` are filled.
+        Where regions overlap it is called for each as for two classes, and the number of class 1
+        counts.
     data
         The dataset that it is for.
 
@@ -105,7 +142,8 @@ def build_metric(name: str, spec: Mapping[str, Any], data: Prepared) -> OwnMetri
         Gives float (K,), NaN where the user's has no finite number. Raises UserError where the
         user's fails, or gives something else.
     """
-    where, k = f"metrics.{name}", len(data.classes)
+    where, regions = f"metrics.{name}", data.regions
+    k = 2 if regions else len(data.classes)
     fill = {"num_classes": k, "spatial_dims": data.info["spatial_dims"]}
     metric = instantiate(spec, Callable, where, fill)
 
@@ -125,7 +163,13 @@ def build_metric(name: str, spec: Mapping[str, Any], data: Prepared) -> OwnMetri
             raise UserError(f"{where}: gives shape {list(found.shape)}; {expected}")
         return np.where(np.isfinite(found), found, np.nan)
 
-    return measured
+    def measured_by_region(
+        prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float]
+    ) -> np.ndarray:
+        pairs = zip(prediction, region_masks(label, regions), strict=True)
+        return np.stack([measured(found, truth, spacing)[1] for found, truth in pairs])
+
+    return measured_by_region if regions else measured
 
 
 def _monai_dice(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
@@ -144,6 +188,7 @@ def _surfaces(
     spacing: Sequence[float],
     num_classes: int,
     tolerance: float,
+    classes: Iterable[int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """HD95 and surface Dice per class, in one pass over the distances.
 
@@ -162,7 +207,7 @@ def _surfaces(
         _surface(np.where(valid, a.astype(np.int16), NO_CLASS)) for a in (prediction, label)
     )
     hd95, surface_dice = np.full((2, num_classes), np.nan)
-    for c in range(num_classes):
+    for c in classes:
         ours, theirs = found == c, truth == c
         if ours.any() and theirs.any():
             there = _distances(ours, theirs, spacing)

@@ -1,4 +1,4 @@
-"""Networks: made from an entry, on their device, with their optimiser; their predictions."""
+"""Networks: made from an entry, on their device, with their optimiser; from a run's folder."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,30 +8,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_weight_memory_format
 
 from lossbench.common.files import altered, read_json
 from lossbench.common.instantiate import instantiate
-from lossbench.common.progress import progress
 from lossbench.common.provenance import run_digest, seed_of
-from lossbench.common.user_code import refuse_other_code
+from lossbench.common.user_code import refuse_other_code, weights_file
 from lossbench.config import UserError, unnamed
-from lossbench.datasets.batches import pad_mirrored
 from lossbench.datasets.prepared import Prepared
-from lossbench.datasets.resampling import resample_label
+from lossbench.encoder_weights import load_encoder
 
-OVERLAP = 0.5  # of neighbouring windows
-# Voxels that the network sees at once, or one window where that is larger: on a CPU as many as its
-# cache holds.
-VOXELS_PER_BATCH, VOXELS_PER_BATCH_CPU = 2**20, 2**17
 Logits = Tensor | tuple[Tensor, ...]  # (B, K, *S), or those of several heads, the first that size
 NEEDED = ("run.json", "model.safetensors")  # to have a trained network again
 
 
-def build_model(spec: Mapping[str, Any], data: Prepared, fold: int, seed: int) -> torch.nn.Module:
+def build_model(
+    spec: Mapping[str, Any], data: Prepared, fold: int, seed: int, pretrained: bool = True
+) -> torch.nn.Module:
     """Make a network for a dataset.
 
     Parameters
@@ -44,6 +39,9 @@ def build_model(spec: Mapping[str, Any], data: Prepared, fold: int, seed: int) -
     fold, seed
         Of the run. The initial weights are a function of the data, the model's name, fold and seed:
         folds share none, so that blocks are independent draws of training noise.
+    pretrained
+        Whether its encoder gets the weights that `encoder_weights` names, which a network that is
+        filled from a run does without.
 
     Returns
     -------
@@ -57,7 +55,13 @@ def build_model(spec: Mapping[str, Any], data: Prepared, fold: int, seed: int) -
         "num_classes": len(data.classes),
         "spatial_dims": data.info["spatial_dims"],
     }
-    return instantiate(unnamed(spec), torch.nn.Module, f"models.{spec['name']}", fill)
+    where, arguments, file = f"models.{spec['name']}", unnamed(spec), weights_file(spec)
+    if "encoder_weights" in arguments and (file or not pretrained):
+        arguments["encoder_weights"] = None
+    model = instantiate(arguments, torch.nn.Module, where, fill)
+    if file and pretrained:
+        load_encoder(model, file, where)
+    return model
 
 
 def changed_input(spec: Mapping[str, Any]) -> UserError:
@@ -198,106 +202,9 @@ def load_run(folder: Path, data: Prepared) -> torch.nn.Module:
             "run the workflow again"
         )
     refuse_other_code(run.get("code", {}), str(folder / "run.json"), run["model"])
-    model = build_model(run["model"], data, run["fold"], run["seed"])
+    model = build_model(run["model"], data, run["fold"], run["seed"], pretrained=False)
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except RuntimeError as error:
         raise UserError(f"{folder / 'model.safetensors'}: not of this network: {error}") from error
     return model.eval()
-
-
-def predict(
-    model: torch.nn.Module,
-    data: Prepared,
-    rows: Sequence[int],
-    patch_size: Sequence[int],
-    device: torch.device | str = "cpu",
-    what: str = "predicted",
-) -> list[np.ndarray]:
-    """Class of every voxel of some cases, on the grids of their files.
-
-    uint8 (*S) for each row, in the order of `rows`.
-
-    Parameters
-    ----------
-    data, rows
-        The dataset, and rows of its table of cases.
-    model, patch_size, device
-        As in `predict_images`.
-    what
-        Begins the lines of the log on how far it is.
-    """
-    found: dict[int, np.ndarray] = {}
-    groups = list(_same_shape(data, rows, _batch_size(patch_size, device)))
-    for group in progress(groups, len(rows), what, size=len):
-        images = np.stack([data.image(row) for row in group])
-        classes = predict_images(model, images, patch_size, data.background is None, device)
-        found.update(zip(group, classes, strict=True))
-    return [resample_label(found[row], data.original_label(row).shape) for row in rows]
-
-
-@torch.no_grad()
-def predict_images(
-    model: torch.nn.Module,
-    images: np.ndarray,
-    patch_size: Sequence[int],
-    mirrored: bool,
-    device: torch.device | str = "cpu",
-) -> np.ndarray:
-    """Class of every voxel of normalised images of one size.
-
-    Parameters
-    ----------
-    model
-        (B, C, *patch_size) -> logits (B, K, *patch_size), or several, of which the first count;
-        put into evaluation mode and back.
-    images
-        float32 (N, C, *S).
-    patch_size
-        What the model sees at a time: smaller images are padded, larger ones get a window that
-        slides with an overlap of a half and Gaussian weights.
-    mirrored
-        Whether smaller images are mirrored at their borders, as in training without a background.
-    device
-        Where the model is.
-
-    Returns
-    -------
-    np.ndarray
-        uint8 (N, *S).
-    """
-    was_training = model.training
-    model.eval()
-    found = []
-    shape, batch_size = images.shape[2:], _batch_size(patch_size, device)
-    for batch in torch.from_numpy(images).split(batch_size):
-        batch = pad_mirrored(batch, patch_size) if mirrored else batch
-        logits = sliding_window_inference(
-            *(batch.to(device), tuple(patch_size), batch_size),
-            lambda windows: first_head(logits_of(model, windows)),
-            overlap=OVERLAP,
-            mode="gaussian",
-        )
-        # argmax finds the same, in nine times the time on a CPU.
-        classes = logits.max(dim=1).indices.to(torch.uint8).cpu()
-        starts = [(p - n) // 2 for p, n in zip(batch.shape[2:], shape, strict=True)]
-        inside = [slice(start, start + n) for start, n in zip(starts, shape, strict=True)]
-        found.append(classes[(slice(None), *inside)])
-    model.train(was_training)
-    return torch.cat(found).numpy()
-
-
-def _batch_size(patch_size: Sequence[int], device: torch.device | str) -> int:
-    """Windows that the network sees at once."""
-    on_cpu = torch.device(device).type == "cpu"
-    voxels = VOXELS_PER_BATCH_CPU if on_cpu else VOXELS_PER_BATCH
-    return max(1, voxels // int(np.prod(patch_size)))
-
-
-def _same_shape(data: Prepared, rows: Sequence[int], size: int) -> Iterator[list[int]]:
-    """The rows in groups of cases of one shape, at most `size` in a group."""
-    shapes = data.cases["shape"]
-    for shape in dict.fromkeys(shapes.iloc[list(rows)]):
-        same = [row for row in rows if shapes.iloc[row] == shape]
-        for start in range(0, len(same), size):
-            yield same[start : start + size]

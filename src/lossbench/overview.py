@@ -5,7 +5,7 @@ Snakemake imports this at every start, each job's included: no torch and no pand
 
 import json
 from collections import Counter
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lossbench.common.files import block_folder, read_json
 from lossbench.common.provenance import run_digest
 from lossbench.common.rounds import last_look, look_file, planned_blocks
 from lossbench.common.sources import sources_version
+from lossbench.common.tuning import rates_file, run_of
 from lossbench.common.user_code import changed_files
 from lossbench.config import Experiment, Training, UserError, canonical, counted
 
@@ -53,6 +54,7 @@ def overview(experiment: Experiment, results: Path) -> str:
             for name in matrix.dataset
             if experiment.datasets[name].training
         ),
+        *_tuning(experiment, folder),
         *_rounds(experiment, folder),
     ]
     for (dataset, model), of_group in groupby(
@@ -74,7 +76,7 @@ def overview(experiment: Experiment, results: Path) -> str:
             continue
         digest = read_json(prepared)["digest"]
         states = Counter(
-            (loss, _state(experiment.run(loss=loss, **keys), digest, results / "runs"))
+            (loss, _state(run_of(experiment, folder, loss=loss, **keys), digest, results / "runs"))
             for keys, losses in group
             for loss in losses
         )
@@ -121,7 +123,7 @@ def low_power(experiment: Experiment, results: Path) -> str:
     for dataset in matrix.dataset:
         prepared = results / "datasets" / dataset / "classes.json"
         n_classes += len(read_json(prepared)["classes"]) if prepared.is_file() else 2
-    n_losses = len(matrix.loss) - 1
+    n_losses = len(experiment.compared)
     n_tests = n_classes * len(matrix.model) * n_losses * len(comparison.metrics)
     n_blocks = len(matrix.fold) * len(matrix.seed)
     if n_blocks == 1 and n_losses:
@@ -162,7 +164,7 @@ def _reasons(
 ) -> list[str]:
     """What has changed since a run of a block was trained; empty where nothing has, or none was."""
     folder = block_folder(results / experiment.experiment, **keys) / loss
-    run = experiment.run(loss=loss, **keys)
+    run = run_of(experiment, results / experiment.experiment, loss=loss, **keys)
     try:
         if read_json(folder / "status.json")["digest"] == run_digest(run, data_digest):
             return []
@@ -187,6 +189,25 @@ def _training(training: Training, validate_every: int) -> str:
         f"{training.optimizer} from learning rate {training.learning_rate:g}, "
         f"validated every {validate_every} steps"
     )
+
+
+def _tuning(experiment: Experiment, folder: Path) -> list[str]:
+    """A line on the trainings before the blocks."""
+    if experiment.tuning is None:
+        return []
+    matrix, grid = experiment.matrix, experiment.tuning.learning_rate
+    n_losses = sum(map(experiment.is_tuned, matrix.loss))
+    folds = [*product(matrix.dataset, matrix.model, matrix.fold)]
+    n_folds, n_tuned = len(folds), sum(rates_file(folder, *keys).exists() for keys in folds)
+    low, high = (grid.rate(1, side * (grid.points // 2)) for side in (-1, 1))
+    n_trainings = counted(grid.points * grid.trainings * n_folds * n_losses, "training")
+    steps = f" of {grid.steps} steps" if grid.steps else ""
+    return [
+        f"  before them, tuning: {n_trainings}{steps} ({grid.points} learning rates, {low:g} "
+        f"to {high:g} times the common one, x {grid.trainings} x {counted(n_folds, 'fold')} x "
+        f"{n_losses} losses), more where the best rate is the first or last"
+        f"{f'; done in {n_tuned} of {n_folds}' if n_tuned else ''}"
+    ]
 
 
 def _rounds(experiment: Experiment, folder: Path) -> list[str]:

@@ -19,6 +19,7 @@ from lossbench.common.files import block_folder, read_json
 from lossbench.common.instantiate import USER_PATH
 from lossbench.common.provenance import run_digest, sha256
 from lossbench.common.rounds import losses_of, planned_blocks
+from lossbench.common.tuning import rates_file, run_of
 from lossbench.common.user_code import code_of
 from lossbench.config import Experiment, UserError, merged, validate
 
@@ -205,14 +206,26 @@ def trained(
     experiment: Experiment, results: Path, dataset: str, model: str, fold: int, seed: int
 ) -> bool:
     """Whether the runs of a block are those of its settings and data, regardless of mtimes."""
-    block = block_folder(results / experiment.experiment, dataset, model, fold, seed)
+    folder = results / experiment.experiment
+    block = block_folder(folder, dataset, model, fold, seed)
     try:
-        losses = losses_of(experiment, results / experiment.experiment, dataset, model, int(seed))
+        losses = losses_of(experiment, folder, dataset, model, int(seed))
         data_digest = read_json(results / "datasets" / dataset / "classes.json")["digest"]
         return all(
             read_json(block / loss / "status.json")["digest"]
-            == run_digest(experiment.run(dataset, model, loss, fold, seed), data_digest)
+            == run_digest(run_of(experiment, folder, dataset, model, loss, fold, seed), data_digest)
             for loss in losses
         )
+    except (UserError, KeyError, TypeError):  # missing or damaged
+        return False
+
+
+def tuned(experiment: Experiment, results: Path, dataset: str, model: str, fold: int) -> bool:
+    """Whether the learning rates of a fold are those of its settings and data."""
+    try:
+        rates = read_json(rates_file(results / experiment.experiment, dataset, model, fold))
+        data_digest = read_json(results / "datasets" / dataset / "classes.json")["digest"]
+        tuning = json.loads(experiment.tuning_json(dataset, model, fold))
+        return rates["digest"] == run_digest(tuning, data_digest)
     except (UserError, KeyError, TypeError):  # missing or damaged
         return False

@@ -39,6 +39,8 @@ def test_default_experiment_is_valid():
         ("execution", {"ledger": {"referense": "dice"}}, "execution.ledger.referense: unknown key; did you mean 'reference'?"),
         ("comparison", {"reference": "dice_no_background", "scale_control": 2}, "comparison.scale_control: expected true or false (found 2)"),
         (None, {"rounds": {"budget": 0}}, "rounds.budget: input should be greater than or equal to 1"),
+        (None, {"tuning": {"learning_rate": {"points": 4}}}, "tuning.learning_rate.points: 4 is even; expected an odd number, such as 5"),
+        (None, {"tuning": {"learning_rates": {}}}, "tuning.learning_rates: unknown key; did you mean 'learning_rate'?"),
         (None, {"rounds": {"frist": 2}}, "rounds.frist: unknown key; did you mean 'first'?"),
         (None, {"rounds": {"budget": 3, "first": 4}}, "rounds: first is 4, after the last round; budget: 3"),
         (None, {"claims": [{"claim": "x"}]}, "claims.0: expected exactly one of comparison, ledger and card"),
@@ -248,3 +250,52 @@ def test_a_block_may_train_fewer_losses():
     keys = next(experiment.blocks())
     runs = json.loads(experiment.block_json(**keys, losses=["dice"]))["runs"]
     assert runs == {"dice": json.loads(experiment.block_json(**keys))["runs"]["dice"]}
+
+
+def tuned(**changes):
+    raw = merged(default(), {"tuning": {"learning_rate": {"steps": 30}}})
+    return merged(raw, changes)
+
+
+def test_tuning_adds_each_loss_at_a_rate_of_its_own():
+    experiment = validate(tuned())
+    assert experiment.matrix.loss[:4] == [
+        "dice", "dice_tuned", "dice_no_background", "dice_no_background_tuned",
+    ]  # fmt: skip
+    assert experiment.reference_of("dice_no_background_tuned") == "dice_tuned"
+    assert experiment.reference_of("dice_no_background") == "dice"
+    assert not {"dice", "dice_tuned"} & {*experiment.compared}
+    keys = next(experiment.blocks())
+    runs = json.loads(experiment.block_json(**keys))["runs"]
+    assert runs["dice_tuned"]["training"]["learning_rate"] is None
+    fixed, own = (runs[loss]["training"] for loss in ("dice", "dice_tuned"))
+    assert {k: v for k, v in fixed.items() if v != own[k]} == {"learning_rate": 0.003}
+    written = json.loads(experiment.experiment_json())
+    assert Experiment.model_validate(written).matrix == experiment.matrix
+    assert experiment.at_common_rate().matrix.loss == default()["matrix"]["loss"]
+
+
+def test_each_loss_is_tuned_around_the_same_rate():
+    """Also one whose entry has another, and only once: not its scale control."""
+    raw = tuned(comparison={"scale_control": True})
+    raw["losses"]["dice_no_background"]["training"] = {"learning_rate": 0.1}
+    experiment = validate(raw)
+    assert "dice_no_background_matched_tuned" not in experiment.matrix.loss
+    tuning = json.loads(experiment.tuning_json("mni152", "unet_small", 0))
+    assert {*tuning["runs"]} == {*default()["matrix"]["loss"]}
+    assert tuning["learning_rate"]["middle"] == 0.003
+    assert {run["training"]["steps"] for run in tuning["runs"].values()} == {30}
+    assert tuning["execution"]["ledger"] is None
+
+
+def test_a_loss_that_is_called_like_a_tuned_one_is_refused():
+    raw = tuned()
+    raw["losses"]["dice_tuned"] = raw["losses"]["dice"]
+    assert "losses.dice_tuned: tuning makes a loss of this name; rename" in problems(raw)
+
+
+def test_the_rates_of_a_grid_are_half_a_decade_apart():
+    grid = validate(tuned()).tuning.learning_rate
+    rates = [grid.rate(0.001, position) for position in (-2, -1, 0, 1, 0.5)]
+    assert rates == [0.0001, 0.000316, 0.001, 0.00316, 0.00178]
+    assert [*grid.seeds] == [-1, -2, -3]

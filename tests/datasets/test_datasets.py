@@ -76,6 +76,27 @@ def test_msd_puts_channels_first(tmp_path):
     np.testing.assert_allclose(case["image"][2], stored[..., 2], rtol=1e-6)
 
 
+def test_a_folder_of_nnunet_version_1_names_images_without_their_channels(tmp_path):
+    root = write_nnunet(tmp_path, {}, channels=2)
+    listing = {
+        "modality": {"0": "T1", "1": "T2"},
+        "labels": {"0": "background", "1": "a", "2": "b"},
+        "training": [
+            {"image": f"./imagesTr/{x}.nii.gz", "label": f"./labelsTr/{x}.nii.gz"} for x in "xy"
+        ],
+    }
+    (root / "dataset.json").write_text(json.dumps(listing))
+    case = MSD(root)[0]
+    assert case["case"] == "x"
+    assert case["image"].shape == (2, 4, 5, 6)
+    assert case["image"][1].mean() - case["image"][0].mean() > 0.5, "in the order of the channels"
+    (root / "imagesTr/y_0001.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"case y: .*y_0001\.nii\.gz is missing"):
+        MSD(root)
+    with pytest.raises(UserError, match=r"MSD reads the Decathlon's and nnU-Net's version 1"):
+        NNUNet(root)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slices_put_together_are_the_volume(tmp_path, axis):
     write_msd(tmp_path, channels=2)
@@ -183,9 +204,7 @@ def test_nnunet_reads_channels_ignore_and_folds(tmp_path):
     assert len(NNUNet(tmp_path, slice_axis=0)) == 8
 
 
-def test_nnunet_refuses_regions_and_other_formats(tmp_path):
-    with pytest.raises(UserError, match="whole_tumor are regions"):
-        NNUNet(write_nnunet(tmp_path / "a", {"background": 0, "whole_tumor": [1, 2]}))
+def test_nnunet_refuses_other_formats(tmp_path):
     with pytest.raises(UserError, match=r"file_ending is '.png'"):
         NNUNet(write_nnunet(tmp_path / "b", {"background": 0, "x": 1}, ending=".png"))
 

@@ -13,7 +13,8 @@ from lossbench.datasets import ImageFolder
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.datasets.resampling import resample_image, resample_label, training_shape
 from lossbench.metrics import measure
-from lossbench.models import load_run, predict
+from lossbench.models import load_run
+from lossbench.predictions import predict
 from lossbench.stages.evaluate import evaluate
 from lossbench.stages.predict import predict as predict_files
 from lossbench.stages.prepare import prepare

@@ -20,6 +20,7 @@ from lossbench.common import files
 from lossbench.common.files import write_json, write_text
 from lossbench.common.provenance import run_digest, seed_of, sha256
 from lossbench.common.tables import BACKGROUND
+from lossbench.common.tuning import run_of
 from lossbench.stages.compare import compare
 
 STEPS, LOG_EVERY, VALIDATE_EVERY = 40, 10, 20
@@ -39,6 +40,7 @@ def write_experiment(
     models: Sequence[str] = ("unet",),
     diverged: Sequence[str] = (),
     background: int | None = 0,
+    tuning: dict | None = None,
 ) -> Path:
     """Write a finished experiment below `root`/results.
 
@@ -56,6 +58,8 @@ def write_experiment(
         Losses of which every run diverged half-way.
     background
         Its label, or None.
+    tuning
+        The section; each loss then has a rate of its own in each fold.
 
     Returns
     -------
@@ -75,6 +79,7 @@ def write_experiment(
             "training": {"steps": STEPS},
             "execution": {"log_every": LOG_EVERY, "validate_every": VALIDATE_EVERY},
             "comparison": {"reference": losses[0]},
+            "tuning": tuning,
             "datasets": {
                 d: {
                     "_target_": "lossbench.datasets.Phantom",
@@ -96,10 +101,36 @@ def write_experiment(
     write_text(path, e.experiment_json())
     for dataset in datasets:
         write_dataset(root / "results/datasets" / dataset, e, classes, n_cases)
+    for keys in product(datasets, models, folds) if tuning else ():
+        write_rates(path, *keys)
     for block in e.blocks():
         write_block(path, block, diverged=diverged)
     write_report(path)
     return path
+
+
+def write_rates(experiment: Path, dataset: str, model: str, fold: int) -> None:
+    """Write what `tune` writes for a fold: the reference is best at 0.001, others at 0.002."""
+    e = config.load(experiment)
+    info = json.loads((experiment.parents[1] / "datasets" / dataset / "classes.json").read_text())
+    tuning = json.loads(e.tuning_json(dataset, model, fold))
+    start = datetime(2026, 1, 1, 3, 4, 5, tzinfo=UTC)
+    rates, points = {}, []
+    for loss in tuning["runs"]:
+        rates[loss] = 0.001 if loss == e.comparison.reference else 0.002
+        for position, seed in product((-1, 0, 1), (-1, -2)):
+            rate = e.tuning.learning_rate.rate(0.001, position)
+            points.append(
+                {
+                    "loss": loss, "learning_rate": rate, "seed": seed, "status": "finished",
+                    "dice": 0.8 - 0.05 * np.log10(rate / rates[loss]) ** 2 + 0.001 * seed,
+                    "digest": sha256(dataset, model, str(fold), loss, str(rate), str(seed)),
+                    "started": start.isoformat(), "finished": (start + timedelta(60)).isoformat(),
+                }
+            )  # fmt: skip
+    digest = run_digest(tuning, info["digest"])
+    file = experiment.parent / dataset / model / f"fold{fold}" / "rates.json"
+    write_json(file, {"digest": digest, "rates": rates, "at_edge": [], "points": points})
 
 
 def write_street_study(root: Path, background: int | None = 0) -> Path:
@@ -197,7 +228,7 @@ def write_block(
     for i, loss in enumerate(e.matrix.loss):
         if losses is not None and loss not in losses:
             continue
-        run = e.run(loss=loss, **block)
+        run = run_of(e, experiment.parent, loss=loss, **block)
         steps = STEPS // 2 if loss in diverged else STEPS
         rng = np.random.default_rng(seed_of(*block.values(), loss, version))
         write_text(folder / loss / "run.json", config.canonical(run))

@@ -15,7 +15,8 @@ from lossbench.common.files import read_json, write_json
 from lossbench.datasets.batches import Batches
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.losses import MaskedLoss, batch_loss, one_hot
-from lossbench.models import build_model, load_run, predict
+from lossbench.models import build_model, load_run
+from lossbench.predictions import predict
 from lossbench.stages.evaluate import evaluate
 from lossbench.stages.train.run import Run
 from tests.helpers import check_runs

@@ -20,7 +20,8 @@ from lossbench.config import METRICS, UserError, canonical
 from lossbench.datasets.prepared import Prepared
 from lossbench.datasets.slices import best_slice
 from lossbench.metrics import measure
-from lossbench.models import build_model, load_run, predict
+from lossbench.models import build_model, load_run
+from lossbench.predictions import predict
 from lossbench.stages.evaluate import evaluate
 from lossbench.stages.prepare import prepare
 from lossbench.stages.train import train

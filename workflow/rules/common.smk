@@ -9,6 +9,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from lossbench.common.sources import sources_version
+from lossbench.common.tuning import RATES
 from lossbench.config import UserError
 from lossbench.overview import overview
 from lossbench.workflow import (
@@ -24,6 +25,7 @@ from lossbench.workflow import (
     require_packages,
     settings_digest,
     trained,
+    tuned,
     user_files,
     with_code,
 )
@@ -60,6 +62,11 @@ def keys(wildcards):
     return {key: wildcards[key] for key in ("dataset", "model", "fold", "seed")}
 
 
+def fold_keys(wildcards):
+    """What names a fold within its experiment."""
+    return {key: wildcards[key] for key in ("dataset", "model", "fold")}
+
+
 @cache
 def dataset_json(dataset):
     """dataset.json as it must be now: another one where the files of the dataset have changed."""
@@ -76,6 +83,19 @@ def checked(wildcards):
     check = f"results/{wildcards.experiment}/check.json"
     done = trained(EXPERIMENT, RESULTS, **keys(wildcards))
     return ancient(check) if done else check
+
+
+def checked_tuning(wildcards):
+    """The check, likewise, of what tunes a fold."""
+    check = f"results/{wildcards.experiment}/check.json"
+    done = tuned(EXPERIMENT, RESULTS, **fold_keys(wildcards))
+    return ancient(check) if done else check
+
+
+def rates(wildcards):
+    """The learning rates that a block is trained with; no file where they are not tuned."""
+    folder = "results/{experiment}/{dataset}/{model}/fold{fold}"
+    return f"{folder.format(**wildcards)}/{RATES}" if EXPERIMENT.tuning else []
 
 
 def look_after(round_):

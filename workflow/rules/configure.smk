@@ -4,6 +4,7 @@
 localrules:
     configure_experiment,
     configure_dataset,
+    configure_tuning,
     configure_block,
 
 
@@ -29,6 +30,19 @@ rule configure_dataset:
         "../envs/lossbench.yaml"
     params:
         json=lambda wildcards: dataset_json(wildcards.dataset),
+    shell:
+        "printf '%s\\n' {params.json:q} > {output:q} 2> {log:q}"
+
+
+rule configure_tuning:
+    output:
+        "results/{experiment}/{dataset}/{model}/fold{fold}/tuning.json",
+    log:
+        "results/{experiment}/{dataset}/{model}/fold{fold}/configure.log",
+    conda:
+        "../envs/lossbench.yaml"
+    params:
+        json=lambda wildcards: EXPERIMENT.tuning_json(**fold_keys(wildcards)),
     shell:
         "printf '%s\\n' {params.json:q} > {output:q} 2> {log:q}"
 

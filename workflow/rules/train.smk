@@ -9,6 +9,7 @@ rule train:
     input:
         block="results/{experiment}/{dataset}/{model}/fold{fold}/seed{seed}/block.json",
         classes="results/datasets/{dataset}/classes.json",
+        rates=rates,
         check=checked,
     output:
         run=expand(

@@ -69,6 +69,17 @@ FAILURES = (
     *("p_mcnemar", "n_runs", "n_collapsed", "collapse_high"),
 )
 SCALE = (*COMPARISON, "difference", "matched", "explained", "ci_low", "ci_high")
+# A row per comparison at the common learning rate, beside that at each loss's own; at_edge counts
+# folds, budget trainings of the loss.
+TUNING = (
+    *(*GROUP, "loss", "reference", "class", "metric", "lr_fixed", "lr_tuned", "lr_tuned_reference"),
+    *("difference_fixed", "verdict_fixed", "difference_tuned", "verdict_tuned"),
+    *("explained_by_lr", "ci_low", "ci_high", "budget", "at_edge"),
+)
+TUNING_RUNS = (
+    *(*GROUP, "loss", "fold", "learning_rate", "seed", "status", "dice"),
+    *("digest", "started", "finished"),
+)
 # One value per data set, the mean over its foreground classes, and what holds over data sets; both
 # from three data sets on.
 DATASETS = (
@@ -97,6 +108,8 @@ TEXT = (
         "verdict",
         "verdict_cases",
         "verdict_models",
+        "verdict_fixed",
+        "verdict_tuned",
     ),
     *(
         "convention",

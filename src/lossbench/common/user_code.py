@@ -22,6 +22,7 @@ IMPORTERS = {
     *("import_module", "__import__", "exec", "run_path", "run_module"),
     *("spec_from_file_location", "SourceFileLoader", "load_source", "attach", "attach_stub"),
 }
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
 MODULE_NAME = re.compile(r"\.*[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
@@ -29,7 +30,8 @@ def code_of(*specs: Any) -> dict[str, str]:
     """Digests of the user's files that components are made of.
 
     These are the modules of their `_target_`, nested ones included, and what these import, at the
-    top or within functions. Installed packages, Python and lossbench itself are not the user's.
+    top or within functions, and the weights of an encoder. Installed packages, Python and lossbench
+    itself are not the user's.
 
     Parameters
     ----------
@@ -46,7 +48,8 @@ def code_of(*specs: Any) -> dict[str, str]:
     importlib.invalidate_caches()
     modules = _Modules()
     names = [target.rpartition(".")[0] for spec in specs for target in _targets(spec)]
-    files: dict[str, str] = {}
+    weights = [str(file) for spec in specs if (file := weights_file(spec)) and file.is_file()]
+    files = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in weights}
     seen: set[str] = set()
     while names:
         name = names.pop()
@@ -67,6 +70,13 @@ def code_of(*specs: Any) -> dict[str, str]:
         if file.suffix == ".py":
             names += modules.imported(content, file, name, is_package)
     return dict(sorted(files.items()))
+
+
+def weights_file(spec: Mapping[str, Any]) -> Path | None:
+    """The file of an entry's `encoder_weights`; None where they have a name, or there are none."""
+    value = spec.get("encoder_weights")
+    is_file = isinstance(value, str) and value.endswith(WEIGHT_FILES)
+    return Path(value) if is_file else None
 
 
 def changed_files(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -4,7 +4,14 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from lossbench.config.sections import Component, Number
 
@@ -21,6 +28,12 @@ def _is_normalisation(value: Any) -> Any:
     )
 
 
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Label = Annotated[int, Field(ge=0)]
+Labels = Annotated[list[Label], BeforeValidator(_as_list), Field(min_length=1)]
 NORMALISATIONS = ("z_score", "dataset", "imagenet", "none")
 Normalisation = Annotated[
     Any,
@@ -79,12 +92,31 @@ class Dataset(Component):
         max_length=3,
         description="Spacing of all training images, such as [1, 1, 1], instead of a size.",
     )
+    regions: dict[str, Labels] | None = Field(
+        None,
+        min_length=1,
+        description="Classes that overlap, each of several labels, such as {whole_tumour: "
+        "[1, 2, 3], core: [2, 3]}; losses take the sigmoid. null: labels are the classes.",
+    )
     training: dict[str, Any] = Field(
         {}, description="Training settings for this data set alone, such as {patch_size: [96, 96]}."
     )
     background: Literal[0] | None = Field(
         0, description="Label of the background; null where class 0 is a class like the others."
     )
+
+    def settings(self) -> dict[str, Any]:
+        """The keys that its files in results/datasets depend on, as JSON has them.
+
+        What is as always is left out, so that a dataset is not prepared again for a new key.
+        """
+        settings = {key: getattr(self, key) for key in ("folds", "fold_seed", "surface_tolerance")}
+        for key in ("normalisation", "resize", "target_spacing", "background"):
+            if getattr(self, key) != Dataset.model_fields[key].default:
+                settings[key] = getattr(self, key)
+        if self.regions:  # pairs keep their order, which is that of the classes
+            settings["regions"] = [*self.regions.items()]
+        return settings
 
     @model_validator(mode="after")
     def _has_a_size_or_a_spacing(self) -> "Dataset":

@@ -4,15 +4,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr
 
 from lossbench.config.claims import Claim
 from lossbench.config.dataset import Dataset
-from lossbench.config.errors import UserError, problem_text
 from lossbench.config.metrics import METRICS, PENALISED, Metric
+from lossbench.config.rounds_and_tuning import Rounds, Tuning
 from lossbench.config.sections import (
     Comparison,
     Component,
@@ -21,7 +20,6 @@ from lossbench.config.sections import (
     Matrix,
     Name,
     OwnMetric,
-    Rounds,
     Strict,
     Training,
 )
@@ -34,6 +32,7 @@ TAKEN = (
 # The settings of `training` that make the batch: runs that agree in them share it.
 BATCH_SETTINGS = ("batch_size", "patch_size", "min_foreground", "augmentation")
 MATCHED = "_matched"  # ends the name of a loss that the scale control adds
+TUNED = "_tuned"  # ends the name of a loss that the tuning adds
 
 
 def unnamed(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,6 +68,9 @@ class Study(Strict):
     rounds: Rounds | None = Field(
         None, description="Train round by round until every verdict is reached; null: all seeds."
     )
+    tuning: Tuning | None = Field(
+        None, description="Compare losses at a rate of their own, too; null: at the common one."
+    )
     metrics: dict[Name, OwnMetric] = Field({}, description="Metrics of your own.")
 
     @property
@@ -81,6 +83,19 @@ class Study(Strict):
         m = self.matrix
         for dataset, model, fold, seed in product(m.dataset, m.model, m.fold, m.seed):
             yield {"dataset": dataset, "model": model, "fold": fold, "seed": seed}
+
+    def is_tuned(self, loss: str) -> bool:
+        """Whether a loss is trained at the learning rate that was tuned for it."""
+        return self.tuning is not None and loss.endswith(TUNED)
+
+    def reference_of(self, loss: str) -> str:
+        """The loss that one is compared with: at its own learning rate where the loss is."""
+        return self.comparison.reference + (TUNED if self.is_tuned(loss) else "")
+
+    @property
+    def compared(self) -> list[str]:
+        """The losses that are compared with a reference."""
+        return [loss for loss in self.matrix.loss if loss != self.reference_of(loss)]
 
     def metric(self, name: str) -> Metric:
         """The facts of a metric, of ours or of the user's own."""
@@ -138,15 +153,21 @@ class Experiment(Study):
         )
 
     def run(self, dataset: str, model: str, loss: str, fold: int, seed: int) -> dict[str, Any]:
-        """Everything that one training depends on, but the data and lossbench's own code."""
+        """Everything that one training depends on, but the data and lossbench's own code.
+
+        The learning rate of a tuned loss is None, until `common.tuning` knows it.
+        """
         code = self.code("models", model) | self.code("losses", loss)
+        training = self.training_of(dataset, loss).model_dump()
+        if self.is_tuned(loss):
+            training["learning_rate"] = None
         return {
             "dataset": dataset,
             "model": {"name": model, **self.models[model].spec()},
             "loss": self._named(loss),
             "fold": int(fold),
             "seed": int(seed),
-            "training": self.training_of(dataset, loss).model_dump(),
+            "training": training,
             **({"code": code} if code else {}),
         }
 
@@ -175,6 +196,47 @@ class Experiment(Study):
             training=self.losses[loss].training,
             loss=self.losses[loss].spec(),
             match=self.losses[self.comparison.reference].spec(),
+        )
+
+    def with_tuning(self) -> "Experiment":
+        """With each loss once more, at a learning rate of its own; not its scale control."""
+        if not self.tuning:
+            return self
+        losses, entries = [], dict(self.losses)
+        for loss in self.matrix.loss:
+            losses.append(loss)
+            if not (self.comparison.scale_control and loss.endswith(MATCHED)):
+                losses.append(loss + TUNED)
+                entries[loss + TUNED] = self.losses[loss]
+        matrix = self.matrix.model_copy(update={"loss": losses})
+        return self.model_copy(update={"matrix": matrix, "losses": entries})
+
+    def at_common_rate(self) -> "Experiment":
+        """Without the losses that tuning adds, which are the same but for the learning rate."""
+        losses = [loss for loss in self.matrix.loss if not self.is_tuned(loss)]
+        matrix = self.matrix.model_copy(update={"loss": losses})
+        return self.model_copy(update={"matrix": matrix})
+
+    def tuning_json(self, dataset: str, model: str, fold: int) -> str:
+        """Canonical JSON of a fold's tuning: the grid, and each loss as it is trained there."""
+        tuning, keys = self.tuning.learning_rate, {"dataset": dataset, "model": model}
+        runs = {}
+        for loss in self.matrix.loss:
+            if loss + TUNED in self.matrix.loss:
+                run = self.run(loss=loss, **keys, fold=fold, seed=0) | {"part": "tuning"}
+                run["training"]["steps"] = tuning.steps or run["training"]["steps"]
+                runs[loss] = run
+        return canonical(
+            {
+                **keys,
+                "fold": int(fold),
+                "runs": runs,
+                "learning_rate": {
+                    "middle": self.training_of(dataset).learning_rate,
+                    **tuning.model_dump(),
+                },
+                "execution": self.execution.model_dump() | {"ledger": None},
+            }
         )
 
     def block_json(
@@ -216,11 +278,7 @@ class Experiment(Study):
         `files` is the version of the files that it reads, where it is not the first.
         """
         entry = self.datasets[dataset]
-        own = {key: getattr(entry, key) for key in ("folds", "fold_seed", "surface_tolerance")}
-        # What is as always is left out, so that a dataset is not prepared again for a new key.
-        for key in ("normalisation", "resize", "target_spacing", "background"):
-            if getattr(entry, key) != Dataset.model_fields[key].default:
-                own[key] = getattr(entry, key)
+        own = entry.settings()
         if code := self.code("datasets", dataset):
             own["code"] = code
         if files:
@@ -249,49 +307,6 @@ class Experiment(Study):
         """Those that are trained, and the one that the ledger compares them with."""
         ledger = self.execution.ledger
         return list(dict.fromkeys([*self.matrix.loss, *([ledger.reference] if ledger else [])]))
-
-
-def load(path: str | Path) -> Experiment:
-    """Read the experiment.json of an experiment, as the workflow writes it.
-
-    Raises
-    ------
-    UserError
-        Where it is missing or damaged, or is of results of other programs.
-    """
-    study = load_study(path)
-    if not isinstance(study, Experiment):
-        raise UserError(f"{path}: of results of other programs, not of an experiment")
-    return study
-
-
-def load_study(path: str | Path) -> Study:
-    """Read experiment.json of an `Experiment`, or of a `Study` of results of other programs.
-
-    Raises
-    ------
-    UserError
-        Where it is missing or damaged.
-    """
-    try:
-        text = Path(path).read_text()
-        content = json.loads(text)
-        if "losses" in content:
-            code = content.pop("code", {})
-            return Experiment.model_validate(content).with_code(code)
-        return Study.model_validate_json(text, context={"any_name": True})
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the workflow, which writes it") from None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"])) or "the file"
-        raise _damaged(path, f"{key}: {problem_text(problem, [])}") from None
-    except (ValueError, TypeError) as error:
-        raise _damaged(path, str(error).splitlines()[0]) from None
-
-
-def _damaged(path: str | Path, what: str) -> UserError:
-    return UserError(f"{path}: damaged ({what}); delete it and run the workflow again")
 
 
 def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

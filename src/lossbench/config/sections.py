@@ -248,35 +248,6 @@ class Matrix(Strict):
         return values
 
 
-class Rounds(Strict):
-    """A study that grows by rounds, a seed in all folds each, and stops when all is decided."""
-
-    budget: int = Field(
-        10,
-        ge=1,
-        le=100,
-        description="Rounds at most: seeds 0 to budget - 1 instead of matrix.seed.",
-    )
-    first: int = Field(
-        2, ge=1, description="Rounds before the first look; there is a look after each further one."
-    )
-
-    @model_validator(mode="after")
-    def _looks_once(self) -> "Rounds":
-        if self.first > self.budget:
-            raise ValueError(f"first is {self.first}, after the last round; budget: {self.budget}")
-        return self
-
-    def text(self, round_: float, reason: str, n_rounds: int, n_folds: int) -> str:
-        """When a comparison was settled, or why not, and how many trainings of the loss it took."""
-        settled = round_ > 0  # False for NaN
-        taken = int(round_) if settled else n_rounds
-        trainings = f"{taken * n_folds} of {self.budget * n_folds} trainings"
-        if settled:
-            return f"settled after {taken} of at most {self.budget} rounds; {trainings}"
-        return f"{reason or 'not settled yet'}; {trainings}"
-
-
 def _json_problem(value: Any) -> str | None:
     """Why a specification, which becomes JSON, cannot hold a value; None where it can."""
     if isinstance(value, float) and not math.isfinite(value):

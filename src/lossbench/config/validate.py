@@ -7,14 +7,14 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from lossbench.config.errors import ConfigError, Where, did_you_mean, problem_text
-from lossbench.config.experiment import MATCHED, TAKEN, Experiment, merged
+from lossbench.config.experiment import MATCHED, TAKEN, TUNED, Experiment, merged
+from lossbench.config.rounds_and_tuning import LearningRateTuning, Rounds, Tuning
 from lossbench.config.sections import (
     Augmentation,
     Comparison,
     Execution,
     Ledger,
     Matrix,
-    Rounds,
     Training,
 )
 
@@ -46,7 +46,7 @@ def validate(raw: Mapping[str, Any], files: Mapping[str, str | Path] | None = No
         problems += [_explain(problem, where) for problem in error.errors()]
     if problems:
         raise ConfigError(problems)
-    return experiment.with_rounds().with_scale_control()
+    return experiment.with_rounds().with_scale_control().with_tuning()
 
 
 def _name_checks(raw: Mapping[str, Any]) -> Iterator[tuple[tuple, str]]:
@@ -114,6 +114,9 @@ def _loss_checks(name: str, e: Experiment) -> Iterator[tuple[tuple, str]]:
     if e.comparison.scale_control and name + MATCHED in e.losses:
         text = f"scale_control makes a loss of this name; rename {name + MATCHED!r}"
         yield ("losses", name + MATCHED), text
+    tuned = name.removesuffix(TUNED) + TUNED
+    if e.tuning and (name == tuned or tuned in e.losses):
+        yield ("losses", tuned), f"tuning makes a loss of this name; rename {tuned!r}"
 
 
 def _override_checks(
@@ -150,7 +153,7 @@ def _metric_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
 
 
 def _claim_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
-    trained = e.with_scale_control().matrix.loss
+    trained = e.with_scale_control().with_tuning().matrix.loss
     for n, claim in enumerate(e.claims):
         for key, loss in claim.losses():
             if loss not in trained:
@@ -176,6 +179,8 @@ def _keys_beside(path: Sequence[str | int]) -> list[str]:
         ("execution", "ledger"): Ledger,
         ("comparison",): Comparison,
         ("rounds",): Rounds,
+        ("tuning",): Tuning,
+        ("tuning", "learning_rate"): LearningRateTuning,
     }
     section = sections.get(tuple(path[:-1]))
     return list(section.model_fields) if section else []

@@ -16,6 +16,7 @@ A dataset has the attributes
 - ``classes``: names; class 0 is the background
 - ``background`` (optional): None where class 0 is a class like the others
 - ``ignore`` (optional): the label of voxels that take part in neither loss nor metric
+- ``regions`` (optional): names of classes that overlap, each with its labels, in place of `classes`
 - ``folds`` (optional): the cases that each fold validates on, by name; a case in none is not used
 - ``sliced`` (optional): true where cases are slices of volumes, which may be empty of signal
 

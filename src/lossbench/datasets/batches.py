@@ -115,7 +115,7 @@ class Batches:
         self.rows = data.training(fold, training["min_foreground"])
         self.key = (data.digest, fold, seed)
         self.device, self.channels = device, data.info["channels"]
-        self.has_background = data.background is not None
+        self.pads_with_background = data.pads_with_background
         self.arrays = arrays or Arrays(data, device)
         self.shapes, self.offsets = data.cases["shape"].tolist(), data.cases["offset"].tolist()
         self.users = 0  # runs that take their batches from here, and share the time
@@ -191,7 +191,7 @@ class Batches:
             missing = max(extent - n, 0)
             padding = [missing // 2, missing - missing // 2, *padding]
         image, label = image[(slice(None), *window)], label[tuple(window)]
-        if not self.has_background:
+        if not self.pads_with_background:
             return pad_mirrored(image, self.patch), pad_mirrored(label, self.patch)
         if not any(padding):
             return image, label

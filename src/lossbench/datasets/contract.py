@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lossbench.common.instantiate import location_of
+from lossbench.common.progress import progress
 from lossbench.config import UserError
 
 MAX_CLASSES = 254  # labels are stored as uint8, and 255 is the ignore label
@@ -74,6 +76,31 @@ def case_problems(
     return [*_image_problems(image, sliced), *_label_problems(label, n_classes, ignore, hint)]
 
 
+def read_cases(source: Any) -> Iterator[Any]:
+    """Every case, or the error that reading it gave; an iterable ends at its first error."""
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        for number in progress(range(len(source)), len(source), "read"):
+            try:
+                yield source[number]
+            except Exception as error:
+                yield _reading_failed(error, number)
+    else:
+        number = 0
+        try:
+            for case in progress(source, None, "read"):
+                yield case
+                number += 1
+        except Exception as error:
+            yield _reading_failed(error, number)
+
+
+def _reading_failed(error: Exception, number: int) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    what = f"{type(error).__name__}: {error} ({location_of(error)})"
+    return UserError(f"case number {number}: {what}")
+
+
 def describe_case(case: object, number: int) -> str:
     """Name a case in a message: by its name and its file, or by its number."""
     if not isinstance(case, Mapping) or "case" not in case:
@@ -90,7 +117,7 @@ def _dataset_problems(dataset: Any) -> Iterator[str]:
     if not _is_list(classes) or not all(isinstance(name, str) for name in classes):
         yield f"its `classes` must be a list of names; found {classes!r}"
         return
-    yield from _class_problems(classes)
+    yield from class_problems(classes)
     ignore = getattr(dataset, "ignore", None)
     if ignore is not None and (
         isinstance(ignore, bool) or not isinstance(ignore, int | np.integer)
@@ -104,6 +131,11 @@ def _dataset_problems(dataset: Any) -> Iterator[str]:
             "its `background` must be 0, or None where class 0 is a class like the others; "
             f"found {background!r}"
         )
+    regions = getattr(dataset, "regions", None)
+    if regions is not None and not (
+        isinstance(regions, Mapping) and all(_are_labels(labels) for labels in regions.values())
+    ):
+        yield f"its `regions` must be names with lists of labels, or None; found {regions!r}"
     folds = getattr(dataset, "folds", None)
     if folds is not None and not (_is_list(folds) and all(_is_list(fold) for fold in folds)):
         yield f"its `folds` must be a list of lists of case names or None; found {folds!r}"
@@ -114,9 +146,15 @@ def _dataset_problems(dataset: Any) -> Iterator[str]:
         yield f"its `sources` must be a list of paths or None; found {sources!r}"
 
 
-def _class_problems(classes: Sequence[str]) -> Iterator[str]:
-    if not 2 <= len(classes) <= MAX_CLASSES:
-        yield f"it has {len(classes)} classes; 2 to {MAX_CLASSES}, with background, can be used"
+def _are_labels(value: object) -> bool:
+    return _is_list(value) and all(type(label) is int for label in value) and len(value) > 0
+
+
+def class_problems(classes: Sequence[str], least: int = 2) -> Iterator[str]:
+    """What is wrong with the names of classes, of which there are to be `least` or more."""
+    if not least <= len(classes) <= MAX_CLASSES:
+        expected = f"{least} to {MAX_CLASSES}, with background"
+        yield f"it has {len(classes)} classes; {expected}, can be used"
     for name in classes:
         # Combining marks are part of letters in many scripts.
         marks = all(c.isalnum() or c in " _.-" or unicodedata.category(c)[0] == "M" for c in name)

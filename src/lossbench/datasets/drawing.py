@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from lossbench.datasets.prepared import IGNORE, foreground_labels
-from lossbench.datasets.slices import best_slice, plane
+from lossbench.datasets.regions import region_map, region_masks
+from lossbench.datasets.slices import best_slice, drawn_values, plane
 
 MAX_CASES = 6  # in a picture
 MAX_LEGEND_ENTRIES = 24
@@ -43,10 +44,11 @@ def picture(
         Names of the cases to draw instead, the first `MAX_CASES` of them, with a line for each.
     """
     images, labels = (np.load(folder / f, mmap_mode="r") for f in ("images.npy", "labels.npy"))
-    classes, channels, painted = info["classes"], info["channels"], foreground_labels(info)
+    classes, channels, regions = info["classes"], info["channels"], info.get("regions")
+    painted = drawn_values(info)
     voxels = cases[[f"voxels_{name}" for name in classes]]
     if notes is None:  # from the first case to the last, with foreground where any has it
-        foreground = voxels.iloc[:, painted].sum(axis=1)
+        foreground = voxels.iloc[:, foreground_labels(info)].sum(axis=1)
         candidates = cases[foreground > 0] if (foreground > 0).any() else cases
         rows = np.linspace(0, len(candidates) - 1, MAX_CASES).round().astype(int)
         drawn = candidates.iloc[np.unique(rows)]
@@ -58,6 +60,7 @@ def picture(
         shape = tuple(int(size) for size in row["shape"].split("x"))
         start, stop = row["offset"], row["offset"] + int(np.prod(shape))
         label = labels[start:stop].reshape(shape)
+        label = region_map(region_masks(label, regions), regions) if regions else label
         number = best_slice(label, painted)
         image = images[start * channels : stop * channels].reshape(channels, *shape)
         image, label = displayed(plane(image, number)), plane(label, number)
@@ -68,10 +71,11 @@ def picture(
             axis.imshow(pixels)
             axis.set_axis_off()
     totals = voxels.sum().to_numpy()
-    shares = totals / max(totals.sum(), 1)
+    labelled = cases["labelled_voxels"].sum() if regions else totals.sum()
+    shares = totals / max(labelled, 1)
     names = [f"{name} {share:.2%}" for name, share in zip(classes, shares, strict=True)]
     values = [*painted, *([IGNORE] if info["ignore"] else [])]
-    handles = legend_handles(names, painted, values)
+    handles = legend_handles(names_of_values(names, info), painted, values)
     figure.legend(
         handles=handles[:MAX_LEGEND_ENTRIES], loc="outside lower center", ncols=6, fontsize=8,
         frameon=False,
@@ -81,6 +85,11 @@ def picture(
         title += f", {names[0]} of all labelled voxels"
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def names_of_values(names: Sequence[str], info: Mapping[str, Any]) -> list[str]:
+    """Names of the classes in the order of the values in a picture, from 0."""
+    return ["", *names] if info.get("regions") else [*names]
 
 
 def displayed(image: np.ndarray) -> np.ndarray:

@@ -17,7 +17,9 @@ NIFTI = re.compile(r"\.nii(\.gz)?$")
 
 
 class MSD(Volumes):
-    """A folder in the layout of the Medical Segmentation Decathlon.
+    """A folder in the layout of the Medical Segmentation Decathlon, or of nnU-Net's version 1.
+
+    That lists an image without its channels: case.nii.gz for case_0000.nii.gz, case_0001.nii.gz.
 
     Parameters
     ----------
@@ -54,6 +56,16 @@ class MSD(Volumes):
             )
         names = {int(value): str(name) for value, name in labels.items()}
         classes = _class_names(names, len(labels), path)
+
+        def images_of(image: Path) -> list[Path]:
+            stem, ending = NIFTI.sub("", image.name), NIFTI.search(image.name)
+            channels = [
+                image.with_name(f"{stem}_{number:04d}{ending[0] if ending else ''}")
+                for number in range(len(listing.get("modality", ())))
+            ]
+            of_channels = channels and channels[0].is_file() and not image.is_file()
+            return channels if of_channels else [image]
+
         files, problems = {}, []
         for entry in sorted(listing["training"], key=str):
             if not isinstance(entry, Mapping) or not {"image", "label"} <= set(entry):
@@ -62,8 +74,8 @@ class MSD(Volumes):
             name = NIFTI.sub("", Path(entry["label"]).name)
             if name in files:
                 problems.append(f"case {name} is listed twice")
-            files[name] = Files([root / entry["image"]], root / entry["label"])
-        parts = _add_split(split, root, files, lambda images, label: [images / label.name])
+            files[name] = Files(images_of(root / entry["image"]), root / entry["label"])
+        parts = _add_split(split, root, files, lambda images, label: images_of(images / label.name))
         problems += _missing(files)
         if problems:
             raise problem_list(f"{path}: problems with the training cases", problems)
@@ -113,7 +125,7 @@ class Decathlon(MSD):
 
 
 class NNUNet(Volumes):
-    """A folder in nnU-Net's raw layout, of NIfTI files.
+    """A folder in nnU-Net's raw layout, of NIfTI files; labels that are lists are regions.
 
     Parameters
     ----------
@@ -127,7 +139,7 @@ class NNUNet(Volumes):
     Raises
     ------
     UserError
-        As `MSD`; labels that are regions; another file format.
+        As `MSD`; another file format.
     """
 
     def __init__(
@@ -145,7 +157,7 @@ class NNUNet(Volumes):
                 f"{path}: file_ending is {ending!r}; NNUNet reads .nii and .nii.gz, "
                 "and lossbench.datasets.ImageFolder reads PNG, JPEG, TIFF and WebP"
             )
-        classes, ignore = _nnunet_classes(listing["labels"], path)
+        classes, ignore, self.regions = _nnunet_classes(listing["labels"], path)
         images, labels = root / "imagesTr", root / "labelsTr"
         channels = [f"_{number:04d}{ending}" for number in range(len(listing["channel_names"]))]
 
@@ -180,7 +192,8 @@ def _read(path: Path, keys: Iterable[str]) -> dict[str, Any]:
         raise UserError(f"{path}: is not valid JSON ({error})") from None
     if missing := [key for key in keys if key not in listing]:
         raise UserError(
-            f"{path}: lacks {', '.join(missing)}; is it of another layout (MSD, NNUNet)?"
+            f"{path}: lacks {', '.join(missing)}; is it of another layout? MSD reads the "
+            "Decathlon's and nnU-Net's version 1, NNUNet version 2 (channel_names, file_ending)"
         )
     return listing
 
@@ -237,22 +250,29 @@ def _class_names(names: Mapping[int, str], count: int, path: Path) -> list[str]:
     return [re.sub(r"[\W_]+", "_", name).strip("_") for name in letters.values()]
 
 
-def _nnunet_classes(labels: Mapping[str, Any], path: Path) -> tuple[list[str], int | None]:
-    if regions := [name for name, label in labels.items() if isinstance(label, list)]:
-        raise UserError(
-            f"{path}: {', '.join(regions)} are regions (lists of labels), which overlap; "
-            "lossbench compares exclusive classes: give each label a name of its own"
-        )
-    if not all(isinstance(label, int) and not isinstance(label, bool) for label in labels.values()):
+def _nnunet_classes(
+    labels: Mapping[str, Any], path: Path
+) -> tuple[list[str], int | None, dict[str, list[int]] | None]:
+    """Classes, the ignore label if there is one, and the regions where labels are lists."""
+    lists = {name: x if isinstance(x, list) else [x] for name, x in labels.items()}
+    numbers = [label for of_name in lists.values() for label in of_name]
+    if not all(isinstance(label, int) and not isinstance(label, bool) for label in numbers):
         raise UserError(
             f'{path}: labels are {json.dumps(labels)}; expected {{"background": 0, ...}}; '
             "labels with their names are the Decathlon's layout: lossbench.datasets.MSD"
         )
-    label_of = dict(labels)
-    ignore = label_of.pop("ignore", None)
-    names = {label: name for name, label in label_of.items()}
-    classes = _class_names(names, len(label_of), path)
-    return classes, ignore
+    (ignore,) = lists.pop("ignore", [None])
+    if not any(isinstance(label, list) for label in labels.values()):
+        names = {label: name for name, (label,) in lists.items()}
+        return _class_names(names, len(lists), path), ignore, None
+    regions = {name: of_name for name, of_name in lists.items() if of_name != [0]}
+    # As nnU-Net has it, all that is no background is a region; its labels have no names.
+    every = sorted({0}.union(*regions.values()))
+    classes = _class_names(
+        {n: f"label_{n}" if n else "background" for n in every}, len(every), path
+    )
+    names = _class_names(dict(enumerate(regions)), len(regions), path)
+    return classes, ignore, dict(zip(names, regions.values(), strict=True))
 
 
 def _given_folds(root: Path) -> list[list[str]] | None:

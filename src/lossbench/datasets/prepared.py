@@ -102,8 +102,20 @@ class Prepared:
         return self.classes[0] if self.info["background"] == 0 else None
 
     @property
+    def regions(self) -> list[list[int]] | None:
+        """The labels of each class, where the classes are regions that overlap."""
+        return self.info.get("regions")
+
+    @property
+    def pads_with_background(self) -> bool:
+        """Whether label 0 is the background, which is around the images; else they are mirrored."""
+        if self.regions:
+            return not any(0 in region for region in self.regions)
+        return self.background is not None
+
+    @property
     def foreground(self) -> list[int]:
-        """Labels of all classes but the background."""
+        """Indices of all classes but the background."""
         return foreground_labels(self.info)
 
     @property
@@ -153,9 +165,25 @@ class Prepared:
         """Voxels per case, the ignored ones among them: int (n_cases,)."""
         return self.cases["shape"].map(math.prod).to_numpy()
 
+    def labelled(self) -> np.ndarray:
+        """Voxels per case that are not ignored: int (n_cases,)."""
+        if self.regions:
+            return self.cases["labelled_voxels"].to_numpy()
+        return self.voxels().sum(axis=1)
+
+    def foreground_voxels(self) -> np.ndarray:
+        """Voxels per case of any class but the background: int (n_cases,)."""
+        if self.regions:
+            return self.cases["foreground_voxels"].to_numpy()
+        return self.voxels()[:, self.foreground].sum(axis=1)
+
     def ignored(self) -> np.ndarray:
         """Ignored voxels per case: int (n_cases,)."""
-        return self.sizes() - self.voxels().sum(axis=1)
+        return self.sizes() - self.labelled()
+
+    def class_mask(self, label: np.ndarray, number: int) -> np.ndarray:
+        """Where a label map (*S) has a class, by its index: bool (*S)."""
+        return np.isin(label, self.regions[number]) if self.regions else label == number
 
     def training(self, fold: int, min_foreground: float = 0.0) -> np.ndarray:
         """Rows of the training cases: those of the split, or of the other folds.
@@ -172,8 +200,7 @@ class Prepared:
             inside = self.cases["part"] == "train"
         else:
             inside = (self.cases["fold"] >= 0) & (self.cases["fold"] != fold)
-        counts = self.voxels()
-        share = counts[:, self.foreground].sum(axis=1) / np.maximum(counts.sum(axis=1), 1)
+        share = self.foreground_voxels() / np.maximum(self.labelled(), 1)
         rows = np.flatnonzero(inside & (share >= min_foreground))
         if not rows.size:
             raise UserError(
@@ -217,7 +244,7 @@ class Prepared:
 
 
 def foreground_labels(info: Mapping[str, Any]) -> list[int]:
-    """Labels of all classes but the background, by classes.json."""
+    """Indices of all classes but the background, by classes.json."""
     return [label for label in range(len(info["classes"])) if label != info["background"]]
 
 

@@ -72,6 +72,13 @@ def resample_label(label: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return result
 
 
+def resample_prediction(classes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A prediction of classes (*S), or of regions (R, *S), on a grid of another shape."""
+    if classes.ndim == len(shape):
+        return resample_label(classes, shape)
+    return np.stack([resample_label(region, shape) for region in classes])
+
+
 def _linear(volume: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     factors = np.divide(shape, volume.shape)
     return ndimage.zoom(volume, factors, order=1, mode="nearest", grid_mode=True)

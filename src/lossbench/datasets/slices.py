@@ -1,13 +1,35 @@
 """What a picture shows of a volume: one slice. Without matplotlib, which an evaluation lacks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from lossbench.datasets.prepared import IGNORE
+from lossbench.datasets.prepared import IGNORE, Prepared, foreground_labels
+from lossbench.datasets.regions import region_map, region_masks
 
 MAX_PIXELS = 1024  # along an axis of a picture
+
+
+def drawn_values(info: Mapping[str, Any]) -> list[int]:
+    """Values to paint, of a label map, or of regions as `region_map` maps them; by classes.json."""
+    if info.get("regions"):
+        return [*range(1, len(info["classes"]) + 1)]
+    return foreground_labels(info)
+
+
+def drawn_label(data: Prepared, row: int) -> np.ndarray:
+    """The label of a case as it is drawn: (*S), regions as `region_map` maps them."""
+    label = data.original_label(row)
+    return region_map(region_masks(label, data.regions), data.regions) if data.regions else label
+
+
+def shown_of(prediction: np.ndarray, row: int, data: Prepared) -> np.ndarray:
+    """What a picture shows of a prediction: uint8 (H, W), on the slice where the label has most."""
+    drawn = region_map(prediction, data.regions) if data.regions else prediction
+    number = best_slice(drawn_label(data, row), drawn_values(data.info))
+    return plane(drawn, number).copy()  # a view would keep the whole volume
 
 
 def best_slice(label: np.ndarray, foreground: Sequence[int]) -> int | None:

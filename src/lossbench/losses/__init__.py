@@ -10,20 +10,30 @@ from lossbench.losses.adapters import (
     NeighborAwareLoss,
     WassersteinDiceLoss,
 )
-from lossbench.losses.build import batch_loss, batch_loss_of_copies, build_loss, run_loss
+from lossbench.losses.build import (
+    batch_loss,
+    batch_loss_of_copies,
+    build_loss,
+    loss_for_cases,
+    run_loss,
+)
 from lossbench.losses.fscore import FScoreLoss, f_score
 from lossbench.losses.masked import MaskedLoss
+from lossbench.losses.regions import BinaryCrossEntropy, DiceBCELoss, RegionLoss
 from lossbench.losses.scaled import Scaled, match_scale, scale_of
 from lossbench.losses.sync_free import SyncFreeDice, make_sync_free
-from lossbench.losses.targets import one_hot
+from lossbench.losses.targets import example_target, make_target, one_hot
 from lossbench.losses.weights import class_weights
 
 __all__ = [
+    "BinaryCrossEntropy",
+    "DiceBCELoss",
     "FScoreLoss",
     "ForegroundProbability",
     "IndexTarget",
     "MaskedLoss",
     "NeighborAwareLoss",
+    "RegionLoss",
     "Scaled",
     "SyncFreeDice",
     "WassersteinDiceLoss",
@@ -33,8 +43,11 @@ __all__ = [
     "batch_loss_of_copies",
     "build_loss",
     "class_weights",
+    "example_target",
     "f_score",
+    "loss_for_cases",
     "make_sync_free",
+    "make_target",
     "match_scale",
     "one_hot",
     "run_loss",

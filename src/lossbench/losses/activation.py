@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lossbench.losses.facts import ACTIVATION_ARGUMENTS
-from lossbench.losses.targets import one_hot
+from lossbench.losses.targets import example_target
 from lossbench.losses.watch import WatchActivations
 
 # Logits of the true class and of the others.
@@ -23,7 +23,9 @@ PERFECT = {"perfect": (10, -10), "true_deep": (40, -10), "others_deep": (10, -40
 SPREAD = 0.02  # of the value among these, relative to the distance to inverted logits
 
 
-def activation_problem(loss: nn.Module, num_classes: int, spatial_dims: int) -> str | None:
+def activation_problem(
+    loss: nn.Module, num_classes: int, spatial_dims: int, overlapping: bool = False
+) -> str | None:
     """What is wrong with how a loss takes logits, in words; None where nothing is.
 
     Parameters
@@ -32,15 +34,24 @@ def activation_problem(loss: nn.Module, num_classes: int, spatial_dims: int) -> 
         (logits (B, K, *S), one-hot target (B, K, *S)) -> scalar.
     num_classes, spatial_dims
         Of the dataset: K, and the number of axes in S.
+    overlapping
+        Whether its classes are regions that overlap: the target is multi-hot.
 
     Returns
     -------
     str or None
-        That the loss, or one that it calls, takes logits as probabilities; that it takes the
-        softmax of probabilities; that perfect logits score no better than inverted ones.
+        That the loss takes a softmax, where regions overlap; that it, or one that it calls, takes
+        logits as probabilities; that it takes the softmax of probabilities; that perfect logits
+        score no better than inverted ones.
     """
-    loss, target = copy.deepcopy(loss), _target(num_classes, spatial_dims)
-    probes, twice = _measure(loss, target)
+    loss, target = copy.deepcopy(loss), _target(num_classes, spatial_dims, overlapping)
+    probes, twice, softmax = _measure(loss, target)
+    if overlapping and (softmax or _is_same_shifted(probes[loss].values)):
+        return (
+            f"{type(loss).__name__} takes the softmax over the channels, so that a voxel is in one "
+            "of them, and the regions of the data set overlap; let it take the sigmoid, or choose "
+            "another loss"
+        )
     if twice:
         return (
             f"{type(loss).__name__} applies softmax or sigmoid to what already are probabilities, "
@@ -70,33 +81,37 @@ def are_probabilities(output: Tensor) -> bool:
     return bool((output >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
 
 
-def _target(k: int, spatial_dims: int) -> Tensor:
-    """One-hot bands, two of each class, in a batch of two that differ."""
-    n = 16**spatial_dims
-    labels = (torch.arange(n) * 2 * k // n % k).view([16] * spatial_dims)
-    return one_hot(torch.stack([labels, labels.flip(0)]), k)
+def _target(k: int, spatial_dims: int, overlapping: bool) -> Tensor:
+    """Bands, two of each class, in a batch of two that differ."""
+    n, values = 16**spatial_dims, k + overlapping
+    labels = (torch.arange(n) * 2 * values // n % values).view([16] * spatial_dims)
+    return example_target(torch.stack([labels, labels.flip(0)]), k, overlapping)
 
 
 def _logits(target: Tensor, true: float, others: float) -> Tensor:
     return torch.where(target > 0, true, others).float()
 
 
-def _measure(loss: nn.Module, target: Tensor) -> tuple[dict[nn.Module, "_Probe"], bool]:
-    """What the loss, and each loss in it that gets the logits, makes of several predictions."""
+def _measure(loss: nn.Module, target: Tensor) -> tuple[dict[nn.Module, "_Probe"], bool, bool]:
+    """What the loss, and each loss in it that gets the logits, makes of several predictions.
+
+    And whether probabilities were activated again, and a softmax was taken over the channels.
+    """
     generator = torch.Generator().manual_seed(0)
     some = torch.randn(target.shape, generator=generator)
     shift = 5 * torch.randn(target[:, :1].shape, generator=generator)
     tries = {name: _logits(target, *depth) for name, depth in PERFECT.items()}
     tries |= {"inverted": _logits(target, -10, 10), "some": some, "shifted": some + shift}
     probes: dict[nn.Module, _Probe] = {}
-    twice = False
+    twice = softmax = False
     with _WatchParts(loss, probes) as parts:
         for name, logits in tries.items():
             inputs = parts.run(name, logits.requires_grad_(), target)
+            softmax |= bool(parts.watched.probabilities)
             if name == "others_deep":  # the logits themselves lie far outside
                 twice = any(bool(x.min() >= 0 and x.max() <= 1) for x in inputs)
     whole = {part: probe for part, probe in probes.items() if len(probe.values) == len(tries)}
-    return whole, twice
+    return whole, twice, softmax
 
 
 def _is_same_shifted(values: Mapping[str, float]) -> bool:

@@ -29,7 +29,7 @@ class IndexTarget(nn.Module):
 
 
 class ForegroundProbability(nn.Module):
-    """A loss for two classes alone, which wants the probability of the foreground.
+    """A loss for two classes, or one region, which wants the probability of the foreground.
 
     Parameters
     ----------
@@ -42,7 +42,9 @@ class ForegroundProbability(nn.Module):
         self.loss = loss
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Logits and one-hot target (B, 2, *S) -> scalar."""
+        """Logits and one-hot target (B, 2, *S), or those of one region (B, 1, *S) -> scalar."""
+        if logits.shape[1] == 1:  # one region
+            return self.loss(logits.sigmoid(), target)
         if logits.shape[1] != 2:
             raise UserError(
                 f"{type(self.loss).__name__} is for two classes, and there are {logits.shape[1]}; "

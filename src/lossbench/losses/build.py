@@ -10,16 +10,22 @@ from torch import Tensor, nn
 
 from lossbench.common.instantiate import instantiate
 from lossbench.config import UserError, unnamed
-from lossbench.datasets.prepared import Prepared
+from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.losses.facts import NOT_CALLED, WEIGHT_KEYS, WEIGHTS_OF_ALL_CLASSES
 from lossbench.losses.masked import MaskedLoss
+from lossbench.losses.regions import RegionLoss, sigmoid_form
 from lossbench.losses.schedule import add_schedule, set_step
 from lossbench.losses.sync_free import make_sync_free
-from lossbench.losses.targets import downsampled, one_hot
+from lossbench.losses.targets import downsampled, example_target, make_target
 from lossbench.losses.weights import class_weights
 
 
-def build_loss(spec: Mapping[str, Any], voxels: Sequence[int], classes: Sequence[str]) -> nn.Module:
+def build_loss(
+    spec: Mapping[str, Any],
+    voxels: Sequence[int],
+    classes: Sequence[str],
+    labelled: int | None = None,
+) -> nn.Module:
     """Make a loss of a catalogue entry for the training cases of a fold.
 
     Parameters
@@ -31,24 +37,28 @@ def build_loss(spec: Mapping[str, Any], voxels: Sequence[int], classes: Sequence
         Voxels per class over the training cases, int (K,).
     classes
         Names of the classes.
+    labelled
+        Voxels in all, where the classes are regions that overlap: then the loss is made in its
+        sigmoid form. None: the classes exclude each other.
 
     Returns
     -------
     nn.Module
-        (logits (B, K, *S), one-hot target (B, K, *S)) -> scalar.
+        (logits (B, K, *S), one-hot or multi-hot target (B, K, *S)) -> scalar.
 
     Raises
     ------
     UserError
         Naming the entry: a weight that is infinite, negative, of the wrong length, all 0, or that
-        the loss ignores; what `instantiate` refuses.
+        the loss ignores; a loss without a sigmoid form; what `instantiate` refuses.
     """
-    where = f"losses.{spec['name']}"
+    where, overlapping = f"losses.{spec['name']}", labelled is not None
     try:
-        filled = _fill(unnamed(spec), list(voxels), list(classes))
+        form = sigmoid_form(unnamed(spec)) if overlapping else unnamed(spec)
+        filled = _fill(form, list(voxels), list(classes), labelled)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    if _has_weight(filled) and _ignores_weights(filled, len(classes), where):
+        raise UserError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
+    if _has_weight(filled) and _ignores_weights(filled, len(classes), overlapping, where):
         raise UserError(
             f"{where}: its weight would be ignored in silence: other weights give the same loss"
             f"{_why_ignored(filled, classes)}; remove the weight"
@@ -69,14 +79,21 @@ def run_loss(run: Mapping[str, Any], data: Prepared) -> nn.Module:
     Returns
     -------
     nn.Module
-        As `build_loss`, with a sync-free form of MONAI's Dice; an `MaskedLoss` where the dataset
-        has an ignore label.
+        As `build_loss`, with a sync-free form of MONAI's Dice; a `MaskedLoss` where the dataset
+        has an ignore label, in a `RegionLoss` where it has regions.
     """
     rows = data.training(run["fold"], run["training"]["min_foreground"])
-    loss = make_sync_free(build_loss(run["loss"], data.voxels()[rows].sum(axis=0), data.classes))
+    loss = make_sync_free(loss_for_cases(run["loss"], data, rows))
+    overlapping = data.regions is not None
     if data.info["ignore"]:
-        return MaskedLoss(loss, len(data.classes), data.info["spatial_dims"])
-    return loss
+        loss = MaskedLoss(loss, len(data.classes), data.info["spatial_dims"], overlapping)
+    return RegionLoss(loss, data.regions) if overlapping else loss
+
+
+def loss_for_cases(spec: Mapping[str, Any], data: Prepared, rows: Sequence[int]) -> nn.Module:
+    """Make a loss of a catalogue entry for some training cases of a dataset, by their rows."""
+    labelled = int(data.labelled()[rows].sum()) if data.regions else None
+    return build_loss(spec, data.voxels()[rows].sum(axis=0), data.classes, labelled)
 
 
 def batch_loss(
@@ -118,10 +135,11 @@ def batch_loss(
 
 
 def _value_of_head(loss: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
-    k = logits.shape[1]
-    if isinstance(loss, MaskedLoss):
-        return loss(logits, one_hot(labels, k), labels < k)
-    return loss(logits, one_hot(labels, k))
+    regions = loss.regions if isinstance(loss, RegionLoss) else None
+    target = make_target(labels, logits.shape[1], regions)
+    if isinstance(loss.loss if regions else loss, MaskedLoss):
+        return loss(logits, target, labels != IGNORE)
+    return loss(logits, target)
 
 
 def batch_loss_of_copies(
@@ -138,7 +156,11 @@ def _has_placeholder(value: Any) -> bool:
 
 
 def _fill(
-    spec: Mapping[str, Any], voxels: list[int], classes: list[str], cap: float | None = None
+    spec: Mapping[str, Any],
+    voxels: list[int],
+    classes: list[str],
+    labelled: int | None,
+    cap: float | None = None,
 ) -> dict[str, Any]:
     """The specification with weights as tensors: those written $name, and lists of numbers.
 
@@ -153,9 +175,10 @@ def _fill(
     filled = {}
     for key, value in spec.items():
         if isinstance(value, Mapping):
-            value = _fill(value, voxels, classes, cap)
+            value = _fill(value, voxels, classes, labelled, cap)
         elif isinstance(value, str) and value.startswith("$"):
-            value = torch.tensor(class_weights(value[1:], voxels, classes, indices, cap))
+            weights = class_weights(value[1:], voxels, classes, indices, cap, labelled)
+            value = torch.tensor(weights)
         elif key in WEIGHT_KEYS and _are_numbers(value):
             value = _written_weights(key, value, spec["_target_"], classes)
         filled[key] = value
@@ -205,12 +228,13 @@ def _has_weight(spec: Mapping[str, Any]) -> bool:
     )
 
 
-def _ignores_weights(spec: Mapping[str, Any], k: int, where: str) -> bool:
+def _ignores_weights(spec: Mapping[str, Any], k: int, overlapping: bool, where: str) -> bool:
     """Whether other weights, in other proportions, leave the loss of a batch as it is."""
     for shape in ((2, k, 8, 8), (2, k, 4, 4, 4)):
         generator = torch.Generator().manual_seed(0)
-        labels = torch.randint(k, (2, *shape[2:]), generator=generator)
-        logits, target = torch.randn(shape, generator=generator), one_hot(labels, k)
+        labels = torch.randint(k + overlapping, (2, *shape[2:]), generator=generator)
+        logits = torch.randn(shape, generator=generator)
+        target = example_target(labels, k, overlapping)
         makes = [
             add_schedule(instantiate(s, nn.Module, where)) for s in (spec, _other_weights(spec))
         ]
@@ -242,6 +266,8 @@ def _other_weights(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _why_ignored(spec: Mapping[str, Any], classes: Sequence[str]) -> str:
+    if len(classes) == 1:
+        return ", since there is one region"
     if len(classes) == 2 and not spec.get("include_background", True):
         return ", since one class is left without the background"
     return ""

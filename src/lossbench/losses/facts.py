@@ -18,11 +18,20 @@ SIGMOID = (
 )
 ACTIVATION_ARGUMENTS = ("softmax", "from_logits", "use_softmax")  # for messages: set to true
 
+# Losses of classes that exclude each other, and why: not for regions that overlap.
+EXCLUSIVE = {
+    "WassersteinDiceLoss": "measures distances from class to class, of which a voxel has one",
+    "GeneralizedWassersteinDiceLoss": "measures distances from class to class",
+    "NeighborAwareLoss": "takes the softmax over classes, of which a voxel has one",
+    "NACLLoss": "takes the softmax over classes, of which a voxel has one",
+}
+
 # MONAI's sums of two losses that treat a batch differently: factor and loss by attribute. Dice
 # scores each sample, the other takes the mean over all pixels, also where samples have different
 # numbers.
 TERMS = {
     "DiceCELoss": {"lambda_dice": "dice", "lambda_ce": "cross_entropy"},
+    "DiceBCELoss": {"lambda_dice": "dice", "lambda_ce": "cross_entropy"},
     "DiceFocalLoss": {"lambda_dice": "dice", "lambda_focal": "focal"},
     "GeneralizedDiceFocalLoss": {"lambda_gdl": "generalized_dice", "lambda_focal": "focal"},
 }

@@ -65,6 +65,8 @@ class FScoreLoss(nn.Module):
         Added to numerator and denominator.
     per_image
         Score each image and take the mean; else the batch is scored as one image.
+    sigmoid
+        Probabilities are made class by class, for regions that overlap; else by softmax.
     """
 
     def __init__(
@@ -74,16 +76,17 @@ class FScoreLoss(nn.Module):
         class_indexes: int | Sequence[int] | None = None,
         smooth: float = 1e-5,
         per_image: bool = False,
+        sigmoid: bool = False,
     ) -> None:
         super().__init__()
         weights = torch.as_tensor(1.0 if class_weights is None else class_weights)
         self.register_buffer("class_weights", weights.float(), persistent=False)
         self.class_indexes = [class_indexes] if isinstance(class_indexes, int) else class_indexes
-        self.beta, self.smooth, self.per_image = beta, smooth, per_image
+        self.beta, self.smooth, self.per_image, self.sigmoid = beta, smooth, per_image, sigmoid
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Logits and one-hot target (B, K, *S) -> scalar."""
-        probability = logits.softmax(dim=1)
+        probability = logits.sigmoid() if self.sigmoid else logits.softmax(dim=1)
         if self.class_indexes is not None:
             self._check(self.class_indexes, logits.shape[1])
             probability, target = probability[:, self.class_indexes], target[:, self.class_indexes]

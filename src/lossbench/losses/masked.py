@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lossbench.config import UserError
 from lossbench.losses.facts import TERMS
-from lossbench.losses.targets import one_hot
+from lossbench.losses.targets import example_target
 
 TOLERANCE = 1e-5  # relative, of losses that are the same but for the order of summation
 
@@ -23,6 +23,10 @@ class MaskedLoss(nn.Module):
     ----------
     loss
         A loss of the contract; it must not look at where a pixel lies.
+    num_classes, spatial_dims
+        Of the dataset.
+    overlapping
+        Whether the classes are regions that overlap.
 
     Raises
     ------
@@ -31,11 +35,13 @@ class MaskedLoss(nn.Module):
         and one that neither pools the batch nor is a mean over its samples.
     """
 
-    def __init__(self, loss: nn.Module, num_classes: int, spatial_dims: int) -> None:
+    def __init__(
+        self, loss: nn.Module, num_classes: int, spatial_dims: int, overlapping: bool = False
+    ) -> None:
         super().__init__()
-        self.loss = loss
+        self.loss, name = loss, type(loss).__name__
         self.terms = [
-            (factor, part, _pools(part, num_classes, spatial_dims, type(loss).__name__))
+            (factor, part, _pools(part, num_classes, spatial_dims, overlapping, name))
             for factor, part in _terms(loss)
         ]
 
@@ -59,7 +65,8 @@ class MaskedLoss(nn.Module):
 
 def _terms(loss: nn.Module) -> list[tuple[float, nn.Module]]:
     kind = type(loss)
-    parts = TERMS.get(kind.__name__, {}) if kind.__module__.startswith("monai.") else {}
+    is_known = kind.__module__.startswith(("monai.", "lossbench."))
+    parts = TERMS.get(kind.__name__, {}) if is_known else {}
     return [(getattr(loss, f), getattr(loss, part)) for f, part in parts.items()] or [(1, loss)]
 
 
@@ -70,7 +77,7 @@ def _cut(logits: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]
     return logits, target
 
 
-def _pools(loss: nn.Module, k: int, spatial_dims: int, name: str) -> bool:
+def _pools(loss: nn.Module, k: int, spatial_dims: int, overlapping: bool, name: str) -> bool:
     """Whether the loss pools the batch (else it is a mean over samples), tried on a batch.
 
     The classes lie in stripes, and the samples are of different make-up.
@@ -81,9 +88,9 @@ def _pools(loss: nn.Module, k: int, spatial_dims: int, name: str) -> bool:
 
     generator = torch.Generator().manual_seed(0)
     size = [8, 8] if spatial_dims == 2 else [4] * spatial_dims
-    labels = (torch.arange(64) * k // 64).repeat(2, 1)
+    labels = (torch.arange(64) * (k + overlapping) // 64).repeat(2, 1)
     labels[0, :48] = 0
-    target = one_hot(labels.view(2, *size), k)
+    target = example_target(labels.view(2, *size), k, overlapping)
     logits = 3 * torch.randn(target.shape, generator=generator) + 2 * target
     order = torch.randperm(64, generator=generator)
     mixed = [t.flatten(2)[..., order].view(t.shape) for t in (logits, target)]

@@ -24,6 +24,7 @@ def class_weights(
     classes: Sequence[str],
     indices: Sequence[int] | None = None,
     cap: float | None = None,
+    labelled: int | None = None,
 ) -> list[float]:
     """Weights of classes by their frequency in the training cases.
 
@@ -38,6 +39,8 @@ def class_weights(
     indices
         Indices of the classes that the loss takes a weight of; None: all. Frequencies are those
         among all classes, the mean is that of these classes.
+    labelled
+        Voxels in all, where classes are regions that overlap; None: the sum of `voxels`.
     cap
         Largest ratio to the smallest of these weights; larger weights are cut to it, before
         the mean is made 1. A class without a voxel then gets the cap.
@@ -65,7 +68,7 @@ def class_weights(
             "cases of the fold; use other folds, or set weight_cap"
         )
     with np.errstate(divide="ignore"):
-        weights = WEIGHTS[formula](counts / counts.sum(), counts)[chosen]
+        weights = WEIGHTS[formula](counts / (labelled or counts.sum()), counts)[chosen]
     if cap is not None:
         weights = np.minimum(weights, cap * weights.min())
     return (weights if name.endswith("_raw") else weights / weights.mean()).tolist()

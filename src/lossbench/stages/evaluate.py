@@ -22,13 +22,15 @@ from lossbench.common.tables import (
     PREDICTIONS,
     case_schema,
 )
+from lossbench.common.tuning import read_block
 from lossbench.common.user_code import changed_files, refuse_other_code
 from lossbench.config import METRICS, UserError
 from lossbench.datasets.batches import patch_size
 from lossbench.datasets.prepared import Prepared
-from lossbench.datasets.slices import best_slice, plane
-from lossbench.metrics import OwnMetric, build_metric, measure
-from lossbench.models import load_run, predict
+from lossbench.datasets.slices import shown_of
+from lossbench.metrics import OwnMetric, build_metric, measure_case
+from lossbench.models import load_run
+from lossbench.predictions import predict
 
 
 def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
@@ -54,7 +56,7 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
         Where the dataset or a run is not as it was written.
     """
     torch.set_num_threads(threads)
-    spec, prepared = read_json(block), Prepared(data)
+    spec, prepared = read_block(block), Prepared(data)
     prepared.verify()
     for name, code in spec.get("metrics_code", {}).items():
         refuse_other_code(code, block.name, spec["metrics"][name])
@@ -124,12 +126,10 @@ def _cases(
     cases = zip(found, rows, strict=True)
     for prediction, row in progress(cases, len(rows), f"{name}: measured"):
         label, spacing = np.asarray(data.original_label(row)), data.original_spacing(row)
-        k, tolerance = len(data.classes), data.info["surface_tolerance"]
-        figures = measure(prediction, label, spacing, k, tolerance)
+        figures = measure_case(prediction, row, data)
         figures |= {name: metric(prediction, label, spacing) for name, metric in own.items()}
         measured.append(figures)
-        number = best_slice(label, data.foreground)
-        shown[f"{folder.name}/{row}"] = plane(prediction, number).copy()  # not the whole volume
+        shown[f"{folder.name}/{row}"] = shown_of(prediction, row, data)
     names = np.repeat(data.cases["case"].iloc[rows].to_numpy(), len(data.classes))
     subjects = np.repeat(data.cases["subject"].iloc[rows].to_numpy(), len(data.classes))
     table = pd.DataFrame({"case": names, "subject": subjects, "class": data.classes * len(rows)})

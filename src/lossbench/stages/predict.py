@@ -4,7 +4,7 @@ import gzip
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,14 @@ from lossbench.datasets.mask_values import mask_image
 from lossbench.datasets.nifti import Volumes, label_file, read_volume
 from lossbench.datasets.normalisation import normalised
 from lossbench.datasets.prepared import Prepared
-from lossbench.datasets.resampling import resample_image, resample_label, training_shape
-from lossbench.models import load_run, predict_images
+from lossbench.datasets.resampling import resample_image, resample_prediction, training_shape
+from lossbench.models import load_run
+from lossbench.predictions import predict_images
 
 log = logging.getLogger(__name__)
 VOLUMES = (".nii.gz", ".nii")
-# Images (N, C, *S) as their files have them, and their spacing -> uint8 (N, *S).
+# Images (N, C, *S) as their files have them, and their spacing -> uint8 (N, *S), of regions
+# (N, R, *S).
 ClassesOf = Callable[[np.ndarray, Sequence[float]], np.ndarray]
 
 
@@ -47,7 +49,8 @@ def predict(
         own are called CASE_0000, CASE_0001, ...), or one such file.
     output
         Folder to write: CASE.png, with the values that the masks of the dataset have, or
-        CASE.nii.gz, on the grid and with the affine of the input.
+        CASE.nii.gz, on the grid and with the affine of the input. Where regions overlap, a folder
+        of masks for each: REGION/CASE.png (255 inside) or REGION/CASE.nii.gz (1 inside).
     data
         Folder of the prepared dataset of the run; by default results/datasets/DATASET.
     threads
@@ -71,16 +74,16 @@ def predict(
         info = prepared.info
         shape = training_shape(images.shape[2:], spacing, info)
         ready = [normalised(resample_image(x, shape), info["normalisation"]) for x in images]
-        found = predict_images(model, np.stack(ready), patch, prepared.background is None, device)
-        return np.stack([resample_label(classes, images.shape[2:]) for classes in found])
+        found = predict_images(model, np.stack(ready), patch, prepared, device)
+        return np.stack([resample_prediction(classes, images.shape[2:]) for classes in found])
 
     problems = []
     for name, files in progress(cases.items(), len(cases), "predicted"):
         try:
             if files[0].name.endswith(VOLUMES):
-                _predict_volume(files, output / f"{name}.nii.gz", prepared, classes_of)
+                _predict_volume(files, output, f"{name}.nii.gz", prepared, classes_of)
             else:
-                _predict_image(files[0], output / f"{name}.png", prepared, classes_of)
+                _predict_image(files[0], output, f"{name}.png", prepared, classes_of)
         except UserError as error:
             problems.append(str(error))
     log.info("%d of %d label maps are in %s", len(cases) - len(problems), len(cases), output)
@@ -134,18 +137,31 @@ def _cases(input: Path, data: Prepared) -> dict[str, list[Path]]:
     return cases
 
 
-def _predict_image(path: Path, target: Path, data: Prepared, classes_of: ClassesOf) -> None:
+def _maps(classes: np.ndarray, output: Path, data: Prepared) -> Iterator[tuple[Path, np.ndarray]]:
+    """The folder of each label map to write: one, or a mask of each region in its own."""
+    if data.regions is None:
+        yield output, classes
+        return
+    for name, mask in zip(data.classes, classes, strict=True):
+        yield output / name, mask
+
+
+def _predict_image(
+    path: Path, output: Path, name: str, data: Prepared, classes_of: ClassesOf
+) -> None:
     spec = data.info["spec"]
     is_folder = issubclass(locate(spec["_target_"], data.info["name"]), ImageFolder)
     values, spacing = (spec.get(key) if is_folder else None for key in ("values", "spacing"))
     image = read_image(path, data.info["channels"])
     (classes,) = classes_of(image[None], pixel_spacing(spacing))
-    with whole(target) as part:
-        mask_image(classes, values).save(part, format="PNG")
+    values = {0: 0, 255: 1} if data.regions else values
+    for folder, label in _maps(classes, output, data):
+        with whole(folder / name) as part:
+            mask_image(label, values).save(part, format="PNG")
 
 
 def _predict_volume(
-    files: Sequence[Path], target: Path, data: Prepared, classes_of: ClassesOf
+    files: Sequence[Path], output: Path, name: str, data: Prepared, classes_of: ClassesOf
 ) -> None:
     image, spacing = read_volume(files, files[0])
     if len(image) != data.info["channels"]:
@@ -157,9 +173,11 @@ def _predict_volume(
         raise UserError(f"{files[0]}: holds voxels that are NaN or infinite")
     axis = _slice_axis(data)
     if axis is None:
-        (label,) = classes_of(image[None], spacing)
+        (classes,) = classes_of(image[None], spacing)
     else:
         within = spacing[:axis] + spacing[axis + 1 :]
-        label = np.moveaxis(classes_of(np.moveaxis(image, axis + 1, 0), within), 0, axis)
-    with whole(target) as part:
-        part.write_bytes(gzip.compress(label_file(label, files[0]), mtime=0))
+        slices = classes_of(np.moveaxis(image, axis + 1, 0), within)
+        classes = np.moveaxis(slices, 0, axis - 3)
+    for folder, label in _maps(classes, output, data):
+        with whole(folder / name) as part:
+            part.write_bytes(gzip.compress(label_file(label, files[0]), mtime=0))

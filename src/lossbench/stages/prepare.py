@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ import pandas as pd
 
 from lossbench.common import sources
 from lossbench.common.files import checksums, read_json, whole, write_json
-from lossbench.common.instantiate import instantiate, location_of
-from lossbench.common.progress import progress
+from lossbench.common.instantiate import instantiate
 from lossbench.common.provenance import sha256
 from lossbench.common.user_code import refuse_other_code
 from lossbench.config import UserError, canonical
@@ -24,6 +23,7 @@ from lossbench.datasets.contract import (
     check_dataset,
     describe_case,
     problem_list,
+    read_cases,
 )
 from lossbench.datasets.drawing import picture
 from lossbench.datasets.folds import assign_folds
@@ -34,6 +34,7 @@ from lossbench.datasets.normalisation import (
     normalised,
 )
 from lossbench.datasets.prepared import IGNORE, ORIGINAL_LABELS, GrowingArray
+from lossbench.datasets.regions import Regions, regions_of, voxel_columns
 from lossbench.datasets.resampling import (
     axes_problem,
     is_resampled,
@@ -73,6 +74,7 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     refuse_other_code(entry.get("code", {}), dataset.name, entry["spec"])
     source = instantiate(entry["spec"], object, where, {"data_root": str(root)})
     check_dataset(source, where)
+    classes, regions = regions_of(source, entry, where)
     # Before the cases are read: what changes from here on is another version.
     record = sources.source_record(source, entry["spec"], root, entry.get("files", ""))
     normalisation = entry.get("normalisation", "z_score")
@@ -80,7 +82,7 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     arrays = ["images.npy", "labels.npy", *([ORIGINAL_LABELS] if is_resampled(entry) else [])]
     with ExitStack() as stack:
         files = {name: stack.enter_context(whole(output / name)) for name in arrays}
-        cases = _write_arrays(source, files, where, entry)
+        cases = _write_arrays(source, files, where, entry, classes, regions)
         own = getattr(source, "folds", None)
         if cases["part"].any() and entry["folds"] is None:
             check_parts(cases, own, where)
@@ -93,8 +95,8 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
         # All is in order: from here, until a new one is written, the folder holds a mixture.
         (output / "classes.json").unlink(missing_ok=True)
     stored = IMAGENET if normalisation == "imagenet" else normalisation
-    info = _info(source, entry, cases) | {"normalisation": stored}
-    voxels = [f"voxels_{name}" for name in info["classes"]]
+    info = _info(source, entry, cases, classes, regions) | {"normalisation": stored}
+    voxels = [name for name in cases if "voxels" in name]
     with whole(output / "cases.csv") as part:
         part_or_fold = ["part", "fold"] if "part" in cases else ["fold"]
         original = [name for name in cases if name.startswith("original_")]
@@ -110,7 +112,12 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
 
 
 def _write_arrays(
-    source: Any, files: Mapping[str, Path], where: str, entry: Mapping[str, Any]
+    source: Any,
+    files: Mapping[str, Path],
+    where: str,
+    entry: Mapping[str, Any],
+    classes: Sequence[str],
+    regions: Regions | None,
 ) -> pd.DataFrame:
     """Append every case to the files; a row per case, with the digests of its bytes.
 
@@ -128,7 +135,7 @@ def _write_arrays(
             stack.enter_context(GrowingArray(path, dtype))
             for path, dtype in zip(files.values(), (np.float32, np.uint8, np.uint8), strict=False)
         ]
-        for number, case in enumerate(_cases(source)):
+        for number, case in enumerate(read_cases(source)):
             if isinstance(case, UserError):
                 problems.append(str(case))
                 continue
@@ -178,10 +185,7 @@ def _write_arrays(
                     "channels": len(image),
                     "image_digest": hashlib.sha256(image).hexdigest(),
                     "label_digest": hashlib.sha256(label).hexdigest(),
-                    **{
-                        f"voxels_{name}": int(n)
-                        for name, n in zip(source.classes, counts, strict=False)
-                    },
+                    **voxel_columns(counts, classes, regions),
                     "offset": label_file.length,
                     **original,
                 }
@@ -219,41 +223,23 @@ def _normalise_by_dataset(path: Path, cases: pd.DataFrame) -> dict[str, list[flo
     return statistics
 
 
-def _cases(source: Any) -> Iterator[Any]:
-    """Every case, or the error that reading it gave; an iterable ends at its first error."""
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        for number in progress(range(len(source)), len(source), "read"):
-            try:
-                yield source[number]
-            except Exception as error:
-                yield _reading_failed(error, number)
-    else:
-        number = 0
-        try:
-            for case in progress(source, None, "read"):
-                yield case
-                number += 1
-        except Exception as error:
-            yield _reading_failed(error, number)
-
-
-def _reading_failed(error: Exception, number: int) -> UserError:
-    if isinstance(error, UserError):
-        return error
-    what = f"{type(error).__name__}: {error} ({location_of(error)})"
-    return UserError(f"case number {number}: {what}")
-
-
-def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[str, Any]:
+def _info(
+    source: Any,
+    entry: Mapping[str, Any],
+    cases: pd.DataFrame,
+    classes: Sequence[str],
+    regions: Regions | None,
+) -> dict[str, Any]:
     """Content of classes.json."""
     keys = ["case", "fold", "shape", "spacing", *(["part"] if "part" in cases else [])]
     described = cases[keys].to_dict("list")
     described["digest"] = (cases["image_digest"] + cases["label_digest"]).tolist()
     ignore = getattr(source, "ignore", None) is not None
     own = "part" in cases or getattr(source, "folds", None) is not None
-    classes = list(source.classes)
     is_foreground = None in (entry.get("background", 0), getattr(source, "background", 0))
     content = {"classes": classes, "ignore": ignore, "cases": described}
+    if regions:
+        content["regions"] = regions
     if is_foreground:  # not in the digest of other data, so that these are trained once
         content["background"] = None
     if is_resampled(entry):
@@ -262,7 +248,8 @@ def _info(source: Any, entry: Mapping[str, Any], cases: pd.DataFrame) -> dict[st
     return {
         "name": entry["name"],
         "classes": classes,
-        "background": None if is_foreground else 0,
+        "background": None if is_foreground or regions else 0,
+        "regions": regions,
         "channels": int(cases["channels"].iloc[0]),
         "spatial_dims": cases["shape"].iloc[0].count("x") + 1,
         "ignore": ignore,
@@ -284,8 +271,9 @@ def _counted_parts(cases: pd.DataFrame) -> dict[str, int]:
 
 def _log_summary(cases: pd.DataFrame, info: Mapping[str, Any]) -> None:
     voxels = cases[[f"voxels_{name}" for name in info["classes"]]].sum().to_numpy()
+    labelled = cases["labelled_voxels"].sum() if info["regions"] else voxels.sum()
     shares = ", ".join(
-        f"{n} {v:.3%}" for n, v in zip(info["classes"], voxels / voxels.sum(), strict=True)
+        f"{n} {v:.3%}" for n, v in zip(info["classes"], voxels / labelled, strict=True)
     )
     parts = [f"{count} {part}" for part, count in (info["parts"] or {}).items()]
     kind = ", ".join(parts) or f"{info['folds']} folds"

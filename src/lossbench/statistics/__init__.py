@@ -21,6 +21,9 @@ from lossbench.statistics.sequential import Looks as Looks
 from lossbench.statistics.sequential import decide_rounds as decide_rounds
 from lossbench.statistics.sequential import more_rounds_may_decide as more_rounds_may_decide
 from lossbench.statistics.sequential import rounds_needed as rounds_needed
+from lossbench.statistics.tuning import Peak as Peak
+from lossbench.statistics.tuning import expected_best as expected_best
+from lossbench.statistics.tuning import peak as peak
 from lossbench.statistics.variance_components import Components as Components
 from lossbench.statistics.verdicts import Decision as Decision
 from lossbench.statistics.verdicts import decide as decide

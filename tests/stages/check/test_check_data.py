@@ -319,9 +319,9 @@ def test_memory_holds_the_graphs_of_all_losses_on_a_gpu(monkeypatch):
         trainings=["a", "b", "c"], model=torch.nn.Conv2d(1, 2, 3),
     )  # fmt: skip
     monkeypatch.setattr(cost, "peak_memory", lambda device: 1_000)
-    assert cost._memory_bytes(flight) == 3_000
+    assert cost._memory_bytes(flight, 3) == 3_000
     flight.device = torch.device("cpu")
-    assert cost._memory_bytes(flight) == 1_000 + 2 * 4 * 4 * (2 * 9 + 2)
+    assert cost._memory_bytes(flight, 3) == 1_000 + 2 * 4 * 4 * (2 * 9 + 2)
 
 
 def test_important_things_come_first():
@@ -336,16 +336,17 @@ def test_important_things_come_first():
     }  # fmt: skip
     costs = {
         "dataset": "cells", "model": "unet", "device": "GPU X", "blocks": 4, "memory_bytes": 2.5e9,
+        "at_most": True, "tuning_seconds": 0.0,
         "batch_seconds": 0.002, "block_seconds": 5400.0, "total_seconds": 21600.0,
         "losses": {"dice": {"step_seconds": 0.1, "train_seconds": 5000.0, "validate_seconds": 300.0, "evaluate_seconds": 104.0}},
     }  # fmt: skip
     found = {"data": {"cells": data}, "losses": ["dice"], "properties": [], "cards": {}, "gradients": []}  # fmt: skip
     shown = text(found, "PLAN", [costs], {"cells": "results/doubtful_cells.png"})
     order = [
-        "PLAN", "about 6 h on GPU X", "Look at first", "cells: size far from the median",
+        "PLAN", "at most about 6 h on GPU X", "Look at first", "cells: size far from the median",
         "results/doubtful_cells.png", "Data: cells", "8x8 to 9x8 (median 8x8)",
         "ignored: 25.0% of all voxels, 20.0% of the median case, 60.0% at most", "0.040%", "subjects",
-        "A block of cells, unet", "About 90 min and 2.5 GB on GPU X; 4 blocks: 6 h", "83.3 min", "104 s",
+        "A block of cells, unet", "About 90 min and 2.5 GB on GPU X; at most 4 blocks: 6 h", "83.3 min", "104 s",
     ]  # fmt: skip
     places = [shown.index(part) for part in order]
     assert places == sorted(places)

@@ -264,7 +264,7 @@ def test_counts_alone_give_dice_of_monai(tmp_path, output):
 
 WRONG = {
     "no loss": ("case,dice\n1,0.5\n", "no column 'loss'; or name the file: NAME=PATH"),
-    "no case": ("loss,image,dice\na,1,0.5\n", "no column 'case'"),
+    "no case": ("loss,number,dice\na,1,0.5\n", "no column 'case'"),
     "no metric": ("loss,case,score\na,1,0.5\nb,1,0.5\n", "no column of a metric"),
     "text": ("loss,case,dice\na,1,0.5\nb,1,good\n", "row 2: dice is not a number (found 'good')"),
     "fold": ("loss,case,fold,dice\na,1,x,0.5\n", "row 1: fold is not a whole number (found 'x')"),
@@ -275,7 +275,8 @@ WRONG = {
     "no rows": ("loss,case,dice\n", "has no rows"),
     "no table": ("", "is not a valid CSV"),
     "ragged": ('loss,case,dice\na,1,0.5,3,"\n', "is not a valid CSV"),
-    "column twice": ("loss,case,Dice,dice\na,1,0.5,0.5\n", "two columns are called 'dice'"),
+    "column twice": ("loss,case,dice,dice\na,1,0.5,0.5\n", "two columns are called 'dice'"),
+    "metric twice": ("loss,case,Dice,DSC\na,1,0.5,0.5\n", "the columns 'Dice' and 'DSC' are both dice"),
 }  # fmt: skip
 
 
@@ -303,19 +304,23 @@ def test_other_mistakes(tmp_path, output):
         str(tmp_path / "none.csv"): "none.csv: cannot be read",
         csv(tmp_path, "not parquet", "a.parquet"): "a.parquet: is not a valid CSV or Parquet file",
         csv(tmp_path, "{}", "summary.json"): "Expected: NAME=",
-        f"a={csv(tmp_path, '{}', 'summary.json')}": "is not a valid summary.json of nnU-Net v2",
-        f"a={csv(tmp_path, '{cut', 'cut.json')}": "is not a valid summary.json of nnU-Net v2",
+        f"a={csv(tmp_path, '{}', 'summary.json')}": "is not a valid summary.json of nnU-Net",
+        f"a={csv(tmp_path, '{cut', 'cut.json')}": "is not a valid summary.json of nnU-Net",
     }.items():
         with pytest.raises(UserError, match=said):
             compare_files([file, good], "a", output)
     assert not output.exists()
 
 
-def test_percent_is_noticed(tmp_path, output):
+def test_percent_is_divided_where_the_command_line_says_so(tmp_path, output):
     rows = [f"{x},{s},1,{88 + s * (x == 'b')}\n{x},{s},2,{70 + s}" for x in "ab" for s in (0, 9)]
-    compare_files([csv(tmp_path, "\n".join(["loss,seed,case,dice", *rows]))], "a", output)
-    assert "dice reaches 97: in percent?" in (output / "verdict.txt").read_text()
-    assert comparisons(output)["ci_high"].item() > 1, "not cut at 1, as shares are"
+    file = csv(tmp_path, "\n".join(["loss,seed,case,dice", *rows]))
+    with pytest.raises(UserError, match=r"dice of case 1 of a is 88; .*--percent a b"):
+        compare_files([file], "a", output)
+    assert main(["compare", "--cases", file, "--reference", "a", "--output", str(output),
+                 "--percent"]) == 0  # fmt: skip
+    assert "dice of a are in percent and divided by 100" in (output / "verdict.txt").read_text()
+    assert comparisons(output)["difference"].item() == pytest.approx(0.0225)
 
 
 @pytest.mark.slow
@@ -412,9 +417,9 @@ def test_rows_of_means_are_no_cases(tmp_path, output):
 @pytest.mark.parametrize(
     ("ce", "message"),
     [
-        ({x: 100 * v for x, v in CASES.items()}, r"dice of ce is in percent \(up to 85\)"),
-        ({**CASES, "p3": -0.2}, r"dice of case p3 is -0\.2; expected: from 0 to 1, or percent"),
-        ({**CASES, "p3": 830}, "dice of case p3 is 830"),
+        ({x: 100 * v for x, v in CASES.items()}, r"dice of case p0 of ce is 80; .*--percent ce"),
+        ({**CASES, "p3": -0.2}, r"dice of case p3 of ce is -0\.2; expected: from 0 to 1"),
+        ({**CASES, "p3": 830}, "dice of case p3 of ce is 830; expected: from 0 to 1$"),
     ],
 )
 def test_values_in_two_units_or_out_of_bounds_are_refused(ce, message, tmp_path, output):

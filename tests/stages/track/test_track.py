@@ -195,8 +195,9 @@ def test_the_comparison_carries_the_verdict_table_and_the_report(finished):
 
 def test_a_verdict_without_an_interval_says_so():
     row = {"dataset": "toy", "model": "unet", "metric": "dice", "loss": "new", "class": "one"}
+    row["reference"] = "dice"
     row |= {"verdict": "undecided", "difference": -0.25, "ci_low": None, "ci_high": None}
-    text = verdict_table(pd.DataFrame([row]), ["background", "one"], "dice")
+    text = verdict_table(pd.DataFrame([row]), ["background", "one"])
     assert "**undecided** -0.2500 (no interval)" in text
 
 

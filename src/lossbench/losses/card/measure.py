@@ -48,7 +48,11 @@ SAME = 1e-4  # relative; what float32 sums may differ by
 
 
 def measure(
-    loss: nn.Module, reference: nn.Module, num_classes: int, spatial_dims: int
+    loss: nn.Module,
+    reference: nn.Module,
+    num_classes: int,
+    spatial_dims: int,
+    sigmoid: bool = False,
 ) -> dict[str, Property]:
     """Measure what a loss computes: a value for each of `PROPERTIES`, the same at every call.
 
@@ -60,6 +64,8 @@ def measure(
         What its scale is measured against.
     num_classes, spatial_dims
         Of the batches that it is for.
+    sigmoid
+        Whether the losses make their probabilities class by class, as for regions that overlap.
 
     Returns
     -------
@@ -68,7 +74,7 @@ def measure(
     """
     card = dict.fromkeys(PROPERTIES, UNKNOWN)
     labels = labels_of(num_classes, SIZES[spatial_dims])
-    m, r = (Measured(x, labels, num_classes) for x in (loss, reference))
+    m, r = (Measured(x, labels, num_classes, sigmoid) for x in (loss, reference))
     alone = (_term, _pooling, _background, _absent, _weights, _range, _hard_value)
     for part in (*(partial(part, m) for part in alone), partial(_scale, m, r)):
         # A loss may refuse a probe (a single sample, an absent class) and still train.
@@ -89,6 +95,8 @@ def leaves_out_class_0(loss: nn.Module, num_classes: int, spatial_dims: int) -> 
             return True
         if getattr(module, "alpha_mode", "GDL") != "GDL":
             return True
+    if num_classes == 1:  # a loss without its only region has no gradient, which is found
+        return False
     measured = Measured(loss, labels_of(num_classes, SIZES[spatial_dims]), num_classes)
     with suppress(RefusedError):
         return _background(measured)["background_value"] == "no"

@@ -72,10 +72,14 @@ class Measured:
         A copy in float64, or the loss as it came where that is refused.
     probe
         Of the labels (2, *S).
+    sigmoid
+        Whether its probabilities are made class by class.
     """
 
-    def __init__(self, loss: nn.Module, labels: Tensor, num_classes: int) -> None:
-        self.num_classes = num_classes
+    def __init__(
+        self, loss: nn.Module, labels: Tensor, num_classes: int, sigmoid: bool = False
+    ) -> None:
+        self.num_classes, self.sigmoid = num_classes, sigmoid
         self.loss, self.dtype = copy.deepcopy(loss).double(), torch.float64
         self.probe = self.soft(labels)
         try:

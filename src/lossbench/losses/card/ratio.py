@@ -40,7 +40,7 @@ def ratio(m: Measured) -> Ratio | None:
     probes = [m.soft(holding(k, 24, m.num_classes, dims), seed) for seed in (1, 2, 3)]
     scores = np.array([1 - float(m.terms(probe).value[k]) / weight for probe in probes])
     for denominator, power in (("linear", 1), ("squared", 2)):
-        a, b, misfit = _fit(scores, [_overlap(probe, k, power) for probe in probes], smoothing)
+        a, b, misfit = _fit(scores, [_overlap(m, probe, k, power) for probe in probes], smoothing)
         if misfit < MISFIT:
             return Ratio(_form(round(a, 2), round(b, 2)), denominator, smoothing)
     return None
@@ -77,9 +77,10 @@ def _missed(m: Measured, k: int, number: int) -> Probe:
     return Probe(perfect_logits(predicted), target)
 
 
-def _overlap(probe: Probe, k: int, power: int) -> tuple[float, float, float]:
+def _overlap(m: Measured, probe: Probe, k: int, power: int) -> tuple[float, float, float]:
     """Intersection, false positives and false negatives of a class, from soft predictions."""
-    p, g = probe.logits.softmax(dim=1)[:, k], probe.target[:, k]
+    activated = probe.logits.sigmoid() if m.sigmoid else probe.logits.softmax(dim=1)
+    p, g = activated[:, k], probe.target[:, k]
     inside = float((p * g).sum())
     return inside, float((p**power).sum()) - inside, float(g.sum()) - inside
 

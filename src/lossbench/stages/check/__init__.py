@@ -62,7 +62,8 @@ def check(
         from lossbench.stages.check.preflight import preflight
         from lossbench.stages.check.try_entries import attempts, cards
 
-    settings = load(experiment)
+    whole = load(experiment)
+    settings = whole.at_common_rate()
     for section, name, entry in settings.components():
         refuse_other_code(settings.code(section, name), experiment.name, entry.spec())
     folder = experiment.parent.parent / "datasets"
@@ -92,7 +93,7 @@ def check(
     for probe in gradients:
         for sentence in probe["sentences"]:
             log.info("%s, %s: %s", probe["dataset"], probe["model"], sentence)
-    if sentence := low_power(settings, experiment.parent.parent):
+    if sentence := low_power(whole, experiment.parent.parent):
         log.warning("%s", sentence)
 
 

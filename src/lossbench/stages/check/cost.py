@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from lossbench.common.device import device_name, peak_memory, wait_for
-from lossbench.config import Experiment
+from lossbench.config import TUNED, Experiment
 from lossbench.datasets.batches import patch_size
 from lossbench.datasets.prepared import IGNORE, Prepared
-from lossbench.metrics import measure
-from lossbench.models import precision_used, predict
+from lossbench.datasets.regions import region_masks
+from lossbench.metrics import measure_case
+from lossbench.models import precision_used
+from lossbench.predictions import predict
 from lossbench.stages.check.preflight import GradientProbe
 
 STEPS = 5  # timed, of each loss, after a first one that is not
@@ -23,7 +25,7 @@ CASES = 3  # predicted and measured
 THREADS = 1  # of the CPU, as the rule `train` has it
 
 
-def block_cost(settings: Experiment, data: Prepared, model: str, seconds: float) -> dict[str, Any]:
+def block_cost(study: Experiment, data: Prepared, model: str, seconds: float) -> dict[str, Any]:
     """Time and memory of the blocks of a dataset and model; to be called in a process of its own.
 
     The memory that this process has had is a block's but for the state of its other losses. What
@@ -31,7 +33,7 @@ def block_cost(settings: Experiment, data: Prepared, model: str, seconds: float)
 
     Parameters
     ----------
-    settings, data, model
+    study, data, model
         The experiment, its dataset, and one of its models.
     seconds
         For the timed steps of all losses: fewer are made where they take long.
@@ -39,10 +41,12 @@ def block_cost(settings: Experiment, data: Prepared, model: str, seconds: float)
     Returns
     -------
     dict
-        dataset, model, device, blocks, memory_bytes, batch_seconds, block_seconds, total_seconds,
-        and losses: for each loss step_seconds, and train_, validate_ and evaluate_seconds of a run.
+        dataset, model, device, blocks, at_most (whether rounds may need fewer), memory_bytes,
+        batch_seconds, block_seconds, tuning_seconds, total_seconds, and losses: for each loss
+        step_seconds, and train_, validate_ and evaluate_seconds of a run.
     """
     torch.set_num_threads(THREADS)
+    settings = study.at_common_rate()
     probe, matrix = GradientProbe(settings, data, model), settings.matrix
     batch = _batch_seconds(probe)
     per_loss = seconds / len(matrix.loss)
@@ -54,7 +58,10 @@ def block_cost(settings: Experiment, data: Prepared, model: str, seconds: float)
     )
     losses = {}
     # The losses of a block share the batches.
-    block = batch * max(training["steps"] for training in probe.trainings.values())
+    most_steps = max(training["steps"] for training in probe.trainings.values())
+    block, tuning, grid = batch * most_steps, 0.0, study.tuning and study.tuning.learning_rate
+    if grid:
+        tuning = batch * (grid.steps or most_steps)
     for loss, step in steps.items():
         training = probe.trainings[loss]
         validations = math.ceil(training["steps"] / settings.execution.validate_every)
@@ -64,17 +71,22 @@ def block_cost(settings: Experiment, data: Prepared, model: str, seconds: float)
             "evaluate_seconds": (predicting + measuring) * n_evaluation,
         }
         losses[loss] = {"step_seconds": step, **parts}
-        block += sum(parts.values())
+        block += sum(parts.values()) * (2 if study.is_tuned(loss + TUNED) else 1)
+        if grid:
+            tuning += step * (grid.steps or training["steps"]) + predicting * n_validation
     blocks = len(matrix.fold) * len(matrix.seed)
+    tuning *= len(matrix.fold) * grid.points * grid.trainings if grid else 0
     return {
         "dataset": data.info["name"],
         "model": model,
         "device": device_name(probe.device),
         "blocks": blocks,
-        "memory_bytes": _memory_bytes(probe),
+        "at_most": study.rounds is not None,
+        "memory_bytes": _memory_bytes(probe, len(study.matrix.loss)),
         "batch_seconds": batch,
         "block_seconds": block,
-        "total_seconds": blocks * block,
+        "tuning_seconds": tuning,
+        "total_seconds": blocks * block + tuning,
         "losses": losses,
     }
 
@@ -119,14 +131,14 @@ def _case_seconds(probe: GradientProbe, data: Prepared) -> tuple[float, float]:
     """Of predicting a case, and of its metrics: of its label, moved by a voxel."""
     rows = [int(row) for row in data.evaluation(probe.spec["fold"])[:CASES]]
     patch = patch_size(data, probe.spec["training"])
-    device, k = probe.device, len(data.classes)
+    device = probe.device
 
     def measure_all() -> None:
         for row in rows:
             label = np.asarray(data.original_label(row))
             moved = np.roll(np.where(label == IGNORE, 0, label), 1, axis=0)
-            spacing = data.original_spacing(row)
-            measure(moved, label, spacing, k, data.info["surface_tolerance"])
+            moved = region_masks(moved, data.regions) if data.regions else moved
+            measure_case(moved, row, data)
 
     predicting = _timed(device, partial(predict, probe.model, data, rows, patch, device))
     return predicting / len(rows), _timed(device, measure_all) / len(rows)
@@ -137,11 +149,11 @@ def _voxels(training: Mapping[str, Any], data: Prepared) -> int:
     return training["batch_size"] * math.prod(patch_size(data, training))
 
 
-def _memory_bytes(probe: GradientProbe) -> int:
+def _memory_bytes(probe: GradientProbe, n_losses: int) -> int:
     """Of a block, from what this process has had, with one loss at a time."""
     peak = peak_memory(probe.device)
     whole = probe.device.type == "cuda"  # a CUDA graph keeps the memory of its step
-    return peak + (len(probe.trainings) - 1) * (peak if whole else _state_bytes(probe))
+    return peak + (n_losses - 1) * (peak if whole else _state_bytes(probe))
 
 
 def _state_bytes(probe: GradientProbe) -> int:

@@ -28,19 +28,19 @@ def survey(data: Prepared, folds: Sequence[int]) -> dict[str, Any]:
         the split, or fold; cases, subjects, and share of each class); findings (kind, text, cases),
         one of a kind, what is most likely a mistake first.
     """
-    voxels, subjects = data.voxels(), data.cases["subject"]
+    voxels, labelled, subjects = data.voxels(), data.labelled(), data.cases["subject"]
     return {
         "cases": len(voxels),
         "sizes": _spread(data.cases["shape"]),
         "spacing": _spread(data.cases["spacing"]),
         "ignored": _ignored(data) if data.info["ignore"] else None,
-        "classes": [_of_class(name, k, voxels) for k, name in enumerate(data.classes)],
+        "classes": [_of_class(n, k, voxels, labelled) for k, n in enumerate(data.classes)],
         "parts": [
             {
                 "part": part,
                 "cases": len(rows),
                 "subjects": subjects.iloc[rows].nunique(),
-                "shares": _shares(voxels[rows].sum(axis=0)),
+                "shares": _shares(voxels[rows], labelled[rows]),
             }
             for part, rows in data.parts().items()
         ],
@@ -61,13 +61,12 @@ def _spread(values: Iterable[tuple]) -> dict[str, list[float]]:
     return {name: mark(table, axis=0).tolist() for name, mark in marks.items()}
 
 
-def _shares(voxels: np.ndarray) -> list[float]:
-    return (voxels / max(voxels.sum(), 1)).tolist()
+def _shares(voxels: np.ndarray, labelled: np.ndarray) -> list[float]:
+    return (voxels.sum(axis=0) / max(labelled.sum(), 1)).tolist()
 
 
-def _of_class(name: str, k: int, voxels: np.ndarray) -> dict[str, Any]:
-    labelled = np.maximum(voxels.sum(axis=1), 1)
-    present = (voxels[:, k] / labelled)[voxels[:, k] > 0]
+def _of_class(name: str, k: int, voxels: np.ndarray, labelled: np.ndarray) -> dict[str, Any]:
+    present = (voxels[:, k] / np.maximum(labelled, 1))[voxels[:, k] > 0]
     low, median, high = np.quantile(present, (0, 0.5, 1)) if present.size else (0, 0, 0)
-    row = {"class": name, "share": _shares(voxels.sum(axis=0))[k], "cases": int(present.size)}
+    row = {"class": name, "share": _shares(voxels, labelled)[k], "cases": int(present.size)}
     return row | {"low": float(low), "median": float(median), "high": float(high)}

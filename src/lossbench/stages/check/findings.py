@@ -67,7 +67,7 @@ class _Findings:
         self.names = data.cases["case"].tolist()
         self.measured = "test" if "part" in data.cases else "validation"  # cases
         self.voxels, self.rows_of = data.voxels(), data.parts()
-        self.sizes, self.ignored = data.sizes(), data.ignored()
+        self.sizes, self.ignored, self.labelled = data.sizes(), data.ignored(), data.labelled()
 
     def parts(self) -> list[Iterator[Finding]]:
         """What is most likely a mistake first."""
@@ -150,10 +150,9 @@ class _Findings:
 
     def uneven_folds(self) -> Iterator[Finding]:
         """Folds, or parts, of which one has several times the foreground of another."""
-        shares = {}
+        shares, foreground = {}, self.data.foreground_voxels()
         for part, rows in self.rows_of.items():
-            total = self.voxels[rows].sum(axis=0)
-            shares[part] = total[self.data.foreground].sum() / max(total.sum(), 1)
+            shares[part] = foreground[rows].sum() / max(self.labelled[rows].sum(), 1)
         low, high = min(shares, key=shares.get), max(shares, key=shares.get)
         if shares[high] > MAX_FOLD_RATIO * shares[low]:
             of_low, of_high = (f"{shares[part]:.1%} of {part}" for part in (low, high))
@@ -191,7 +190,7 @@ class _Findings:
 
     def odd_shares(self) -> Iterator[Finding]:
         """Cases whose share of a class is far from the others'."""
-        shares = self.voxels / np.maximum(self.voxels.sum(axis=1, keepdims=True), 1)
+        shares = self.voxels / np.maximum(self.labelled, 1)[:, None]
         found = []
         for k in self.data.foreground:
             name, has = self.data.classes[k], shares[:, k] > 0
@@ -212,7 +211,7 @@ class _Findings:
         for row in looked_at:
             label = np.asarray(self.data.label(row))
             for k in (k for k in self.data.foreground if self.voxels[row, k]):
-                parts, _ = ndimage.label(label == k, np.ones((3,) * label.ndim))
+                parts, _ = ndimage.label(self.data.class_mask(label, k), np.ones((3,) * label.ndim))
                 sizes = np.bincount(parts.reshape(-1))[1:]
                 if sizes.min() <= SPECK_SIZE and sizes.max() >= SPECK_RATIO * sizes.min():
                     found[k].append(row)

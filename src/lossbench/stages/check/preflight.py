@@ -17,8 +17,9 @@ from lossbench.common.device import pick_device
 from lossbench.common.provenance import seed_of
 from lossbench.config import MATCHED, Experiment
 from lossbench.datasets.batches import Batches
+from lossbench.datasets.normalisation import IMAGENET
 from lossbench.datasets.prepared import Prepared
-from lossbench.losses import batch_loss, batch_loss_of_copies, match_scale, one_hot, run_loss
+from lossbench.losses import batch_loss, batch_loss_of_copies, make_target, match_scale, run_loss
 from lossbench.losses.gradients import gradient_snapshot
 from lossbench.models import (
     Logits,
@@ -61,6 +62,7 @@ def _probe_gradients(
         snapshots.append(probe.snapshot())
     reference = settings.comparison.reference
     sentences = _sentences(snapshots, reference, probe.trainings)
+    sentences += _other_normalisation(probe.spec["model"], data)
     found = {"dataset": data.info["name"], "model": model, "classes": data.classes}
     return {**found, "reference": reference, "snapshots": snapshots, "sentences": sentences}
 
@@ -84,7 +86,7 @@ class GradientProbe:
         ).train()
         self.batches = Batches(data, fold, seed, training, self.device)
         self.probe = self.batches(0)
-        self.step, self.num_classes = 0, len(data.classes)
+        self.step, self.classes = 0, (len(data.classes), data.regions)
         for name, loss in self.losses.items():
             match_scale(name, loss, partial(self._value, loss), self.model.parameters())
         self.optimizer = make_optimizer([*self.model.parameters()], training)
@@ -102,7 +104,7 @@ class GradientProbe:
         found = gradient_snapshot(
             losses,
             logits,
-            one_hot(labels, self.num_classes),
+            make_target(labels, *self.classes),
             self.model.parameters(),
             self.reference,
             split=losses,
@@ -166,6 +168,19 @@ def _sentences(snapshots: list[dict], reference: str, trainings: Mapping[str, di
         if cosine is not None and cosine >= SAME:
             found.append(_sentence(a, b, snapshots, trainings))
     return found
+
+
+def _other_normalisation(model: Mapping[str, Any], data: Prepared) -> list[str]:
+    """That images are not normalised as those that an encoder was pretrained on."""
+    given = data.info.get("normalisation")
+    if not model.get("encoder_weights") or given == IMAGENET or data.info["channels"] != 3:
+        return []
+    return [
+        f"models.{model['name']} has a pretrained encoder; most of these saw colours normalised by "
+        f"ImageNet's mean and standard deviation, and datasets.{data.info['name']} is normalised "
+        f"otherwise ({given if isinstance(given, str) else 'by numbers'}): normalisation: imagenet "
+        "would be theirs."
+    ]
 
 
 def _sentence(a: str, b: str, snapshots: list[dict], trainings: Mapping[str, dict]) -> str:

@@ -14,13 +14,16 @@ import yaml
 from lossbench.common.instantiate import location_of
 from lossbench.config import Experiment, UserError, did_you_mean, unnamed
 from lossbench.config.claims import Claim
+from lossbench.datasets.inner_split import InnerSplit
 from lossbench.datasets.prepared import IGNORE, Prepared
+from lossbench.datasets.regions import region_masks
 from lossbench.losses import (
     IndexTarget,
     MaskedLoss,
     activation_problem,
     build_loss,
-    one_hot,
+    example_target,
+    loss_for_cases,
 )
 from lossbench.losses.card import (
     PROPERTIES,
@@ -39,7 +42,7 @@ def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Callab
     name, matrix = data.info["name"], settings.matrix
     keys = {"dataset": name, "fold": matrix.fold[0], "seed": 0}
     for fold in matrix.fold:
-        yield f"{name}/fold{fold}", partial(_check_fold, data, fold)
+        yield f"{name}/fold{fold}", partial(_check_fold, settings, data, fold)
     for loss in matrix.loss:
         run = settings.run(model=matrix.model[0], loss=loss, **keys)
         yield f"{name}/{loss}", partial(_check_loss, run, data, matrix.fold)
@@ -54,41 +57,49 @@ def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Callab
 
 def cards(settings: Experiment, data: Prepared) -> dict[str, dict[str, Property]]:
     """What each loss computes on batches like those of a dataset, by `semantics.measure`."""
-    k, dims = len(data.classes), data.info["spatial_dims"]
+    classes, dims, overlapping = data.classes, data.info["spatial_dims"], data.regions is not None
+    if len(classes) == 1:  # a sigmoid loss takes each region alike: the card is of two of them
+        classes = [*classes, "another"]
+    k = len(classes)
     voxels = probe_voxels(k, dims)
+    labelled = sum(voxels) if overlapping else None
     losses = {}
     for name in settings.matrix.loss:
         spec = {"name": name, **settings.losses[name].spec()}
-        losses[name] = build_loss(spec, voxels, data.classes)
+        losses[name] = build_loss(spec, voxels, classes, labelled)
     reference = losses[settings.comparison.reference]
-    measured = {name: measure(loss, reference, k, dims) for name, loss in losses.items()}
+    measured = {
+        name: measure(loss, reference, k, dims, overlapping) for name, loss in losses.items()
+    }
     if data.background is None:
         none = dict.fromkeys((p for p in PROPERTIES if p.startswith("background_")), "none")
         measured = {name: card | none for name, card in measured.items()}
     return measured
 
 
-def _check_fold(data: Prepared, fold: int) -> None:
+def _check_fold(settings: Experiment, data: Prepared, fold: int) -> None:
     data.training(fold)
     if not len(data.evaluation(fold)):
         raise UserError(f"{data.info['name']}: fold {fold} has no validation case")
+    for seed in settings.tuning.learning_rate.seeds if settings.tuning else ():
+        InnerSplit(data.folder, seed).training(fold)
 
 
 def _check_loss(run: dict[str, Any], data: Prepared, folds: list[int]) -> None:
     for fold in folds:
         rows = data.training(fold, run["training"]["min_foreground"])
-        loss = build_loss(run["loss"], data.voxels()[rows].sum(axis=0), data.classes)
-        _try_loss(loss, run["loss"], data)
+        _try_loss(loss_for_cases(run["loss"], data, rows), run["loss"], data)
 
 
 def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) -> None:
     """A scalar, finite, with a finite gradient that is not all zero, for logits of any size."""
     where = f"losses.{spec['name']}"
-    k, dims = len(data.classes), data.info["spatial_dims"]
+    k, dims, overlapping = len(data.classes), data.info["spatial_dims"], data.regions is not None
     generator = torch.Generator().manual_seed(0)
     shape = [2, k, *[16] * dims]
     logits = (3 * torch.randn(shape, generator=generator)).requires_grad_()
-    target = one_hot(torch.randint(k, [2, *shape[2:]], generator=generator), k)
+    labels = torch.randint(k + overlapping, [2, *shape[2:]], generator=generator)
+    target = example_target(labels, k, overlapping)
     try:
         value = copy.deepcopy(loss)(logits, target)
     except UserError as error:
@@ -119,21 +130,23 @@ def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) ->
     if problem := _state_problem(loss, logits.detach(), target):
         raise UserError(f"{where}: {problem}")
     # Before what is not finite, since logits taken as probabilities often are the cause of that.
-    if logits.grad.any() and (problem := activation_problem(loss, k, dims)):
+    if logits.grad.any() and (problem := activation_problem(loss, k, dims, overlapping)):
         raise UserError(f"{where}: {problem}")
     if not (value.isfinite() and logits.grad.isfinite().all() and logits.grad.any()):
         raise UserError(
             f"{where}: value {value.item()} or gradient is not finite, or the gradient is all 0"
         )
     if data.background is None and leaves_out_class_0(loss, k, dims):
+        what = "region" if overlapping else "class"
+        null = "" if overlapping else " (background: null)"
         raise UserError(
-            f"{where}: it leaves class 0 out, and {data.info['name']} has no background "
-            f"(background: null): its class 0, {data.classes[0]}, is a class like the others; take "
+            f"{where}: it leaves {what} 0 out, and {data.info['name']} has no background{null}: "
+            f"its {what} 0, {data.classes[0]}, is a {what} like the others; take "
             "include_background: false (or a weight of 0) away, or choose another loss"
         )
     if data.info["ignore"]:
         try:
-            MaskedLoss(loss, k, dims)
+            MaskedLoss(loss, k, dims, overlapping)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
@@ -172,7 +185,8 @@ def _check_metric(name: str, spec: dict[str, Any], data: Prepared) -> None:
     """On the first case, with a perfect prediction and with one of nothing but background."""
     metric = build_metric(name, spec, data)
     label = np.asarray(data.original_label(0))
-    for prediction in (np.where(label == IGNORE, 0, label), np.zeros_like(label)):
+    perfect = region_masks(label, data.regions) if data.regions else label
+    for prediction in (np.where(perfect == IGNORE, 0, perfect), np.zeros_like(perfect)):
         metric(prediction.astype(np.uint8), label, data.original_spacing(0))
 
 

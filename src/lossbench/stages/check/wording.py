@@ -36,8 +36,9 @@ def text(
         Of the cases of each dataset's findings, where there are any.
     """
     total = sum(cost["total_seconds"] for cost in costs)
+    at_most = "at most " if any(cost["at_most"] for cost in costs) else ""
     parts = [
-        f"{plan}\nFrom nothing, one block after another: about {duration(total)} on "
+        f"{plan}\nFrom nothing, one block after another: {at_most}about {duration(total)} on "
         f"{', '.join(dict.fromkeys(cost['device'] for cost in costs))}",
         "\n  ".join(["Look at first", *_first(found, pictures)]),
     ]
@@ -96,9 +97,13 @@ def _range(values: Mapping[str, Sequence[float]]) -> str:
 
 
 def _cost(cost: Mapping[str, Any], losses: Sequence[str]) -> Iterator[str]:
+    at_most = "at most " if cost["at_most"] else ""
+    seconds = cost["tuning_seconds"]
+    tuning = f" with {duration(seconds)} of tuning" if seconds else ""
     yield (
         f"About {duration(cost['block_seconds'])} and {cost['memory_bytes'] / 1e9:.1f} GB on "
-        f"{cost['device']}; {cost['blocks']} blocks: {duration(cost['total_seconds'])}. Making a "
+        f"{cost['device']}; {at_most}{cost['blocks']} blocks: "
+        f"{duration(cost['total_seconds'])}{tuning}. Making a "
         f"batch: {1000 * cost['batch_seconds']:.3g} ms, once for all losses."
         + (" Not measured on a GPU." if cost["device"].startswith("cpu") else "")
     )

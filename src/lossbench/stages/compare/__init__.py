@@ -13,11 +13,12 @@ from lossbench.common.check_tables import read_check
 from lossbench.common.files import whole, write_json, write_text
 from lossbench.common.rounds import last_look
 from lossbench.common.tables import CASE_TEXT, RUN
-from lossbench.config import Study, UserError, abridged, load
+from lossbench.config import TUNED, Study, UserError, abridged, load
 from lossbench.stages.compare import external, read_blocks
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.collapses import collapses
 from lossbench.stages.compare.comparisons import comparisons, looks, pairing, rank_table, scale
+from lossbench.stages.compare.external_study import to_study
 from lossbench.stages.compare.failures import failures
 from lossbench.stages.compare.family import family
 from lossbench.stages.compare.flips import flips
@@ -25,6 +26,10 @@ from lossbench.stages.compare.look import record_look
 from lossbench.stages.compare.over_datasets import over_datasets
 from lossbench.stages.compare.scores import Scores, iterate_pairs
 from lossbench.stages.compare.summary import conventions, dice_of_runs, pooled, summary
+from lossbench.stages.compare.tuned import read_rates, tuning, tuning_runs, tuning_text
+
+# Tables that some studies have.
+OPTIONAL = ("scale", "claims", "looks", "datasets", "over_datasets", "tuning", "tuning_runs")
 
 
 def compare(
@@ -36,6 +41,8 @@ def compare(
     alpha: float | None = None,
     metrics: Sequence[str] = (),
     background: str | None = None,
+    percent: Sequence[str] | None = None,
+    splits: Path | None = None,
     shared_initial_weights: bool = False,
 ) -> None:
     """Compare each loss with the reference, per class: of an experiment, or of --cases FILES.
@@ -48,9 +55,10 @@ def compare(
         Folder for the tables and verdict.txt; for results of other
         programs also experiment.json, which `report` reads, and source.json.
     cases
-        Instead of an experiment: CSV or Parquet files with columns loss, case and a metric (and
-        class, fold, seed, dataset, model), or summary.json files of nnU-Net. Each is a path, or
-        NAME=path, where NAME is the loss.
+        Instead of an experiment: CSV, TSV or Parquet files with columns loss, case and a metric
+        (and class, fold, seed, dataset, model), also by the names that other programs give them
+        and with a column per class, or summary.json files of nnU-Net. Each is a path, or NAME=path,
+        where NAME is the loss.
     reference
         The loss to compare with, for --cases.
     margin
@@ -61,6 +69,10 @@ def compare(
         Metrics to compare, for --cases: Dice, or the first of METRICS that the files have.
     background
         Class that is the background, for --cases: one called background or 0; none: no class is.
+    percent
+        Losses whose figures are in percent, for --cases; no name: all. They are divided by 100.
+    splits
+        splits_final.json of nnU-Net, for --cases: the folds of files that do not say them.
     shared_initial_weights
         The trainings of a seed start from the same weights in all folds, for --cases. It is found
         where a runs.csv with init_digest lies next to a file.
@@ -73,18 +85,17 @@ def compare(
     if experiment is None:
         if not (cases and reference):
             raise UserError("expected: --experiment PATH, or --cases FILE... and --reference NAME")
+        results = external.read(cases, background, percent, splits)
         numbers = {"margin": margin, "alpha": alpha}
-        _compare_files(
-            output, cases, reference, metrics, numbers, background, shared_initial_weights
-        )
+        _compare_files(output, results, reference, metrics, numbers, shared_initial_weights)
         return
     if cases:
         raise UserError("expected: --experiment or --cases, not both")
     options = {"reference": reference, "margin": margin, "alpha": alpha, "metrics": metrics}
-    options["background"] = background
+    options |= {"background": background, "percent": percent, "splits": splits}
     options["shared-initial-weights"] = shared_initial_weights
     for name, value in options.items():
-        if value:
+        if value not in (None, (), False):
             raise UserError(f"--{name} goes with --cases: experiment.json says how to compare")
     settings = load(experiment)
     n_rounds = last_look(settings, experiment.parent) if settings.rounds else None
@@ -111,20 +122,16 @@ def compare(
 
 def _compare_files(
     output: Path,
-    cases: Sequence[str],
+    results: external.ExternalResults,
     reference: str,
     metrics: Sequence[str],
     numbers: dict[str, float | None],
-    background: str | None,
     shared_weights: bool,
 ) -> None:
     """Compare losses by results that other programs measured."""
-    is_study = (output / "experiment.json").exists() and not (output / "source.json").exists()
-    if is_study or next(output.glob("*/*/fold*/seed*"), None):
-        raise UserError(f"{output}: is the folder of a study; give --output another one")
-    results = external.read(cases, background)
+    _check_free(output, [Path(file["path"]) for file in results.files])
     shared_weights |= results.shared_weights
-    study = external.to_study(results, output.resolve().name, reference, metrics, numbers)
+    study = to_study(results, output.resolve().name, reference, metrics, numbers)
     groups = results.to_scores(study.matrix.loss)
     groups = [replace(scores, shared_weights=shared_weights) for scores in groups]
     dice = dice_of_runs(groups, results.background)
@@ -136,6 +143,19 @@ def _compare_files(
     notes = "".join(f"{note}\n" for note in results.notes)
     verdicts = _verdicts(study, tables, output)
     write_text(output / "verdict.txt", notes + ("\n" if notes else "") + verdicts)
+
+
+def _check_free(output: Path, files: Sequence[Path]) -> None:
+    """Nothing is written over a study, nor over the files that are compared."""
+    names = ("experiment.json", "block.json", "run.json", "cases.parquet", "comparisons.csv")
+    written = (output / "source.json").exists()  # by a comparison of files, which may be repeated
+    is_study = not written and any((output / name).exists() for name in names)
+    if is_study or next(output.glob("*/*/fold*/seed*"), None):
+        raise UserError(f"{output}: is the folder of a study; give --output another one")
+    if within := [file for file in files if file.resolve().parent == output.resolve()]:
+        raise UserError(
+            f"{within[0]}: lies in --output {output}, where tables are written; give another one"
+        )
 
 
 def _tables(
@@ -151,7 +171,7 @@ def _tables(
     first = [*RUN, "digest", "status", "steps", "dice", "dice_with_background"]
     first = [name for name in first if name in runs]  # external results have fewer
     collapsed, shared = collapses(groups, experiment), groups
-    pairs = list(iterate_pairs(groups, [*settings.metrics, *settings.also], settings.reference))
+    pairs = list(iterate_pairs(groups, [*settings.metrics, *settings.also], study))
     tested = family(pairs, groups, study, after)
     if study.rounds:  # means of losses are ranked over the rounds that all of them have
         n_shared = [min(map(scores.n_seeds, scores.losses)) for scores in groups]
@@ -170,11 +190,15 @@ def _tables(
         "conventions": conventions(shared),
         "ranks": rank_table(shared, study),
         "collapses": collapsed,
-        "failures": failures(groups, collapsed, settings.reference, settings.alpha),
+        "failures": failures(groups, collapsed, study),
         "scale": scale(pairs, settings),
         "looks": looks(tested),
     }
     tables["datasets"], tables["over_datasets"] = over_datasets(groups, study, background)
+    if study.tuning:
+        rates = read_rates(study, experiment.parent)
+        tables["tuning"] = tuning(shared, study, rates, tables["comparisons"])
+        tables["tuning_runs"] = tuning_runs(rates)
     if experiment and study.claims:
         tables["claims"] = claims(study, experiment.parent, groups, tested)
     return tables
@@ -186,7 +210,7 @@ def _write(output: Path, cases: pa.Table, tables: dict[str, pd.DataFrame]) -> No
         pq.write_table(
             cases, part, compression="lz4", use_dictionary=list(CASE_TEXT), store_schema=False
         )
-    for name in ("scale", "claims", "looks", "datasets", "over_datasets"):  # what some have
+    for name in OPTIONAL:
         if name not in tables or tables[name].empty:
             tables.pop(name, None)
             (output / f"{name}.csv").unlink(missing_ok=True)
@@ -206,12 +230,17 @@ def _verdicts(study: Study, tables: dict[str, pd.DataFrame], output: Path) -> st
         columns = (compared[name] for name in ("round", "reason", "n_seeds"))
         n_folds = len(study.matrix.fold)
         table["rounds"] = [rounds.text(*row, n_folds) for row in zip(*columns, strict=True)]
+    references = settings.reference
+    if study.tuning:
+        references += f" (with its own learning rate minus {study.reference_of(TUNED)})"
     return (
-        f"{study.experiment}: each loss minus {settings.reference}, paired by case within blocks; "
+        f"{study.experiment}: each loss minus {references}, paired by case within blocks; "
         f"verdicts and intervals hold together at error rate {settings.alpha:g}, margin "
         f"{settings.margins_text()}\n\n"
-        f"{table.to_string(index=False)}\n{_missing(compared, settings.alpha)}"
-        f"{_cautions(compared)}{_models(compared)}{_over_datasets(tables)}\n"
+        f"{table.to_string(index=False)}\n"
+        f"{tuning_text(tables['tuning']) if study.tuning else ''}"
+        f"{_missing(compared, settings.alpha)}{_cautions(compared)}"
+        f"{_models(compared)}{_over_datasets(tables)}\n"
         f"report:  {output / 'report.html'}\n"
     )
 

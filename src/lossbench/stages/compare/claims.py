@@ -49,7 +49,7 @@ def claims(
         if claim.comparison:
             c = claim.comparison
             key = (*scores.keys.values(), c.loss, c.against, c.of_class, c.metric)
-            limit = max_difference(scores, c.metric)
+            limit = max_difference(c.metric)
             row = _test_comparison(c, tested[key].difference, tested[key].decision, limit)
         elif claim.ledger:
             row = _test_ledger(claim.ledger, _shares(claim.ledger, settings, folder, scores))

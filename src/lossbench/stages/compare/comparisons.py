@@ -1,7 +1,6 @@
 """Each loss against the reference: difference, interval, verdict, ranks, scale."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -31,15 +30,12 @@ OF_MODELS = {"better": "higher", "worse": "lower", "equivalent": "same", "undeci
 NO_VERDICT = ""  # on a metric that is reported only
 
 
-@lru_cache(maxsize=16)
-def max_difference(scores: Scores, metric: str) -> float:
+def max_difference(metric: str) -> float:
     """The largest difference that there can be: 1 of a metric between 0 and 1, else infinite.
 
-    Intervals are cut there where they are written; verdicts are from whole ones. Dice in percent
-    is not cut.
+    Intervals are cut there where they are written; verdicts are from whole ones.
     """
-    largest = METRICS[metric].high if metric in METRICS else np.inf
-    return np.inf if (scores.values[metric] > largest + 1e-6).any() else largest
+    return METRICS[metric].high if metric in METRICS else np.inf
 
 
 def looks(tested: Tested) -> pd.DataFrame:
@@ -97,7 +93,7 @@ def comparisons(
     rows = []
     for i, pair in enumerate(pairs):
         scores, metric = pair.scores, pair.keys["metric"]
-        n_seeds = scores.n_seeds(pair.keys["loss"], settings.reference)
+        n_seeds = scores.n_seeds(pair.keys["loss"], pair.keys["reference"])
         higher_is_better = not study.metric(metric).lower_is_better
         if is_tested[i]:
             result = tested[tuple(pair.keys.values())]
@@ -114,7 +110,7 @@ def comparisons(
         n_needed = (np.nan, np.nan)
         if decision.verdict == "undecided":
             n_needed = needed(d, settings.margin_of(metric), alpha, n_tests)
-        limit = max_difference(scores, metric)
+        limit = max_difference(metric)
         low, high = d.interval(1 - alpha, limit)
         share_higher = improvement(pair.case_folds)
         # What a test over cases alone concludes: it takes one training's luck for the loss.
@@ -172,7 +168,7 @@ def _compare_models(
     decisions = decide(differences, margins, [True] * len(pairs), settings.alpha)
     rows = {}
     for (i, pair), d, decision in zip(pairs.items(), differences, decisions, strict=True):
-        limit = max_difference(pair.scores, pair.keys["metric"])
+        limit = max_difference(pair.keys["metric"])
         tolerated = np.nan
         if d.variance > 0:
             quantile = d.components.quantile(settings.alpha / 2)
@@ -238,7 +234,7 @@ def scale(pairs: Sequence[Pair], settings: Comparison) -> pd.DataFrame:
             continue
         of_matched = pair.scores.pairs(metric, matched, settings.reference, class_)
         explained = difference(pair.scores, pair.scores.pairs(metric, loss, matched, class_))
-        limit = max_difference(pair.scores, metric)
+        limit = max_difference(metric)
         low, high = explained.interval(1 - settings.alpha, limit)
         rows.append(
             {

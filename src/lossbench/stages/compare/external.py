@@ -1,6 +1,6 @@
 """Other people's results: tables with key columns and metrics, and nnU-Net's summary.json."""
 
-import math
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from lossbench.common.files import reading
 from lossbench.common.provenance import sha256
-from lossbench.common.tables import CASE, CASE_TEXT, COUNTS, RUN, case_schema, read_csv
-from lossbench.config import METRICS, Study, UserError, did_you_mean
+from lossbench.common.tables import CASE, COUNTS, case_schema, read_csv
+from lossbench.config import METRICS, UserError, did_you_mean
 from lossbench.stages.compare import nnunet
 from lossbench.stages.compare.arrange import DuplicateRowError, to_scores
 from lossbench.stages.compare.conventions import QUOTED, ratios
@@ -21,8 +22,9 @@ from lossbench.stages.compare.external_checks import (
     check_bounds,
     check_folds,
     check_subjects,
-    unmatched_cases,
 )
+from lossbench.stages.compare.external_tables import FIGURES, is_summary, read_table
+from lossbench.stages.compare.external_values import IMAGE_END, checked, shares
 from lossbench.stages.compare.read_blocks import share_initial_weights
 from lossbench.stages.compare.scores import Scores
 
@@ -30,11 +32,7 @@ from lossbench.stages.compare.scores import Scores
 DEFAULTS = {"dataset": "dataset", "model": "model", "class": "foreground", "fold": 0, "seed": 0}
 BACKGROUND = ("background", "0")  # what a background is called, in letters of any case
 NO_BACKGROUND = "none"
-NOTHING = ("", "nan", "na", "n/a", "none", "null")  # a figure without a value
-# Endings of image files, so that p1.nii.gz in one table is p1 in another.
-IMAGE_ENDING = r"\.(?:nii|nii\.gz|png|tiff?|jpe?g|bmp|mha|mhd|nrrd|npy|npz)$"
-STATISTICS = ("mean", "std", "sd", "average", "avg", "median")  # rows that are no case
-FIGURES = (*COUNTS, *METRICS)
+CROSSVAL = ("crossval_results", "cv_niftis")  # begin nnU-Net's folders of all folds together
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,12 @@ class ExternalResults:
             ) from None
 
 
-def read(cases: Sequence[str], background: str | None = None) -> ExternalResults:
+def read(
+    cases: Sequence[str],
+    background: str | None = None,
+    percent: Sequence[str] | None = None,
+    splits: Path | None = None,
+) -> ExternalResults:
     """Read files, each PATH or NAME=PATH, into one table.
 
     Parameters
@@ -82,6 +85,10 @@ def read(cases: Sequence[str], background: str | None = None) -> ExternalResults
     background
         The class that is the background, `NO_BACKGROUND` where none is; None: one that is called
         so.
+    percent
+        The losses whose figures are in percent; empty: all of them.
+    splits
+        splits_final.json of nnU-Net, which says the folds of files that do not.
 
     Raises
     ------
@@ -96,35 +103,61 @@ def read(cases: Sequence[str], background: str | None = None) -> ExternalResults
         content = _bytes(path)
         if (path.parent / "runs.csv").is_file():
             shared_weights |= _share_weights(path.parent / "runs.csv")
-        if path.suffix.lower() == ".json":
-            frame = nnunet.read(path, content, name, places[name])
+        if is_json := path.suffix.lower() == ".json":
+            frame, found = nnunet.read(path, content, name), []
         else:
-            frame = _keyed(_table(path), path, name)
-            notes += _assumed(frame, path)
-        frame = _checked(frame, path)
-        is_statistic = frame["case"].str.lower().isin(STATISTICS)
-        if is_statistic.any():
-            rows = ", ".join(dict.fromkeys(frame.loc[is_statistic, "case"]))
-            notes.append(f"{path}: rows that are no case are left out: {rows}.")
-            frame = frame[~is_statistic]
+            frame, found = read_table(path, content, bool(name))
+            frame = _named(frame, path, name)
+        notes += found
+        frame = checked(frame, path)
+        for key in ("case", "class"):
+            if key in frame and (summary := frame[key].map(is_summary)).any():
+                rows = ", ".join(dict.fromkeys(frame.loc[summary, key]))
+                notes.append(f"{path}: rows that are no {key} are left out: {rows}.")
+                frame = frame[~summary]
+        frame = shares(frame, path, percent, notes)
+        if "fold" not in frame:
+            found = [splits] if splits else [path.parent / "splits_final.json"]
+            found += [Path(x) for x in frame.attrs.get("splits", [])]
+            file = next((x for x in found if splits or x.is_file()), None)
+            if file:
+                frame = frame.assign(fold=_folds(frame["case"], file, path))
+                notes.append(f"{path}: the folds are those of {file}.")
+            elif any(part.startswith(CROSSVAL) for part in path.resolve().parts):
+                notes.append(
+                    f"{path}: has the cases of all folds and is read as one training; "
+                    "--splits splits_final.json tells the folds."
+                )
+            elif is_json:  # files of a loss are its folds, in their order
+                frame = frame.assign(fold=places[name])
+        notes += [] if is_json else _assumed(frame, path)
         frames.append(frame.assign(**_missing_keys(frame)))
         files.append({"path": str(path), "sha256": sha256(content)})
-    table = pd.concat(frames, ignore_index=True)
+    if unknown := set(percent or ()) - {x for frame in frames for x in frame["loss"]}:
+        known = list(dict.fromkeys(x for frame in frames for x in frame["loss"]))
+        loss = sorted(unknown)[0]
+        raise UserError(f"--percent: no loss {loss!r}; {did_you_mean(loss, known)}")
+    table = _together(frames)
     table = _with_ratios(table[[c for c in (*CASE, "subject", *FIGURES) if c in table]])
-    if "subject" not in table:
-        table["subject"] = table["case"]
-    table["subject"] = table["subject"].fillna(table["case"])
     if not any(metric in table for metric in METRICS):
         raise UserError(
             f"{files[0]['path']}: no column of a metric; expected: one of {', '.join(METRICS)}, "
             f"or the counts {', '.join(COUNTS)}; available: {', '.join(frames[0].columns)}"
         )
+    keys = [key for key in ("case", "class", "subject") if key in table]
+    notes += [note for key in keys for note in _spelled_alike(table, key)]
+    table["subject"] = (
+        table["subject"].fillna(table["case"]) if "subject" in keys else table["case"]
+    )
     check_bounds(table, files)
     check_subjects(table, files)
     check_folds(table, files)
-    notes += _percent(table)
     notes.append("Whether losses shared initial weights and batches is unknown: paired by case.")
     backgrounds = _background(table, background)
+    if background is None and not backgrounds:
+        first = next((x for x in table["class"].unique() if re.search(r"^\D+0$", x)), None)
+        if first:
+            notes.append(f"{first} counts as foreground; --background {first} makes it background.")
     return ExternalResults(
         _arrow(_ordered(table, backgrounds)), files, notes, backgrounds, shared_weights
     )
@@ -151,37 +184,57 @@ def _bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _table(path: Path) -> pd.DataFrame:
-    try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            table = pd.read_parquet(path)
-        else:
-            # Text first: a case may be called 007, a class NA.
-            separator = "\t" if path.suffix.lower() == ".tsv" else ","
-            table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:  # of pandas and pyarrow, both
-        raise UserError(f"{path}: is not a valid CSV or Parquet file ({error})") from None
-    return table.rename(columns=lambda c: _column(str(c)))
+def _named(table: pd.DataFrame, path: Path, name: str) -> pd.DataFrame:
+    """With the loss that the command line gives the file."""
+    if not name:
+        return table
+    if "loss" in table and table["loss"].nunique() > 1:
+        raise UserError(
+            f"{path}: has several losses in a column of its own; give it without {name}="
+        )
+    return table.assign(loss=name)
 
 
-def _column(name: str) -> str:
-    """`Dice` is dice, `Surface Dice` is surface_dice."""
-    plain = re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
-    return plain if plain in (*CASE, "subject", *FIGURES) else name
-
-
-def _keyed(table: pd.DataFrame, path: Path, name: str) -> pd.DataFrame:
-    """With the loss from the name of the file where the table does not say it."""
-    if twice := table.columns[table.columns.duplicated()].tolist():
-        raise UserError(f"{path}: two columns are called {twice[0]!r}")
-    if name and "loss" not in table:
-        table = table.assign(loss=name)
-    for key in ("loss", "case"):
-        if key not in table:
-            also = "; or name the file: NAME=PATH" if key == "loss" else ""
-            found = did_you_mean(key, list(table.columns))
-            raise UserError(f"{path}: no column {key!r}{also}; {found}")
+def _together(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """All rows in one table; files that have other metrics of the same cases are joined."""
+    alike: dict[tuple[str, ...], list[pd.DataFrame]] = {}
+    for frame in frames:
+        alike.setdefault(tuple(c for c in FIGURES if c in frame), []).append(frame)
+    tables = [pd.concat(same, ignore_index=True) for same in alike.values()]
+    names = [name for figures in alike for name in figures]
+    if len(names) > len(set(names)):  # a figure in several: rows beside rows
+        return pd.concat(tables, ignore_index=True)
+    table = tables[0]
+    for other in tables[1:]:
+        keys = [*CASE, *({"subject"} & set(table) & set(other))]
+        table = table.merge(other, on=keys, how="outer", suffixes=("", " of another"))
     return table
+
+
+def _spelled_alike(table: pd.DataFrame, key: str) -> list[str]:
+    """Give names that differ between losses in the case of letters alone one spelling."""
+    lower = table[key].str.lower()
+    if (table.groupby([table["loss"], lower], sort=False)[key].nunique() > 1).any():
+        return []  # a loss tells them apart
+    first = table.groupby(lower, sort=False)[key].transform("first")
+    differs = first != table[key]
+    if not differs.any():
+        return []
+    example = f"{table.loc[differs, key].iloc[0]} is {first[differs].iloc[0]}"
+    table[key] = first
+    return [f"Names of a {key} that differ in capital letters alone are one ({example})."]
+
+
+def _folds(cases: pd.Series, splits: Path, path: Path) -> pd.Series:
+    """The fold that validates each case, by splits_final.json."""
+    with reading(splits):
+        found = [[IMAGE_END.sub("", case) for case in split["val"]]
+                 for split in json.loads(splits.read_bytes())]  # fmt: skip
+    fold_of = {case: fold for fold, names in enumerate(found) for case in names}
+    folds = cases.map(fold_of)
+    if folds.isna().any():
+        raise UserError(f"{path}: case {cases[folds.isna()].iloc[0]} is in no fold of {splits}")
+    return folds.astype(np.int64)
 
 
 def _missing_keys(frame: pd.DataFrame) -> dict[str, Any]:
@@ -193,52 +246,12 @@ def _assumed(frame: pd.DataFrame, path: Path) -> list[str]:
     return [f"{path} does not say and is read as {', '.join(assumed)}."] if assumed else []
 
 
-def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Keys as text and whole numbers, figures as numbers; empty and infinite is NaN."""
-    if frame.empty:
-        raise UserError(f"{path}: has no rows")
-    frame = frame.copy()
-    for name in frame.columns:
-        if name in CASE_TEXT:
-            empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
-            _refuse(frame, empty, path, name, "is empty")
-            frame[name] = frame[name].astype(str).str.strip()
-            if name == "case":
-                frame[name] = frame[name].str.replace(IMAGE_ENDING, "", case=False, regex=True)
-        elif name in CASE:
-            numbers = pd.to_numeric(frame[name], errors="coerce")
-            _refuse(frame, ~(numbers % 1 == 0), path, name, "is not a whole number")
-            frame[name] = numbers.astype(np.int64)
-        elif name in FIGURES:
-            text = frame[name].astype(object)
-            empty = text.isna() | text.astype(str).str.strip().str.lower().isin(NOTHING)
-            numbers = pd.to_numeric(text.where(~empty, np.nan), errors="coerce").astype(float)
-            _refuse(frame, numbers.isna() & ~empty, path, name, "is not a number")
-            frame[name] = numbers.replace([np.inf, -np.inf], np.nan)
-    return frame
-
-
-def _refuse(frame: pd.DataFrame, wrong: pd.Series, path: Path, name: str, why: str) -> None:
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise UserError(f"{path}: row {row + 1}: {name} {why} (found {frame[name].iloc[row]!r})")
-
-
 def _with_ratios(table: pd.DataFrame) -> pd.DataFrame:
     """With what the counts give and no column says; Dice as MONAI's DiceMetric."""
     if not set(COUNTS) <= set(table.columns):
         return table
     found = ratios(*(table[name].to_numpy(float) for name in COUNTS), QUOTED)
     return table.assign(**{name: v for name, v in found.items() if name not in table})
-
-
-def _percent(table: pd.DataFrame) -> list[str]:
-    """Dice above 1 is meant in percent, and then a margin is, too."""
-    names = [m for m in METRICS if m in table and table[m].max() > METRICS[m].high + 1e-6]
-    return [
-        f"{name} reaches {table[name].max():g}: in percent? The margin is in the same unit."
-        for name in names
-    ]
 
 
 def _background(table: pd.DataFrame, named: str | None) -> dict[str, str]:
@@ -274,46 +287,3 @@ def _arrow(table: pd.DataFrame) -> pa.Table:
     fields = [ours.field(name) for name in table.columns if name not in COUNTS]
     fields += [pa.field(name, pa.float64()) for name in COUNTS if name in table]
     return pa.Table.from_pandas(table, schema=pa.schema(fields), preserve_index=False)
-
-
-def to_study(
-    results: ExternalResults,
-    name: str,
-    reference: str,
-    metrics: Sequence[str],
-    numbers: dict[str, float | None],
-) -> Study:
-    """How to compare these results; `numbers` are margin and alpha, None for the default.
-
-    Raises
-    ------
-    UserError
-        For a reference or a metric that they do not have.
-    """
-    labels = {key: results.table[key].unique().to_pylist() for key in RUN}
-    files = ", ".join(file["path"] for file in results.files)
-    if reference not in labels["loss"]:
-        hint = did_you_mean(reference, labels["loss"])
-        raise UserError(f"{files}: no loss {reference!r}; {hint}")
-    if len(labels["loss"]) < 2:
-        raise UserError(f"{files}: has the loss {reference!r} alone; expected: one more to compare")
-    results.notes.extend(unmatched_cases(results.table, reference, files))
-    measured = [metric for metric in METRICS if metric in results.table.column_names]
-    for metric in metrics:
-        if metric not in measured:
-            raise UserError(f"{files}: no metric {metric!r}; {did_you_mean(metric, measured)}")
-        if list(metrics).count(metric) > 1:
-            raise UserError(f"--metrics: {metric} is named twice; each metric is compared once")
-    for key, value in numbers.items():
-        if value is not None and not (
-            1e-6 <= value < 0.5 if key == "alpha" else 0 < value < math.inf
-        ):
-            expected = "above 0" + (" and below 0.5" if key == "alpha" else "")
-            raise UserError(f"--{key} {value:g}: expected: a number {expected}")
-    settings = {key: value for key, value in numbers.items() if value is not None}
-    settings |= {"reference": reference, "metrics": list(metrics) or measured[:1]}
-    plain_name = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "results"
-    return Study.model_validate(
-        {"experiment": plain_name, "matrix": labels, "comparison": settings},
-        context={"any_name": True},  # these names become no folders
-    )

@@ -4,29 +4,28 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from lossbench.common.tables import CASE
 from lossbench.config import METRICS, UserError
 
 
 def check_bounds(table: pd.DataFrame, files: list[dict[str, str]]) -> None:
-    """Values lie within the bounds of their metric, a share of all losses or percent of all."""
+    """Values lie within the bounds of their metric; an infinite distance is no value."""
     names = ", ".join(file["path"] for file in files)
     for metric in [m for m in METRICS if m in table]:
         low, high = METRICS[metric].low, METRICS[metric].high
-        to = f"to {high:g}, or percent" if np.isfinite(high) else "on"
-        outside = (table[metric] < low - 1e-6) | (table[metric] > 100 * high + 1e-6)
+        outside = (table[metric] < low - 1e-6) | (table[metric] > high + 1e-6)
         if outside.any():
-            case, value = table.loc[outside, ["case", metric]].iloc[0]
+            loss, case, value = table.loc[outside, ["loss", "case", metric]].iloc[0]
+            to = f"to {high:g}" if np.isfinite(high) else "on"
+            hint = ""
+            if high == 1 and 1 < table.loc[outside, metric].max() <= 100:
+                losses = " ".join(table.loc[outside, "loss"].unique())
+                hint = f"; in percent? Then say so: --percent {losses}"
             raise UserError(
-                f"{names}: {metric} of case {case} is {value:g}; expected: from {low:g} {to}"
+                f"{names}: {metric} of case {case} of {loss} is {value:g}; expected: from {low:g} "
+                f"{to}{hint}"
             )
-        largest = table.groupby("loss", sort=False)[metric].max()
-        percent, share = largest[largest > 1.5 * high], largest[(largest > 0) & (largest <= high)]
-        if len(percent) and len(share):
-            raise UserError(
-                f"{names}: {metric} of {percent.index[0]} is in percent (up to "
-                f"{percent.iloc[0]:g}), of {share.index[0]} a share (up to {share.iloc[0]:g}); "
-                "give both in one unit"
-            )
+        table[metric] = table[metric].replace(np.inf, np.nan)
 
 
 def check_subjects(table: pd.DataFrame, files: list[dict[str, str]]) -> None:
@@ -62,25 +61,28 @@ def check_folds(table: pd.DataFrame, files: list[dict[str, str]]) -> None:
         )
 
 
-def unmatched_cases(cases: pa.Table, reference: str, files: str) -> list[str]:
-    """Say of each loss which cases it has alone; refuse a loss that shares none."""
-    table = cases.select(["dataset", "model", "loss", "case"]).to_pandas().drop_duplicates()
-    of = {
-        loss: set(rows[["dataset", "model", "case"]].itertuples(index=False, name=None))
-        for loss, rows in table.groupby("loss", sort=False, observed=True)
-    }
+def unmatched(table: pa.Table, reference: str, files: str) -> list[str]:
+    """Say of each loss which cases, classes and trainings it has alone; refuse one without any."""
+    rows = table.select(list(CASE)).to_pandas().drop_duplicates()
+    rows["training"] = "fold " + rows["fold"].astype(str) + ", seed " + rows["seed"].astype(str)
     notes = []
-    for loss, cases in of.items():
-        alone, lacks = sorted(cases - of[reference]), sorted(of[reference] - cases)
-        names = [f"{x[0][-1]} of {who}" for x, who in ((alone, loss), (lacks, reference)) if x]
-        if not cases & of[reference]:
-            raise UserError(
-                f"{files}: {loss} and {reference} have no case in common ({' and '.join(names)}, "
-                "for example); use the same names of cases, data sets and models for both"
-            )
-        if names:
-            notes.append(
-                f"{len(alone) + len(lacks)} cases have no partner between {loss} and {reference} "
-                f"({' and '.join(names)}, for example)."
-            )
+    for key, plural in (("case", "cases"), ("class", "classes"), ("training", "trainings")):
+        of = {
+            loss: set(zip(some["dataset"], some["model"], some[key], strict=True))
+            for loss, some in rows.groupby("loss", sort=False, observed=True)
+        }
+        for loss, found in of.items():
+            alone, lacks = sorted(found - of[reference]), sorted(of[reference] - found)
+            names = [f"{x[0][-1]} of {who}" for x, who in ((alone, loss), (lacks, reference)) if x]
+            if not found & of[reference]:
+                raise UserError(
+                    f"{files}: {loss} and {reference} have no {key} in common "
+                    f"({' and '.join(names)}, for example); use the same names of {plural}, data "
+                    "sets and models for both"
+                )
+            if names:
+                notes.append(
+                    f"{len(alone) + len(lacks)} {plural} have no partner between {loss} and "
+                    f"{reference} ({' and '.join(names)}, for example)."
+                )
     return notes

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lossbench.common import tables
 from lossbench.common.tables import COUNTS, GROUP
+from lossbench.config import Study
 from lossbench.stages.compare.scores import Pair, Scores, to_rows
 from lossbench.statistics import failure_rate, mcnemar
 
@@ -67,9 +68,7 @@ def missing(pair: Pair) -> Missing:
     return Missing(*map(int, counts), mcnemar(*of_subject), names)
 
 
-def failures(
-    groups: Sequence[Scores], collapses: pd.DataFrame, reference: str, alpha: float
-) -> pd.DataFrame:
+def failures(groups: Sequence[Scores], collapses: pd.DataFrame, study: Study) -> pd.DataFrame:
     """How often each loss fails: no overlap with a class that is in the label, and collapses.
 
     Parameters
@@ -78,9 +77,10 @@ def failures(
         What was measured, for each dataset and model.
     collapses
         `tables.COLLAPSES`.
-    reference, alpha
-        Of the comparison; each bound has the level 1 - alpha.
+    study
+        Its references, and alpha: each bound has the level 1 - alpha.
     """
+    alpha = study.comparison.alpha
     rows = []
     for scores in groups:
         if set(COUNTS) <= scores.values.keys():
@@ -94,12 +94,13 @@ def failures(
         shape = (len(scores.losses), len(scores.classes))
         names = ("n_subjects", "n_failed", "rate_high", "n_failed_reference", "p_mcnemar")
         figures = {name: np.full(shape, np.nan) for name in names}
-        r = scores.losses.index(reference)
+        references = [scores.losses.index(study.reference_of(loss)) for loss in scores.losses]
 
         def per_subject(pairs: np.ndarray, subjects: np.ndarray = subjects) -> np.ndarray:
             return subjects @ pairs.sum(axis=0)
 
         for i, k in np.ndindex(shape):
+            r = references[i]
             tried, tried_reference = attempted[i, ..., k], attempted[r, ..., k]
             lost, lost_reference = failed[i, ..., k] & tried, failed[r, ..., k] & tried_reference
             both = tried & tried_reference

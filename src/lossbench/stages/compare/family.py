@@ -157,7 +157,7 @@ def _history(
     for round_ in rounds:
         until = [scores.until(round_) for scores in groups]
         of_group = {tuple(scores.keys.values()): scores for scores in until}
-        pairs = iterate_pairs(until, study.comparison.metrics, study.comparison.reference)
+        pairs = iterate_pairs(until, study.comparison.metrics, study)
         differences = dict(_differences(pairs, until, study))
         for key, of_rounds in history.items():
             if of_group[key[:2]].n_seeds(*key[2:4]) == round_:

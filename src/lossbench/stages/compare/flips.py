@@ -64,7 +64,7 @@ def _verdicts_after(
     groups = list(dict.fromkeys(pair.scores for pair in pairs))
     for metric in {"dice", "iou"} & {*settings.metrics}:
         groups = [_under(scores, convention, metric) for scores in groups]
-    of_groups = list(iterate_pairs(groups, settings.metrics, settings.reference))
+    of_groups = list(iterate_pairs(groups, settings.metrics, study))
     tested = family(of_groups, groups, study, last_look)
     return {key: result.decision.verdict for key, result in tested.items()}
 

@@ -49,8 +49,7 @@ def look(experiment: Path, after: int, output: Path) -> None:
     if not (runs["seed"] == after - 1).any():
         raise UserError(f"--after {after}: nothing was open after round {after - 1}")
     record_look(settings, folder, runs, after)
-    compared = settings.comparison
-    pairs = list(iterate_pairs(groups, compared.metrics, compared.reference))
+    pairs = list(iterate_pairs(groups, settings.comparison.metrics, settings))
     tested = family(pairs, groups, settings, after)
     rounds = {name: {} for name in settings.matrix.dataset}
     for scores in groups:

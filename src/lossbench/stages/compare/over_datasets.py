@@ -38,11 +38,11 @@ def over_datasets(
     settings, alpha = study.comparison, study.comparison.alpha
     of_datasets, combined = [], []
     models = list(dict.fromkeys(scores.model for scores in groups))
-    others = [loss for loss in study.matrix.loss if loss != settings.reference]
-    for model, metric, loss in product(models, settings.metrics, others):
-        keys = {"model": model, "loss": loss, "reference": settings.reference, "metric": metric}
+    for model, metric, loss in product(models, settings.metrics, study.compared):
+        keys = {"model": model, "loss": loss, "reference": study.reference_of(loss)}
+        keys |= {"metric": metric}
         rows, effects = [], []
-        limit = max(max_difference(s, metric) for s in groups if s.model == model)
+        limit = max_difference(metric)
         for scores in groups:
             if scores.model != model:
                 continue

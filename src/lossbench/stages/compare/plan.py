@@ -101,10 +101,11 @@ def _rows(
     power: float,
 ) -> Iterator[dict[str, Any]]:
     """A row per comparison and plan; one without a plan where nothing can be planned."""
-    settings, reference = study.comparison, study.comparison.reference
-    pairs = list(iterate_pairs(groups, settings.metrics, reference))
+    settings = study.comparison
+    pairs = list(iterate_pairs(groups, settings.metrics, study))
     for pair in pairs:
-        scores, loss, metric = pair.scores, pair.keys["loss"], pair.keys["metric"]
+        scores, metric = pair.scores, pair.keys["metric"]
+        loss, reference = pair.keys["loss"], pair.keys["reference"]
         k = scores.classes.index(pair.keys["class"])
         of_loss, of_reference = (
             scores.subject_means(scores.compared(metric)[scores.losses.index(name), ..., k])
@@ -214,7 +215,7 @@ def _rounds_text(
     """What a study in rounds would cost, at several true differences."""
     settings, rounds = study.comparison, study.rounds or Rounds()
     looks = Looks(rounds.first, rounds.budget)
-    pairs = list(iterate_pairs(groups, settings.metrics, settings.reference))
+    pairs = list(iterate_pairs(groups, settings.metrics, study))
     pilot = [paired_difference(pair.folds) for pair in pairs]
     if not all(np.isfinite(d.variance) for d in pilot):
         return "What rounds would cost cannot be said: some comparison has too few blocks or cases."
@@ -229,8 +230,10 @@ def _rounds_text(
         blocks: dict[tuple[str, str, str], np.ndarray] = {}
         for key, at in of_loss.items():
             blocks[key] = needed[:, at].max(axis=1) * round(per_round[at[0]])
-            reference = (*key[:2], settings.reference)
-            blocks[reference] = np.maximum(blocks.get(reference, 0), blocks[key])
+            # The common reference is trained as long as anything is.
+            for name in {settings.reference, study.reference_of(key[2])}:
+                reference = (*key[:2], name)
+                blocks[reference] = np.maximum(blocks.get(reference, 0), blocks[key])
         of_reference = sum(n for key, n in blocks.items() if key[2] == settings.reference)
         cost = sum(n.mean() * hours.get(key, np.nan) for key, n in blocks.items())
         lines.append(
@@ -242,7 +245,11 @@ def _rounds_text(
             }
         )
     per_loss = {key: round(per_round[at[0]]) * rounds.budget for key, at in of_loss.items()}
-    per_loss |= {(*key[:2], settings.reference): n for key, n in per_loss.items()}
+    per_loss |= {
+        (*key[:2], name): n
+        for key, n in per_loss.items()
+        for name in (settings.reference, study.reference_of(key[2]))
+    }
     worst = sum(n for key, n in per_loss.items() if key[2] == settings.reference)
     most = sum(n * hours.get(key, np.nan) for key, n in per_loss.items())
     return (

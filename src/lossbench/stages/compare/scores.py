@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench.common.tables import COUNTS
-from lossbench.config import PENALISED
+from lossbench.config import PENALISED, Study
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,18 +187,17 @@ class Pair(NamedTuple):
         return sum(int((~np.isfinite(d[trained])).sum()) for d in self.case_folds)
 
 
-def iterate_pairs(
-    groups: Sequence[Scores], metrics: Sequence[str], reference: str
-) -> Iterator[Pair]:
-    """Every comparison: dataset and model x class x metric x loss other than the reference.
+def iterate_pairs(groups: Sequence[Scores], metrics: Sequence[str], study: Study) -> Iterator[Pair]:
+    """Every comparison: dataset and model x class x metric x loss with a reference.
 
     Where neither has any value (a class that no label shows) nothing is compared.
     """
     for scores in groups:
-        for class_, metric, loss in product(scores.classes, metrics, scores.losses):
+        for class_, metric, loss in product(scores.classes, metrics, study.compared):
+            reference = study.reference_of(loss)
             both = [scores.losses.index(name) for name in (loss, reference)]
             values = scores.compared(metric)[both, ..., scores.classes.index(class_)]
-            if loss != reference and np.isfinite(values).any():
+            if np.isfinite(values).any():
                 keys = {**scores.keys, "loss": loss, "reference": reference}
                 of = (metric, loss, reference, class_)
                 keys |= {"class": class_, "metric": metric}

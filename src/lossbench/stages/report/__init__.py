@@ -68,10 +68,7 @@ def report(experiment: Path, output: Path) -> None:
     groups = [
         {
             "name": plotting.heading(dataset, model),
-            "answers": [
-                (results.title(name), wording.answer(results, dataset, model, name))
-                for name in comparison.metrics
-            ],
+            "answers": list(wording.answers(results, dataset, model)),
             "lost": wording.lost_classes(results, dataset, model),
             "table": first_screen.verdict_table(results, dataset, model),
         }

@@ -131,8 +131,8 @@ def _share_of_voxels(results: Results, dataset: str) -> dict[str, float]:
         data = results.prepared(dataset)
     except UserError:
         return {}
-    voxels = data.voxels()
-    return dict(zip(data.classes, (voxels / voxels.sum(1, keepdims=True)).mean(0), strict=True))
+    shares = data.voxels() / data.labelled()[:, None]
+    return dict(zip(data.classes, shares.mean(axis=0), strict=True))
 
 
 def _against_size(

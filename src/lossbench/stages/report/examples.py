@@ -15,7 +15,7 @@ from lossbench.config import UserError
 from lossbench.datasets import drawing
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.datasets.resampling import resample_image
-from lossbench.datasets.slices import best_slice, plane
+from lossbench.datasets.slices import best_slice, drawn_label, drawn_values, plane
 from lossbench.stages.report import wording
 from lossbench.stages.report.plotting import WIDTH, Picture, heading, save, stem, wrapped
 from lossbench.stages.report.results import Results
@@ -103,13 +103,13 @@ def _predictions(path: Path, losses: Sequence[str], index: int) -> dict[str, np.
 def _draw(
     data: Prepared, index: int, predictions: dict[str, np.ndarray], scores: pd.Series, title: str
 ) -> Figure:
-    label = data.original_label(index)
+    label, painted = drawn_label(data, index), drawn_values(data.info)
     image = resample_image(data.image(index), label.shape)
-    image, truth, *maps = _planes(image, label, predictions.values(), data.foreground)
-    tiles = {"image": image, "ground truth": drawing.overlay(image, truth, data.foreground)}
+    image, truth, *maps = _planes(image, label, predictions.values(), painted)
+    tiles = {"image": image, "ground truth": drawing.overlay(image, truth, painted)}
     for loss, prediction in zip(predictions, maps, strict=True):
-        painted = drawing.overlay(image, prediction, data.foreground)
-        tiles[f"{wrapped(loss)}\nDice {scores.get(loss, np.nan):.3f}"] = painted
+        tile = drawing.overlay(image, prediction, painted)
+        tiles[f"{wrapped(loss)}\nDice {scores.get(loss, np.nan):.3f}"] = tile
     n_rows = math.ceil(len(tiles) / COLUMNS)
     aspect = drawing.pixel_aspect(data.original_spacing(index))
     height = min(max(aspect * image.shape[0] / image.shape[1], 0.4), 2.0) * TILE
@@ -122,8 +122,9 @@ def _draw(
     for ax in axes:
         ax.set_axis_off()
     shown = np.unique(np.concatenate([m.reshape(-1) for m in (truth, *maps)])).tolist()
-    if values := [value for value in shown if value in (*data.foreground, IGNORE)]:
-        handles = drawing.legend_handles(data.classes, data.foreground, values)
+    if values := [value for value in shown if value in (*painted, IGNORE)]:
+        names = drawing.names_of_values(data.classes, data.info)
+        handles = drawing.legend_handles(names, painted, values)
         figure.legend(
             handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False
         )

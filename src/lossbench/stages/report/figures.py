@@ -140,9 +140,12 @@ def pairs(results: Results, dataset: str, model: str, name: str) -> Iterator[Fig
     """
     rows = results.of(results.cases, dataset, model, class_=name)
     wide = rows.pivot_table(index=["fold", "seed", "case"], columns="loss", values=results.metric)
-    if results.reference not in wide:
-        return
-    pairs_of = {x: wide[[results.reference, x]].dropna() for x in results.losses[1:] if x in wide}
+    references = {x: results.experiment.reference_of(x) for x in results.experiment.compared}
+    pairs_of = {
+        x: wide[[reference, x]].dropna()
+        for x, reference in references.items()
+        if {x, reference} <= {*wide}
+    }
     pairs_of = {loss: both for loss, both in pairs_of.items() if len(both)}
     if not pairs_of:
         return
@@ -162,11 +165,11 @@ def pairs(results: Results, dataset: str, model: str, name: str) -> Iterator[Fig
     points = []
     for place, (loss, both) in enumerate(pairs_of.items()):
         x, y = place % columns * WIDE, -(place // columns) * HIGH
-        gain = (both[loss] - both[results.reference]) * (-1 if results.lower_is_better else 1)
+        gain = (both[loss] - both[references[loss]]) * (-1 if results.lower_is_better else 1)
         gains = (gain > 0).mean()
         axes.text(x, y + 1.04, f"{wrapped(loss)}\n{gains:.0%} better", fontsize=7.5)
         _square(axes, x, y, low, span)
-        right, up = ((both[name] - low) / span for name in (results.reference, loss))
+        right, up = ((both[name] - low) / span for name in (references[loss], loss))
         points.append((x + right, y + up, [colour(results, loss)] * len(both)))
     right, up, shades = (np.concatenate(parts) for parts in zip(*points, strict=True))
     alpha = float(np.clip(30 * len(pairs_of) / len(up), 0.15, 0.8))
@@ -174,7 +177,7 @@ def pairs(results: Results, dataset: str, model: str, name: str) -> Iterator[Fig
         right, up, s=7, c=shades, alpha=alpha, linewidth=0, zorder=3,
         rasterized=len(up) > MAX_VECTOR_POINTS,
     )  # fmt: skip
-    text = f"to the right: {results.title()} with {results.reference}; upwards: with the loss"
+    text = f"to the right: {results.title()} with the reference; upwards: with the loss"
     figure.supxlabel(text, fontsize=8)
     yield figure
 
@@ -193,7 +196,9 @@ def rounds(results: Results, dataset: str, model: str, name: str) -> Iterator[Fi
     """Of a study in rounds: p and interval of each loss at every look."""
     looks = results.optional("looks")
     rows = results.of(looks, dataset, model, class_=name, metric=results.metric)
-    rows = rows[rows["loss"].isin(results.losses[1:]) & (rows["reference"] == results.reference)]
+    # Without what claims compare.
+    references = rows["loss"].map(results.experiment.reference_of)
+    rows = rows[(rows["reference"] == references) & (rows["loss"] != references)]
     budget = results.experiment.rounds.budget
     alpha = results.experiment.comparison.alpha
     for group in line_groups(results):

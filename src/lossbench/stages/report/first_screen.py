@@ -106,7 +106,8 @@ def verdict_frame(results: Results) -> pd.DataFrame:
         table = results.of(results.comparisons, dataset, model, metric=results.metric)
         texts = {(row["class"], row["loss"]): _text(row, results) for _, row in table.iterrows()}
         for name in results.classes(dataset):
-            verdicts = {loss: texts.get((name, loss), NOTHING) for loss in results.losses[1:]}
+            losses = results.experiment.compared
+            verdicts = {loss: texts.get((name, loss), NOTHING) for loss in losses}
             rows.append({"dataset": dataset, "model": model, "class": name, **verdicts})
     return pd.DataFrame(rows)
 

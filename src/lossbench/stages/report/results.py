@@ -136,10 +136,11 @@ class Results:
 
     @property
     def compared(self) -> list[str]:
-        """The losses of the matrix without the reference and the scale controls."""
+        """The losses of the matrix without references and scale controls."""
+        losses = self.experiment.compared
         if not self.experiment.comparison.scale_control:
-            return self.losses[1:]
-        return [x for x in self.losses[1:] if not x.endswith(config.MATCHED)]
+            return losses
+        return [x for x in losses if not x.endswith(config.MATCHED)]
 
     @cached_property
     def groups(self) -> list[tuple[str, str]]:
@@ -197,9 +198,9 @@ class Results:
         rows = self.of(self.summary, dataset, model, metric="dice")
         means = rows.set_index(["class", "loss"])["mean"].to_dict()
         outcomes = {
-            (name, loss): config.outcome(mean, means.get((name, self.reference), np.nan))
+            (name, loss): config.outcome(mean, means.get((name, reference), np.nan))
             for (name, loss), mean in means.items()
-            if loss != self.reference
+            if loss != (reference := self.experiment.reference_of(loss))
         }
         return {key: outcome for key, outcome in outcomes.items() if outcome}
 

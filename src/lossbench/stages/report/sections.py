@@ -13,6 +13,7 @@ from lossbench.stages.report import (
     provenance,
     sensitivity,
     tables,
+    tuning,
     wording,
 )
 from lossbench.stages.report.results import Results
@@ -72,6 +73,7 @@ SECTIONS = (
         _over_datasets,
         "three data sets or more, with two blocks or more each",
     ),
+    Section("tuning", "Learning rates", tuning.tuning, "tuning of the experiment"),
     Section("rounds", "Round by round", _rounds, "rounds of the experiment"),
     Section("comparisons", "All comparisons", tables.comparisons),
     Section("usual_test", "What the usual test says", sensitivity.usual_test),

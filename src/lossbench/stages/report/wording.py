@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench.common.files import read_json
-from lossbench.config import counted
+from lossbench.config import TUNED, counted
 from lossbench.stages.report.results import Results
 
 MINUS, NOTHING, TIMES = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
@@ -147,21 +147,31 @@ def lost_classes(results: Results, dataset: str, model: str) -> list[str]:
     means = rows.set_index(["class", "loss"])["mean"].map(number).to_dict()
     sentences = []
     for loss in results.compared:
+        reference = results.experiment.reference_of(loss)
         classes = [c for c in results.classes(dataset) if outcomes.get((c, loss)) == "lost"]
-        texts = [
-            f"{c} (Dice {means[c, loss]}; {results.reference} {means[c, results.reference]})"
-            for c in classes
-        ]
+        texts = [f"{c} (Dice {means[c, loss]}; {reference} {means[c, reference]})" for c in classes]
         if texts:
             sentences.append(f"{loss} does not find {listing(texts)}.")
     return sentences
 
 
-def answer(results: Results, dataset: str, model: str, metric: str) -> str:
+def answers(results: Results, dataset: str, model: str) -> Iterator[tuple[str, str]]:
+    """What the first screen says by each metric, at the common learning rate and the own ones."""
+    for metric in results.experiment.comparison.metrics:
+        title = results.title(metric)
+        if results.experiment.tuning:
+            yield f"{title}, at the common learning rate", answer(results, dataset, model, metric)
+            title += ", each loss at its own learning rate"
+        yield title, answer(results, dataset, model, metric, bool(results.experiment.tuning))
+
+
+def answer(results: Results, dataset: str, model: str, metric: str, tuned: bool = False) -> str:
     """Which loss to train with, according to one metric on one dataset and model."""
+    losses = [x for x in results.compared if results.experiment.is_tuned(x) == tuned]
     rows = results.of(results.comparisons, dataset, model, metric=metric)
-    rows = rows[rows["loss"].isin(results.compared)]
-    reference, order = results.reference, results.classes(dataset)
+    rows = rows[rows["loss"].isin(losses)]
+    reference = results.reference + (TUNED if tuned else "")
+    order = results.classes(dataset)
     if rows.empty:
         return f"{reference} is the only loss: there is nothing to compare it with."
     rows = rows.sort_values("class", key=lambda names: names.map(order.index))

@@ -13,7 +13,8 @@ from lossbench.common.files import block_folder, read_json, reading
 from lossbench.common.provenance import run_digest
 from lossbench.common.rounds import planned_blocks
 from lossbench.common.tables import BLOCK, RUN, STATUS
-from lossbench.config import Experiment, UserError, canonical, unnamed
+from lossbench.common.tuning import RATES, run_of, with_rate
+from lossbench.config import TUNED, Experiment, UserError, canonical, unnamed
 from lossbench.stages.track.read_files import (
     artifacts,
     curves_of_looks,
@@ -91,12 +92,12 @@ class Study:
             paths.append(self.prepared[row["dataset"]] / "classes.json")
             files = {f"model/{path.name}": path for path in paths} if models else {}
             children.append(self._run(row, history.read_bytes(), test, files))
-        note = verdict_table(comparisons, self.classes, self.e.comparison.reference)
+        note = verdict_table(comparisons, self.classes)
         span = _ms(runs["started"].min()), _ms(runs["finished"].max())
         whole = self._comparison(
             "finished", *span, note, artifacts(self.folder), curves_of_looks(self.report)
         )
-        return [whole, *parents, *children]
+        return [whole, *parents, *children, *self._tuning_runs()]
 
     def _refuse_others(self, runs: pd.DataFrame) -> None:
         """See that the data and the cards are those of the runs."""
@@ -155,10 +156,9 @@ class Study:
             block = block_folder(self.folder, **keys) / "block.json"
             if keys["dataset"] in self.datasets and block.exists():
                 for loss, spec in read_json(block)["runs"].items():
-                    yield (
-                        {**keys, "loss": loss},
-                        run_digest(spec, self.datasets[keys["dataset"]][1]),
-                    )
+                    spec = with_rate(spec, block.parents[1] / RATES)
+                    digest = run_digest(spec, self.datasets[keys["dataset"]][1])
+                    yield {**keys, "loss": loss}, digest
 
     def _run(
         self,
@@ -191,7 +191,7 @@ class Study:
             start=_ms(row["started"]),
             end=_ms(row["finished"]) if "finished" in row else None,
             parent="/".join(["loss", *group]),
-            params={**self._params(*group), "fold": str(fold), "seed": str(seed)},
+            params={**self._params(*group, fold), "fold": str(fold), "seed": str(seed)},
             tags={
                 "lossbench.block": "{dataset}/{model}/fold{fold}/seed{seed}".format(**row),
                 **tags,
@@ -204,6 +204,29 @@ class Study:
             provisional=test is None,
         )
 
+    def _tuning_runs(self) -> Iterator[Record]:
+        """Each training of the tuning, below the loss that got its learning rate by it."""
+        path = self.report / "tuning_runs.csv"
+        for row in read_table(path).to_dict("records") if path.exists() else ():
+            group = (row["dataset"], row["model"], row["loss"] + TUNED)
+            history = self.stored / row["digest"] / "history.csv"
+            keys = {key: str(row[key]) for key in ("fold", "seed", "learning_rate")}
+            steps = self.e.tuning.learning_rate.steps
+            steps = steps or self.e.training_of(row["dataset"], row["loss"]).steps
+            yield Record(
+                key=f"tuning/{row['digest']}",
+                kind="tuning",
+                name=f"tuning {row['loss']} · {row['learning_rate']:g} · fold {row['fold']}",
+                start=_ms(row["started"]),
+                end=_ms(row["finished"]),
+                parent="/".join(["loss", *group]),
+                params={**self._params(*group), **keys, "loss": row["loss"], "steps": str(steps)},
+                tags={"lossbench.status": row["status"]},
+                dataset=self.datasets[row["dataset"]],
+                history=history.read_bytes() if history.exists() else b"",
+                figures={"tuning/dice": row["dice"]},
+            )
+
     def _finished_loss(
         self,
         keys: tuple[str, str, str],
@@ -215,7 +238,7 @@ class Study:
         figures = {f"test/{name}": runs[name].mean() for name in TEST}
         diverged = (runs["status"] == "diverged").any()
         tags = {"lossbench.status": "diverged" if diverged else "finished"}
-        is_reference = keys[2] == self.e.comparison.reference
+        is_reference = keys[2] == self.e.reference_of(keys[2])
         for row in summary.to_dict("records"):
             name = f"{row['metric']}/{row['class']}"
             figures[f"test/{name}"] = row["mean"]
@@ -278,9 +301,12 @@ class Study:
             provisional=end is None,
         )
 
-    def _params(self, dataset: str, model: str, loss: str) -> dict[str, str]:
-        """Settings, so that runs can be filtered by them."""
-        run = self.e.run(dataset=dataset, model=model, loss=loss, fold=0, seed=0)
+    def _params(self, dataset: str, model: str, loss: str, fold: int = -1) -> dict[str, str]:
+        """Settings, so that runs can be filtered by them; of a fold, where one is given.
+
+        Without one, a learning rate that was tuned is null: each fold has its own.
+        """
+        run = run_of(self.e, self.folder, dataset, model, loss, fold, seed=0)
         return {
             "dataset": dataset,
             "model": model,
@@ -292,7 +318,8 @@ class Study:
 
     def _card(self, dataset: str, loss: str) -> dict[str, str]:
         """What a loss computes, as tags: of params MLflow would make axes and columns."""
-        card = self.cards.get(dataset, {}).get(loss, {})
+        cards = self.cards.get(dataset, {})  # those of tuned losses would be the same
+        card = cards.get(loss) or cards.get(loss.removesuffix(TUNED), {})
         return {f"card/{name}": str(value) for name, value in card.items()}
 
 

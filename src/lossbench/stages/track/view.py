@@ -34,7 +34,7 @@ def clean(name: str) -> str:
     return re.sub(r"[^\w\-. /:]", "_", name)
 
 
-def verdict_table(comparisons: pd.DataFrame, classes: Sequence[str], reference: str) -> str:
+def verdict_table(comparisons: pd.DataFrame, classes: Sequence[str]) -> str:
     """Markdown: a table per dataset, model and metric; a row per loss, a column per class.
 
     Parameters
@@ -43,12 +43,10 @@ def verdict_table(comparisons: pd.DataFrame, classes: Sequence[str], reference: 
         comparisons.csv.
     classes
         Names in order.
-    reference
-        The loss that the others are compared with.
     """
     text = []
-    groups = ["dataset", "model", "metric"]
-    for (dataset, model, metric), table in comparisons.groupby(groups, sort=False):
+    groups = ["dataset", "model", "metric", "reference"]
+    for (dataset, model, metric, reference), table in comparisons.groupby(groups, sort=False):
         rows = table[["verdict", "difference", "ci_low", "ci_high"]].itertuples(index=False)
         cells = [
             f"**{verdict}** {difference:+.4f} "
@@ -66,7 +64,7 @@ def verdict_table(comparisons: pd.DataFrame, classes: Sequence[str], reference: 
             f"{metric} of {model} on {dataset}, against **{reference}**: {sentence}.",
             wide.reset_index().to_markdown(index=False),
         ]
-    return "\n\n".join(text) or f"{reference} is the only loss: nothing to compare."
+    return "\n\n".join(text) or "There is one loss: nothing to compare."
 
 
 def verdicts_in_words(comparisons: pd.DataFrame) -> str:

@@ -11,6 +11,7 @@ from lossbench.common.device import device_name, pick_device
 from lossbench.common.files import read_json, try_lock
 from lossbench.common.global_state import preserve_global_state
 from lossbench.common.provenance import run_digest
+from lossbench.common.tuning import read_block
 from lossbench.common.user_code import refuse_other_code
 from lossbench.config import UserError
 from lossbench.datasets.batches import Arrays, Batches, batch_settings
@@ -50,10 +51,16 @@ def train(block: Path, data: Path, store: Path, threads: int = 1) -> None:
         After SIGTERM or SIGINT, with every run's checkpoint written.
     """
     torch.set_num_threads(threads)
-    prepared, content = Prepared(data), read_json(block)
+    prepared, content = Prepared(data), read_block(block)
     prepared.verify()
-    specs, execution = content["runs"], content["execution"]
-    folders = {name: store / run_digest(spec, prepared.digest) for name, spec in specs.items()}
+    folders = train_missing(content["runs"], content["execution"], store, prepared)
+    for name, folder in folders.items():
+        link_run(folder, block.parent / name)
+
+
+def train_missing(specs: dict, execution: dict, store: Path, data: Prepared) -> dict[str, Path]:
+    """Train what the store lacks of some runs of a block; the folder of each in the store."""
+    folders = {name: store / run_digest(spec, data.digest) for name, spec in specs.items()}
     failed = gpu_errors().failed
     missing = [name for name in specs if not is_finished(folders[name], specs[name]["training"])]
     for name in specs.keys() - missing:
@@ -70,7 +77,7 @@ def train(block: Path, data: Path, store: Path, threads: int = 1) -> None:
                     for x in specs
                     if x not in {*missing, *failed}
                 ]
-                _train({name: specs[name] for name in free}, execution, folders, prepared, finished)
+                _train({name: specs[name] for name in free}, execution, folders, data, finished)
             else:
                 if not waiting:
                     log.info("waiting for %s, which another process trains", ", ".join(missing))
@@ -79,8 +86,7 @@ def train(block: Path, data: Path, store: Path, threads: int = 1) -> None:
         missing = [x for x in missing if not is_finished(folders[x], specs[x]["training"])]
     if failed:
         raise UserError("\n".join(failed.values()))
-    for name, folder in folders.items():
-        link_run(folder, block.parent / name)
+    return folders
 
 
 def _lock(folder: Path, locks: ExitStack) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from lossbench.losses import batch_loss_of_copies, one_hot, run_loss
+from lossbench.losses import batch_loss_of_copies, make_target, run_loss
 from lossbench.losses.gradients import gradient_snapshot
 from lossbench.models import preserve_buffers
 
@@ -36,7 +36,7 @@ class Ledger:
                     for name, loss in {"loss": run.loss, "reference": self.reference}.items()
                 },
                 run.predict(self.probe.images),
-                one_hot(labels, len(run.data.classes)),
+                make_target(labels, len(run.data.classes), run.data.regions),
                 run.model.parameters(),
                 reference="reference",
                 split={"loss"},

@@ -25,7 +25,7 @@ from lossbench.losses import (
     run_loss,
     scale_of,
 )
-from lossbench.metrics import counts, dice_of
+from lossbench.metrics import counts_of_case, dice_of
 from lossbench.models import (
     Logits,
     build_model,
@@ -33,11 +33,11 @@ from lossbench.models import (
     logits_of,
     make_optimizer,
     precision_used,
-    predict,
     preserve_buffers,
     seed_everything,
     to_device,
 )
+from lossbench.predictions import predict
 from lossbench.stages.train.engine import Update
 from lossbench.stages.train.finished_runs import FILES
 from lossbench.stages.train.ledger import Ledger
@@ -193,9 +193,8 @@ class Run:
             return {}
         what = f"{self.name}: validated"
         predictions = predict(self.model, self.data, self.validation, self.patch, self.device, what)
-        k = len(self.data.classes)
         cases = [
-            counts(prediction, self.data.original_label(row), k)
+            counts_of_case(prediction, row, self.data)
             for prediction, row in zip(predictions, self.validation, strict=True)
         ]
         dice = dict(zip(self.data.classes, dice_of(cases).tolist(), strict=True))

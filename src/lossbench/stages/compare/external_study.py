@@ -1,0 +1,53 @@
+"""How results of other programs are compared: a study of what they have, by the command line."""
+
+import math
+import re
+from collections.abc import Sequence
+
+from lossbench.common.tables import RUN
+from lossbench.config import METRICS, Study, UserError, did_you_mean
+from lossbench.stages.compare.external import ExternalResults
+from lossbench.stages.compare.external_checks import unmatched
+
+
+def to_study(
+    results: ExternalResults,
+    name: str,
+    reference: str,
+    metrics: Sequence[str],
+    numbers: dict[str, float | None],
+) -> Study:
+    """How to compare these results; `numbers` are margin and alpha, None for the default.
+
+    Raises
+    ------
+    UserError
+        For a reference or a metric that they do not have.
+    """
+    labels = {key: results.table[key].unique().to_pylist() for key in RUN}
+    files = ", ".join(file["path"] for file in results.files)
+    if reference not in labels["loss"]:
+        hint = did_you_mean(reference, labels["loss"])
+        raise UserError(f"{files}: no loss {reference!r}; {hint}")
+    if len(labels["loss"]) < 2:
+        raise UserError(f"{files}: has the loss {reference!r} alone; expected: one more to compare")
+    results.notes.extend(unmatched(results.table, reference, files))
+    measured = [metric for metric in METRICS if metric in results.table.column_names]
+    for metric in metrics:
+        if metric not in measured:
+            raise UserError(f"{files}: no metric {metric!r}; {did_you_mean(metric, measured)}")
+        if list(metrics).count(metric) > 1:
+            raise UserError(f"--metrics: {metric} is named twice; each metric is compared once")
+    for key, value in numbers.items():
+        if value is not None and not (
+            1e-6 <= value < 0.5 if key == "alpha" else 0 < value < math.inf
+        ):
+            expected = "above 0" + (" and below 0.5" if key == "alpha" else "")
+            raise UserError(f"--{key} {value:g}: expected: a number {expected}")
+    settings = {key: value for key, value in numbers.items() if value is not None}
+    settings |= {"reference": reference, "metrics": list(metrics) or measured[:1]}
+    plain_name = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "results"
+    return Study.model_validate(
+        {"experiment": plain_name, "matrix": labels, "comparison": settings},
+        context={"any_name": True},  # these names become no folders
+    )

@@ -1,0 +1,100 @@
+"""Verdicts at the common learning rate beside those at each loss's own."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lossbench.common.files import read_json, write_json
+from lossbench.config import UserError
+from lossbench.stages.compare import compare
+from lossbench.statistics import paired_difference
+from tests.helpers.fake_results import write_experiment
+
+GRID = {"learning_rate": {"points": 3, "trainings": 2}}
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Of dice, dice_tuned, ce, ce_tuned, of which each has a Dice .02 above the one before."""
+    return write_experiment(tmp_path, losses=("dice", "ce"), n_cases=12, tuning=GRID)
+
+
+def read(study, name):
+    return pd.read_csv(study.parent / "report" / f"{name}.csv", dtype={"class": str})
+
+
+def test_each_loss_is_compared_at_both_rates(study):
+    table = read(study, "comparisons")
+    pairs = set(zip(table["loss"], table["reference"], strict=True))
+    assert pairs == {("ce", "dice"), ("ce_tuned", "dice_tuned")}
+    failed = read(study, "failures")
+    assert failed.loc[failed["loss"] == "dice_tuned", "p_mcnemar"].isna().all(), "a reference"
+
+
+def test_both_stand_side_by_side_and_the_rest_is_explained_by_the_rate(study):
+    tuning, compared = (
+        read(study, "tuning"),
+        read(study, "comparisons").set_index(["loss", "class"]),
+    )
+    cases = pd.read_parquet(study.parent / "report/cases.parquet")
+    for row in tuning.to_dict("records"):
+        fixed, tuned = compared.loc["ce", row["class"]], compared.loc["ce_tuned", row["class"]]
+        assert (row["verdict_fixed"], row["verdict_tuned"]) == (fixed["verdict"], tuned["verdict"])
+        assert row["difference_fixed"] == fixed["difference"]
+        assert row["difference_tuned"] == tuned["difference"]
+        assert (row["lr_fixed"], row["lr_tuned"], row["lr_tuned_reference"]) == (
+            0.001,
+            0.002,
+            0.001,
+        )
+        assert row["budget"] == 3 * 2 * 2  # points, trainings, folds
+        of_class = cases[cases["class"] == row["class"]]
+        wide = of_class.pivot_table(index=["fold", "seed", "case"], columns="loss", values="dice")
+        values = (wide["ce"] - wide["dice"]) - (wide["ce_tuned"] - wide["dice_tuned"])
+        folds = [fold.unstack("case").to_numpy() for _, fold in values.groupby("fold")]
+        expected = paired_difference([fold[:, np.isfinite(fold).any(axis=0)] for fold in folds])
+        assert row["explained_by_lr"] == pytest.approx(expected.mean)
+        assert [row["ci_low"], row["ci_high"]] == pytest.approx(expected.interval(0.95))
+
+
+def test_verdict_txt_says_both(study):
+    text = (study.parent / "report/verdict.txt").read_text()
+    assert "each loss minus dice (with its own learning rate minus dice_tuned)" in text
+    row = read(study, "tuning").iloc[0]
+    assert (
+        f"dice of {row['class']}, ce: at the common learning rate 0.001 {row['verdict_fixed']} "
+        f"({row['difference_fixed']:+.4f}); each at its own, 0.002 and 0.001, "
+        f"{row['verdict_tuned']} ({row['difference_tuned']:+.4f}). The rate explains"
+    ) in text
+
+
+def test_every_training_of_the_tuning_is_in_a_table(study):
+    table = read(study, "tuning_runs")
+    assert len(table) == 3 * 2 * 2 * 2
+    assert set(table["seed"]) == {-1, -2}
+
+
+def test_rates_of_another_grid_are_refused(study):
+    settings = json.loads(study.read_text())
+    settings["tuning"]["learning_rate"]["points"] = 5
+    write_json(study, settings)
+    with pytest.raises(UserError, match="of other settings or data"):
+        compare(study, study.parent / "report")
+
+
+def test_a_run_with_another_rate_is_refused(study):
+    file = next(study.parent.glob("*/*/fold0/rates.json"))
+    write_json(file, read_json(file) | {"rates": {"dice": 0.001, "ce": 0.004}})
+    with pytest.raises(UserError, match="not of the settings"):
+        compare(study, study.parent / "report")
+
+
+def test_a_best_rate_at_an_edge_is_said(study):
+    file = next(study.parent.glob("*/*/fold0/rates.json"))
+    write_json(file, read_json(file) | {"at_edge": ["ce"]})
+    compare(study, study.parent / "report")
+    assert set(read(study, "tuning")["at_edge"]) == {1}
+    text = (study.parent / "report/verdict.txt").read_text()
+    assert "the best rate is an edge of the grid in 1 fold" in text

