@@ -11,11 +11,13 @@ from safetensors.torch import save_file
 
 from lossbench.common.files import read_json
 from lossbench.common.user_code import code_of
-from lossbench.config import UserError
-from lossbench.encoder_weights import load_encoder
+from lossbench.config import UserError, merged, validate
+from lossbench.encoder_weights import fetch, load_encoder
 from lossbench.models import build_model, load_run
 from lossbench.stages.check.preflight import _other_normalisation
+from lossbench.workflow import with_code, with_weights
 from tests.helpers import check_runs
+from tests.helpers.configs import default
 from tests.helpers.trainings import LOSSES, block, run
 
 UNET = {
@@ -102,6 +104,48 @@ def test_a_run_starts_from_the_weights_and_is_read_without_them(tmp_path, phanto
     run(path, phantom)
     file.unlink()
     load_run(path.parent / "dice", phantom)
+
+
+def with_model(entry):
+    return validate(
+        merged(default(), {"models": {"unet": entry}, "matrix": {"model": ["unet"]}}), {}
+    )
+
+
+def test_weights_by_name_are_fetched_once_and_become_a_file(tmp_path, monkeypatch):
+    """Then a dry run and the jobs find them, and the digest has their SHA-256."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    named = with_model({**UNET, "encoder_weights": "imagenet"})
+    with pytest.raises(UserError) as error:
+        with_weights(named)
+    text = str(error.value)
+    assert text.startswith("models.unet.encoder_weights: imagenet of resnet18 cannot be fetched (")
+    assert text.endswith("/model.safetensors to results/weights/resnet18.imagenet.safetensors")
+    save_file(encoder().state_dict(), tmp_path / "weights.safetensors")
+    asked = []
+
+    def download(repo_id, filename, revision):
+        asked.append((repo_id, filename, len(revision)))
+        return tmp_path / "weights.safetensors"
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    fetch("resnet18", "imagenet", Path("results/weights/resnet18.imagenet.safetensors"))
+    assert asked == [("smp-hub/resnet18.imagenet", "model.safetensors", 40)]
+    with pytest.raises(
+        UserError, match=r"there are none to fetch \(available: imagenet, ssl, swsl"
+    ):
+        fetch("resnet18", "nothing", tmp_path / "x")
+    with pytest.raises(UserError, match="name a file with the weights"):
+        fetch("tu-resnet18", "imagenet", tmp_path / "x")
+    found = with_code(with_weights(named))
+    file = "results/weights/resnet18.imagenet.safetensors"
+    assert found.models["unet"].spec()["encoder_weights"] == file
+    assert found.code("models", "unet").keys() == {file}
+    for kept in ({**UNET, "encoder_weights": None}, {**UNET, "encoder_weights": "a.pth"}):
+        experiment = with_model(kept)
+        assert with_weights(experiment).models == experiment.models
 
 
 def test_another_normalisation_is_noticed(phantom):

@@ -32,6 +32,7 @@ STAGES = {
     "predict": "lossbench.stages.predict",
     "plan": "lossbench.stages.compare.plan",
     "ui": "lossbench.stages.track.ui",
+    "fetch": "lossbench.encoder_weights",
     "schema": "lossbench.config.schema",
 }
 EXAMPLES = {
@@ -50,6 +51,8 @@ EXAMPLES = {
     "predict": f"--run {BLOCK}/dice --input images --output predicted",
     "plan": "--results results/default --difference 0.01",
     "ui": "--port 5000",
+    "fetch": "--encoder resnet18 --weights imagenet"
+    " --output results/weights/resnet18.imagenet.safetensors",
     "schema": "> experiment.schema.json",
 }
 

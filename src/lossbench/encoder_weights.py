@@ -1,5 +1,6 @@
-"""Weights of a pretrained encoder, from a file: no network is needed where runs are trained."""
+"""Weights of a pretrained encoder: fetched once, and from a file where runs are trained."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lossbench.common.files import whole
 from lossbench.config import UserError
 
 PREFIXES = ("", "encoder.", "model.", "module.")  # of the names, in files of whole networks
@@ -47,6 +49,52 @@ def load_encoder(model: nn.Module, file: Path, where: str) -> None:
             f"{differing[0]} {list(expected[differing[0]].shape)}, for one, is not in it"
         )
     encoder.load_state_dict(adapted)
+
+
+def fetch(encoder: str, weights: str, output: Path) -> None:
+    """Fetch the pretrained weights of an encoder of segmentation_models_pytorch, once.
+
+    The workflow does it for `encoder_weights: imagenet` and the like, where it is started.
+
+    Parameters
+    ----------
+    encoder
+        Name of the encoder, such as resnet18.
+    weights
+        Name of its weights, such as imagenet.
+    output
+        File to write: a state_dict, .safetensors.
+
+    Raises
+    ------
+    UserError
+        Where there are no such weights, or they cannot be fetched.
+    """
+    from huggingface_hub import hf_hub_download  # seconds that only a download pays
+    from segmentation_models_pytorch.encoders import encoders
+
+    where = f"encoder_weights: {weights} of {encoder}"
+    available = encoders.get(encoder, {}).get("pretrained_settings", {})
+    if weights not in available or "repo_id" not in available[weights]:
+        raise UserError(
+            f"{where}: there are none to fetch (available: {', '.join(available) or 'none'}); "
+            "name a file with the weights"
+        )
+    source = available[weights]
+    try:
+        file = hf_hub_download(
+            source["repo_id"], filename="model.safetensors", revision=source["revision"]
+        )
+        with whole(output) as part:
+            shutil.copyfile(file, part)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{where} cannot be fetched ({type(error).__name__}: {reason}); run the same command, "
+            f"or a dry run of it, where there is a network, or download "
+            f"https://huggingface.co/{source['repo_id']}/resolve/{source['revision']}"
+            f"/model.safetensors to {output}"
+        ) from error
 
 
 def _read(file: Path, where: str) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ Snakemake imports this at every start, each job's included: no torch and no pand
 
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
@@ -20,8 +21,8 @@ from lossbench.common.instantiate import USER_PATH
 from lossbench.common.provenance import run_digest, sha256
 from lossbench.common.rounds import losses_of, planned_blocks
 from lossbench.common.tuning import rates_file, run_of
-from lossbench.common.user_code import code_of
-from lossbench.config import Experiment, UserError, merged, validate
+from lossbench.common.user_code import code_of, weights_file
+from lossbench.config import Component, Experiment, UserError, merged, validate
 
 # Config files that come with lossbench; a study's own files are merged over them, in this order.
 CONFIG_FILES = ("datasets", "models", "losses", "config")
@@ -75,6 +76,36 @@ def configure(
         everything = merged(everything, yaml.safe_load(Path(default).read_text()))
     sources = {original(file): str(file) for file in defaults} | {file: file for file in files}
     return validate(merged(everything, config), sources)
+
+
+def with_weights(experiment: Experiment) -> Experiment:
+    """The experiment with files in place of the names of pretrained weights, each fetched once.
+
+    So runs need no network, and their digests have the SHA-256 of the weights.
+
+    Raises
+    ------
+    UserError
+        Where weights cannot be fetched; with what to do.
+    """
+    models = dict(experiment.models)
+    for name in experiment.matrix.model:
+        spec = models[name].spec()
+        weights = spec.get("encoder_weights")
+        is_smp = spec["_target_"].startswith("segmentation_models_pytorch.")
+        if not (is_smp and isinstance(weights, str)) or weights_file(spec):
+            continue
+        encoder = str(spec.get("encoder_name", "resnet34"))  # the library's default
+        file = Path("results", "weights", f"{encoder}.{weights}.safetensors")
+        if not file.is_file():
+            options = ["--encoder", encoder, "--weights", weights, "--output", str(file)]
+            command = [sys.executable, "-P", "-m", "lossbench", "fetch", *options]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                lines = done.stderr.strip().splitlines() or [f"{' '.join(command)} failed"]
+                raise UserError(f"models.{name}.{lines[-1].removeprefix('error: ')}")
+        models[name] = Component.model_validate({**spec, "encoder_weights": str(file)})
+    return experiment.model_copy(update={"models": models})
 
 
 def with_code(experiment: Experiment) -> Experiment:

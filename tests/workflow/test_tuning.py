@@ -79,7 +79,7 @@ def test_equivalent_at_the_own_rates_and_not_at_the_common_one(done):
     assert row["verdict_tuned"] == "equivalent"
     assert row["explained_by_lr"] > 0
     assert row["ci_low"] > 0
-    assert row["lr_tuned_reference"] / row["lr_tuned"] == pytest.approx(10**0.5, rel=0.3)
+    assert 2 < row["lr_tuned_reference"] / row["lr_tuned"] < 6, "3.16, up to noise"
     assert "at the common learning rate 0.03 better" in result.stderr
     assert "Nothing to be done" in snakemake(folder, *OPTIONS).stderr
 

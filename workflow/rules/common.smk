@@ -28,6 +28,7 @@ from lossbench.workflow import (
     tuned,
     user_files,
     with_code,
+    with_weights,
 )
 
 # Not by `configfile:`, which a module that is given a config skips, and which says in four lines
@@ -45,7 +46,10 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 os.environ.update(job_environment(os.environ, ROOT, FILES, EXPERIMENT.data_root))
-EXPERIMENT = with_code(EXPERIMENT)
+try:
+    EXPERIMENT = with_code(with_weights(EXPERIMENT))
+except UserError as error:
+    raise WorkflowError(str(error)) from None
 
 
 wildcard_constraints:
