@@ -43,11 +43,13 @@ def with_profile(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_dry_run_reads_the_profile(name, tmp_path):
-    output = snakemake(tmp_path, "--dry-run", *with_profile(name))
+    tuning = ("--config", "tuning={learning_rate: {}}")
+    output = snakemake(tmp_path, "--dry-run", *tuning, *with_profile(name))
     found = dict(re.findall(r"rule (\w+):\n(?: +.*\n)*? +resources: (.*)", output))
-    resources = settings(name).get("set-resources", {}).get("train", {})
-    for key, value in {"gpu": 1, "runtime": 1440, "mem_mb": 16000, **resources}.items():
-        assert f"{key}={str(value).strip(chr(39))}" in found["train"]
+    for rule, minutes in {"tune": 1200, "train": 1440}.items():
+        resources = settings(name).get("set-resources", {}).get(rule, {})
+        for key, value in {"gpu": 1, "runtime": minutes, "mem_mb": 16000, **resources}.items():
+            assert f"{key}={str(value).strip(chr(39))}" in found[rule]
     for key, value in settings(name).get("default-resources", {}).items():
         assert f"{key}={str(value).strip(chr(39))}" in found["compare"]
 
