@@ -22,8 +22,9 @@ from lossbench.statistics import (
     holm,
     paired_difference,
     planned,
+    share_training_sets,
 )
-from lossbench.statistics.variance_components import balanced
+from lossbench.statistics.variance_components import UNKNOWN
 
 COMPARISONS, ALPHA, EFFECT = 6, 0.05, 0.005
 
@@ -98,6 +99,11 @@ def simulated(design: Design, studies: int, seed: int, effect: float = 0.0) -> l
     return [[study(generator, design, effect) for _ in range(COMPARISONS)] for _ in range(studies)]
 
 
+def estimated(comparisons: list[list[np.ndarray]]) -> list[Difference]:
+    """The differences of a study, as `compare` estimates them."""
+    return share_training_sets([paired_difference(folds) for folds in comparisons])
+
+
 def any_winner(p: np.ndarray) -> float:
     """Share of studies with a p under ALPHA after Holm."""
     return float(np.mean([(holm(row) < ALPHA).any() for row in p]))
@@ -115,7 +121,7 @@ def any_false_verdict(design: Design, studies: int, seed: int) -> float:
     false = 0
     for _ in range(studies):
         effects = [0.0, EFFECT] * (COMPARISONS // 2)
-        row = [paired_difference(study(generator, design, effect)) for effect in effects]
+        row = estimated([study(generator, design, effect) for effect in effects])
         decisions = decide(row, [EFFECT] * COMPARISONS, [True] * COMPARISONS, ALPHA)
         said = [x.verdict for x in decisions]
         false += bool({"better", "worse"} & {*said[::2]} or {"equivalent", "worse"} & {*said[1::2]})
@@ -125,8 +131,13 @@ def any_false_verdict(design: Design, studies: int, seed: int) -> float:
 def truth(design: Design) -> Difference:
     """A pilot that knows the variance components."""
     n_cases, n_blocks = design.folds * design.cases, design.folds * design.seeds
-    variances = (design.case**2, design.block**2, design.residual**2)
-    components = balanced(*variances, design.folds, design.seeds, n_cases)
+    components = UNKNOWN._replace(
+        case=design.case**2,
+        block=design.block**2,
+        residual=design.residual**2,
+        variance=1.0,  # known, whatever it is
+        shared_by=COMPARISONS if design.folds > 1 else 0,
+    )
     return Difference(0.0, components, n_cases, n_blocks, design.folds)
 
 
@@ -137,9 +148,9 @@ def promise(design: Design, studies: int, seed: int) -> dict[str, float | str]:
     cases = int(np.ceil(plan.n_cases / plan.n_folds))
     design = replace(design, seeds=plan.n_seeds, cases=cases)
     found = [
-        paired_difference(folds).p() < ALPHA / COMPARISONS
+        d.p() < ALPHA / COMPARISONS
         for row in simulated(design, studies // 2, seed, EFFECT)
-        for folds in row
+        for d in estimated(row)
     ]
     return {"plan": str(design), "promised": plan.power, "found": float(np.mean(found))}
 
@@ -147,7 +158,7 @@ def promise(design: Design, studies: int, seed: int) -> dict[str, float | str]:
 def rates(design: Design, studies: int, seed: int = 0) -> dict[str, float | str]:
     """One row of the table."""
     comparisons = simulated(design, studies, seed)
-    differences = [[paired_difference(folds) for folds in row] for row in comparisons]
+    differences = [estimated(row) for row in comparisons]
     p = np.array([[d.p() for d in row] for row in differences])
     shifted = np.array([replace(row[0], mean=row[0].mean + EFFECT).p() for row in differences])
     return {

@@ -23,6 +23,7 @@ from lossbench.statistics import (
     decide,
     mcnemar,
     paired_difference,
+    share_training_sets,
 )
 
 CASE, RESIDUAL = 0.010, 0.0125
@@ -102,7 +103,7 @@ def rates(d: Hard, studies: int, seed: int = 0) -> dict[str, float | str]:
     winners = false = covered = equivalent = 0
     for _ in range(studies):
         values = [simulate(rng, d) for _ in range(d.comparisons)]
-        found = [d.estimate(folds) for folds in values]
+        found = share_training_sets([d.estimate(folds) for folds in values])
         p_missing = [1.0] * len(found)
         if d.missing:
             lacks = [np.concatenate([np.isnan(f).sum(axis=0) for f in folds]) for folds in values]

@@ -10,7 +10,7 @@ from lossbench.statistics import (
     Looks,
     decide,
     decide_rounds,
-    more_rounds_may_decide,
+    more_rounds_lack,
     paired_difference,
     rounds_needed,
 )
@@ -161,16 +161,16 @@ def test_where_cases_alone_are_too_few_more_rounds_are_no_help():
         generator = np.random.default_rng(0)
         design = Design(1, 4, cases, 0.002, case=case, residual=0.004)
         d = paired_difference(study(generator, design, effect))
-        return not more_rounds_may_decide(d, MARGIN, ALPHA, looks)
+        return more_rounds_lack(d, MARGIN, ALPHA, looks) == "cases"
 
     assert hopeless(0.05, 20, 0.0)
     assert not hopeless(0.05, 2000, 0.0)
     assert not hopeless(0.05, 20, 0.2)  # far from 0
     assert not hopeless(0.004, 20, 0.0)
     unknown = paired_difference([np.ones((1, 5))])
-    assert more_rounds_may_decide(unknown, MARGIN, ALPHA, looks)  # one block
+    assert not more_rounds_lack(unknown, MARGIN, ALPHA, looks)  # one block
     with_blocks = Difference(0.1, unknown.components, n_cases=1, n_blocks=3)
-    assert not more_rounds_may_decide(with_blocks, MARGIN, ALPHA, looks)
+    assert more_rounds_lack(with_blocks, MARGIN, ALPHA, looks)
 
 
 @pytest.mark.parametrize(("sd", "noise"), [(0.01, 0.0), (0.01, 0.004), (0.0015, 0.0)])
@@ -185,7 +185,7 @@ def test_where_the_cases_alone_forbid_a_verdict(sd, noise):
 
     def hopeless(mean: float) -> bool:
         d = Difference(mean, components, n_cases=n, n_blocks=4)
-        return not more_rounds_may_decide(d, MARGIN, ALPHA, looks)
+        return more_rounds_lack(d, MARGIN, ALPHA, looks) == "cases"
 
     largest = of_zero * least - 2 * noise  # beyond it, a verdict of better is in reach
     smallest = MARGIN - of_margin * least + 2 * noise  # below it, equivalent is
@@ -197,7 +197,7 @@ def test_where_the_cases_alone_forbid_a_verdict(sd, noise):
         assert hopeless(1.001 * smallest)
         assert not hopeless(0.999 * smallest)
     two_blocks = Difference(0.0, components._replace(variance=np.nan), n_cases=n, n_blocks=2)
-    assert not more_rounds_may_decide(two_blocks, MARGIN, ALPHA, looks)
+    assert more_rounds_lack(two_blocks, MARGIN, ALPHA, looks)
 
 
 @pytest.mark.slow

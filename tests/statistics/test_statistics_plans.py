@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.error_rates import Design, simulated, truth
+from benchmarks.error_rates import Design, estimated, simulated, truth
 from lossbench.statistics import needed, paired_difference, pairing_gain, planned
 from tests.helpers.simulations import FULL, scores, verdict
 
@@ -19,7 +19,7 @@ def test_a_planned_study_has_the_promised_power(design, seeds):
     plan = next(p for p in plans if p.n_seeds == seeds)
     as_planned = replace(design, seeds=seeds, cases=round(plan.n_cases / plan.n_folds))
     rows = simulated(as_planned, 120, seed=4, effect=0.005)
-    found = np.mean([paired_difference(f).p() < 0.05 / 6 for row in rows for f in row])
+    found = np.mean([d.p() < 0.05 / 6 for row in rows for d in estimated(row)])
     assert plan.power == pytest.approx(0.8, abs=0.01)
     assert found == pytest.approx(plan.power, abs=0.04)
 
@@ -42,7 +42,7 @@ def test_fewer_cases_are_needed_with_more_blocks():
 @pytest.mark.parametrize("mean", [0.012, 0.004, 0.0])
 def test_the_number_that_would_decide_does(mean):
     """Verdicts with the seeds that were named, and with one less: power about 0.8 or just below."""
-    design = Design(2, 2, 15, 0.008)
+    design = Design(4, 2, 15, 0.008)
     blocks = needed(replace(truth(design), mean=mean), 0.01, 0.05)[1]
     expected = "better" if mean > 0.01 else "equivalent"
 
@@ -50,11 +50,11 @@ def test_the_number_that_would_decide_does(mean):
         said = [
             verdict(d, 0.01, 0.05)
             for row in simulated(replace(design, seeds=seeds), 60, seed=1, effect=mean)
-            for d in map(paired_difference, row)
+            for d in estimated(row)
         ]
         return np.mean([s == expected for s in said])
 
-    assert power(int(blocks / 2) - 1) - 0.05 < 0.8 < power(int(blocks / 2)) + 0.05
+    assert power(int(blocks / 4) - 1) - 0.05 < 0.8 < power(int(blocks / 4)) + 0.05
 
 
 def test_more_cases_do_not_help_against_training_noise():
@@ -68,11 +68,12 @@ def test_pairing_gain():
     """Cases that are hard for both losses cancel: variance of a mean, unpaired over paired."""
     values = scores([0.8, 0.7], folds=1, seeds=40, cases=200)
     loss, reference = [v[0] for v in values], [v[1] for v in values]
-    gain = pairing_gain(loss, reference)
+    gain = pairing_gain(loss, reference, paired_difference)
     unpaired = 2 * 0.1**2 / 200
     paired = 2 * 0.01**2 / 40 + 2 * 0.02**2 / 8000
     assert gain == pytest.approx(1 + unpaired / paired, rel=0.25)
-    assert pairing_gain(loss, loss) == np.inf
+    assert pairing_gain(loss, loss, paired_difference) == np.inf
     constant = [np.ones((2, 5)), np.ones((2, 5))]
-    assert np.isnan(pairing_gain(constant, constant))
-    assert np.isnan(pairing_gain([v[:1] for v in loss[:1]], [v[:1] for v in reference[:1]]))
+    assert np.isnan(pairing_gain(constant, constant, paired_difference))
+    one_block = [[v[:1] for v in side[:1]] for side in (loss, reference)]
+    assert np.isnan(pairing_gain(*one_block, paired_difference))

@@ -94,6 +94,7 @@ CLAIMS = ("claim", "source", *GROUP, "verdict", "figure", "evidence")
 PLAN = (
     *(*GROUP, "loss", "class", "metric", "pilot_cases", "pilot_seeds", "pilot_blocks"),
     *("sd_case", "sd_block", "sd_residual", "sd_fold", "more_seeds_help", "pairing_gain"),
+    "shared_weights",
     *("n_seeds", "n_blocks", "n_cases", "power", "hours"),
 )
 # Columns of text, whatever they look like: a class may be called 007 or NA.

@@ -6,12 +6,13 @@ from lossbench.statistics.differences import crossed_difference as crossed_diffe
 from lossbench.statistics.differences import improvement as improvement
 from lossbench.statistics.differences import models_difference as models_difference
 from lossbench.statistics.differences import paired_difference as paired_difference
+from lossbench.statistics.differences import pairing_gain as pairing_gain
 from lossbench.statistics.failures import failure_rate as failure_rate
 from lossbench.statistics.failures import mcnemar as mcnemar
 from lossbench.statistics.planning import Plan as Plan
 from lossbench.statistics.planning import needed as needed
-from lossbench.statistics.planning import pairing_gain as pairing_gain
 from lossbench.statistics.planning import planned as planned
+from lossbench.statistics.planning import rounds_needed as rounds_needed
 from lossbench.statistics.random_effects import RandomEffects as RandomEffects
 from lossbench.statistics.random_effects import random_effects as random_effects
 from lossbench.statistics.resampling import Ranks as Ranks
@@ -19,8 +20,9 @@ from lossbench.statistics.resampling import mean_interval as mean_interval
 from lossbench.statistics.resampling import ranks as ranks
 from lossbench.statistics.sequential import Looks as Looks
 from lossbench.statistics.sequential import decide_rounds as decide_rounds
-from lossbench.statistics.sequential import more_rounds_may_decide as more_rounds_may_decide
-from lossbench.statistics.sequential import rounds_needed as rounds_needed
+from lossbench.statistics.sequential import more_rounds_lack as more_rounds_lack
+from lossbench.statistics.training_sets import on_same_cases as on_same_cases
+from lossbench.statistics.training_sets import share_training_sets as share_training_sets
 from lossbench.statistics.tuning import Peak as Peak
 from lossbench.statistics.tuning import expected_best as expected_best
 from lossbench.statistics.tuning import peak as peak

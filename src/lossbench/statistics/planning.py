@@ -3,17 +3,23 @@
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
-from lossbench.statistics.differences import Difference, paired_difference
-from lossbench.statistics.variance_components import NOISE_EXPONENT, Components, balanced
+from lossbench.statistics.differences import Difference
+from lossbench.statistics.sequential import Looks, both_p
+from lossbench.statistics.training_sets import shared_ratios
+from lossbench.statistics.variance_components import NOISE_EXPONENT
+from lossbench.statistics.verdicts import step_down
 
 POWER = 0.8  # of the numbers of cases and blocks that would decide
 MAX_PLANNED = 1_000_000  # cases or blocks that anybody would plan for
 SEEDS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100)
-_QUANTILES = (np.arange(64) + 0.5) / 64
+DRAWS = 400  # studies of a design that are drawn
+MOST_SHARED = 6  # comparisons that are drawn; the median of more is as good as known
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,9 @@ def needed(
     seeds = d.n_blocks / d.n_folds
 
     def enough(cases: float, seeds: float) -> bool:
-        design = _design(d, cases, seeds)
         if abs(d.mean) > margin:
-            return _power_differs(design, abs(d.mean), alpha / tests) >= POWER
-        return _power_equivalent(design, abs(d.mean), margin, alpha / tests) >= POWER
+            return _power_differs(d, cases, seeds, abs(d.mean), alpha / tests) >= POWER
+        return _power_equivalent(d, cases, seeds, margin, alpha / tests) >= POWER
 
     cases = _smallest(d.n_cases, lambda n: enough(n, seeds))
     if not d.more_seeds_help:
@@ -96,10 +101,10 @@ def planned(
     -------
     list of Plan
         One for each number of seeds in `SEEDS` that makes two blocks or more; empty where the
-        pilot says nothing of training noise.
+        pilot says nothing of training noise, or does not take it apart (`crossed_difference`).
     """
     d = difference
-    if not np.isfinite(d.variance):
+    if not (np.isfinite(d.variance) and np.isfinite(d.components.case)):
         return []
     plans = []
     for seeds in SEEDS:
@@ -107,7 +112,7 @@ def planned(
             continue
 
         def reached(cases: float, seeds: int = seeds) -> float:
-            return _power_differs(_design(d, cases, seeds), abs(goal), alpha / tests)
+            return _power_differs(d, cases, seeds, abs(goal), alpha / tests)
 
         cases = _smallest(2 * d.n_folds, lambda n, reached=reached: reached(n) >= power)
         plans.append(
@@ -116,74 +121,157 @@ def planned(
     return plans
 
 
-def pairing_gain(loss: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> float:
-    """Variance of the unpaired difference over that of the paired one.
+def rounds_needed(
+    pilot: Sequence[Difference],
+    per_round: Sequence[float],
+    margins: Sequence[float],
+    effect: float,
+    alpha: float,
+    looks: Looks,
+    studies: int = 200,
+    seed: int = 0,
+) -> np.ndarray:
+    """After how many rounds comparisons are decided, in studies drawn with a pilot's components.
 
     Parameters
     ----------
-    loss, reference
-        Values of the metric, a matrix (seeds, cases) for each fold, NaN where missing.
+    pilot
+        A difference of each comparison: its variance components, folds and cases are used.
+    per_round
+        Blocks of a round, of each comparison.
+    margins
+        Of each comparison.
+    effect
+        True difference of all of them, in margins.
+    alpha, looks
+        Of the study.
+    studies, seed
+        How many are drawn, and from what.
 
     Returns
     -------
-    float
-        How many times as much data would have given the same precision without pairing: with
-        other cases, initial weights and batches for each loss. NaN where either cannot be told,
-        infinite where the paired difference does not vary.
+    np.ndarray
+        int (studies, comparisons); the budget where a comparison is not decided before.
     """
-    paired = [x - y for x, y in zip(loss, reference, strict=True)]
+    generator, rounds = np.random.default_rng(seed), np.array(looks.rounds)
+    p = np.ones((len(rounds), studies, len(pilot), 4))
+    for i, (d, blocks, margin) in enumerate(zip(pilot, per_round, margins, strict=True)):
+        c, folds = d.components, d.n_folds
+        of_training = c.block + c.residual * folds / d.n_cases
+        shared = np.sqrt(c.case * folds / d.n_cases + c.training_sets * folds)
+        noise = generator.standard_normal((looks.budget, studies, folds)).cumsum(axis=0)
+        noise *= np.sqrt(of_training * folds / blocks)
+        of_folds = shared * generator.standard_normal((studies, folds))
+        dfs = np.full((looks.budget, 1), blocks)
+        dfs[0] -= folds
+        squares = 2 * generator.gamma(dfs / 2, size=(looks.budget, studies)).cumsum(axis=0)
+        for j, k in enumerate(rounds):
+            means = of_folds + noise[k - 1] / k
+            spread = means.var(axis=-1, ddof=1) if folds > 1 else np.zeros(studies)
+            seeds = blocks * k / folds
+            within = squares[k - 1] / max(blocks * k - folds, 1) * of_training / seeds
+            e = _estimate(d, d.n_cases, seeds, spread[:, None], within[:, None])
+            mean = effect * margin + means.mean(axis=-1)
+            error = np.sqrt(np.maximum(e.variance[:, 0], np.finfo(float).tiny))
+            for side, shift in enumerate((mean, -mean, mean + margin, margin - mean)):
+                few, many = (special.stdtr(df, -shift / error) for df in (e.df, e.df_case))
+                weight = e.weight[:, 0]
+                p[j, :, i, side] = weight * few + (1 - weight) * many
+    both = both_p(looks.sequential_p(p))
+    needed = np.full((studies, len(pilot)), looks.budget)
+    for j, s in reversed([*np.ndindex(both.shape[:2])]):
+        corrected, _ = step_down(both[j, s])
+        needed[s, (corrected < alpha).any(axis=1)] = rounds[j]
+    return needed
 
-    def alone(side: Sequence[np.ndarray]) -> float:
-        shared = [np.where(np.isfinite(d), v, np.nan) for d, v in zip(paired, side, strict=True)]
-        return paired_difference(shared).variance
 
-    unpaired = alone(loss) + alone(reference)
-    variance = paired_difference(paired).variance
-    if variance == 0:
-        return np.inf if unpaired > 0 else np.nan
-    return float(unpaired / variance)
+class _Estimate(NamedTuple):
+    """What studies of a design estimate, arrays (studies, comparisons); `df` is of all."""
 
-
-def _design(d: Difference, cases: float, seeds: float) -> Components:
-    """What the components promise for another number of cases, in all, and of seeds."""
-    c = d.components
-    return balanced(c.case, c.block, c.residual, d.n_folds, seeds, cases)
+    variance: np.ndarray
+    weight: np.ndarray
+    df: float
+    df_case: float
 
 
-def _spread(design: Components, p: float) -> tuple[np.ndarray, np.ndarray]:
-    """Standard errors that such a study may estimate, and the quantile each is multiplied by.
+def _estimate(
+    d: Difference, cases: float, seeds: float, spread: np.ndarray, within: np.ndarray
+) -> _Estimate:
+    """As `combine` and `share_training_sets` estimate, of a full table.
 
-    Equally probable ones: the training noise is estimated with few degrees of freedom, but never
-    below 0, and the reference follows it; the cases' part is taken as known.
+    `spread` is the variance of the folds' means, and `within` what the trainings of a fold say of
+    that: what blocks and residuals add to it. The cases' part is taken as known.
     """
-    known = design.variance - design.noise
-    estimated = design.noise * special.chdtri(design.df, _QUANTILES) / design.df
-    variance = np.maximum(estimated + known, design.floor)
-    weight = (1 - known / variance) ** NOISE_EXPONENT
+    c, folds = d.components, d.n_folds
+    of_case, of_residual = c.case * folds / cases, c.residual * folds / (cases * seeds)
+    df_block, df_fold = folds * (seeds - 1), folds - 1
+    df = df_block + df_fold
+    block = df_block * (within - of_residual) + df_fold * (spread - of_case - of_residual)
+    trainings = of_residual + np.maximum(block / df, 0.0)
+    variance = (of_case + trainings) / folds
+    # As `variance_of_mean` has it.
+    noise = (trainings + (df_fold / df) ** 2 * of_case) / folds if cases > folds else variance
+    if df_block and df_fold and c.shared_by:
+        expected = of_case + np.maximum(within, of_residual)
+        own = spread / np.maximum(expected, np.finfo(float).tiny)
+        ratio = shared_ratios(own / special.fdtri(df_fold, df_block, 0.5))
+        part = np.maximum(ratio - 1, 0) * expected / folds
+        variance, noise = variance + part, noise + part
+        df = min(df, c.shared_by * df_fold)
+    weight = (noise / np.maximum(variance, np.finfo(float).tiny)) ** NOISE_EXPONENT
+    return _Estimate(variance, weight, df, cases - folds if cases > folds else np.inf)
+
+
+@lru_cache(maxsize=256)
+def _drawn(df: float, comparisons: int, which: int) -> np.ndarray:
+    """Chi-square over its degrees of freedom, (DRAWS, comparisons); the same for the same."""
+    drawn = np.random.default_rng((comparisons, which)).uniform(size=(DRAWS, comparisons))
+    return special.chdtri(df, drawn) / df if df else np.zeros((DRAWS, comparisons))
+
+
+def _studies(
+    d: Difference, cases: float, seeds: float, p: float
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Standard deviation of the mean of a design, standard errors of studies, and quantiles.
+
+    Equally probable studies: training noise and what training sets add are estimated with few
+    degrees of freedom, and the reference follows them.
+    """
+    c, folds = d.components, d.n_folds
+    of_trainings = (c.block + c.residual * folds / cases) / seeds
+    of_folds = of_trainings + c.case * folds / cases + c.training_sets * folds
+    n = min(max(c.shared_by, 1), MOST_SHARED)
+    spread = of_folds * _drawn(folds - 1, n, 0)
+    within = of_trainings * _drawn(folds * (seeds - 1), n, 1)
+    variance, weight, df, df_case = _estimate(d, cases, seeds, spread, within)
     # The quantile x of a mixture is that of weight few + (1 - weight) many = p. It is easy to solve
     # for the weight: on a grid of x, which is then read the other way round.
-    low, high = np.sort(-special.stdtrit([design.df, design.df_case], p))
+    low, high = np.sort(-special.stdtrit([df, df_case], p))
     x = np.linspace(high, low, 64)
-    few, many = special.stdtr(design.df, -x), special.stdtr(design.df_case, -x)
+    few, many = special.stdtr(df, -x), special.stdtr(df_case, -x)
     gap = few - many
     weights = np.where(gap > 0, (p - many) / np.where(gap > 0, gap, 1), 1.0)
-    return np.sqrt(variance), np.interp(weight, weights[::-1], x[::-1])
+    quantiles = np.interp(weight[:, 0], weights[::-1], x[::-1])
+    return float(np.sqrt(of_folds / folds)), np.sqrt(variance[:, 0]), quantiles
 
 
-def _power_differs(design: Components, goal: float, alpha: float) -> float:
+def _power_differs(d: Difference, cases: float, seeds: float, goal: float, alpha: float) -> float:
     """Probability that a true difference `goal` is found, with the right sign."""
-    if design.variance == 0:
+    scale, errors, quantiles = _studies(d, cases, seeds, alpha / 2)
+    if scale == 0:
         return float(goal > 0)
-    errors, quantiles = _spread(design, alpha / 2)
-    return float(special.ndtr((goal - errors * quantiles) / np.sqrt(design.variance)).mean())
+    return float(special.ndtr((goal - errors * quantiles) / scale).mean())
 
 
-def _power_equivalent(design: Components, goal: float, margin: float, alpha: float) -> float:
-    """Probability that a true difference `goal` is shown to lie within the margin."""
-    if design.variance == 0:
+def _power_equivalent(
+    d: Difference, cases: float, seeds: float, margin: float, alpha: float
+) -> float:
+    """Probability that the difference as it seems is shown to lie within the margin."""
+    goal = abs(d.mean)
+    scale, errors, quantiles = _studies(d, cases, seeds, alpha)
+    if scale == 0:
         return float(goal < margin)
-    errors, quantiles = _spread(design, alpha)
-    room, scale = margin - errors * quantiles, np.sqrt(design.variance)
+    room = margin - errors * quantiles
     shown = special.ndtr((room - goal) / scale) - special.ndtr((-room - goal) / scale)
     return float(np.maximum(shown, 0).mean())
 

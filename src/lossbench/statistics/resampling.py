@@ -62,7 +62,12 @@ def mean_interval(
     return low, high
 
 
-def ranks(values: Sequence[np.ndarray], confidence: float = 0.95, seed: int = 0) -> Ranks:
+def ranks(
+    values: Sequence[np.ndarray],
+    confidence: float = 0.95,
+    seed: int = 0,
+    shared_weights: bool = False,
+) -> Ranks:
     """Ranks of losses by their mean, and how stable they are over blocks and cases.
 
     Parameters
@@ -72,6 +77,9 @@ def ranks(values: Sequence[np.ndarray], confidence: float = 0.95, seed: int = 0)
         better: give the negative of a metric of which less is better.
     confidence, seed
         Of the interval of the rank, and of the resampling.
+    shared_weights
+        Whether the trainings of a seed start from the same weights in all folds: then all blocks of
+        a seed are drawn together, and count as one.
 
     Returns
     -------
@@ -91,8 +99,11 @@ def ranks(values: Sequence[np.ndarray], confidence: float = 0.95, seed: int = 0)
         for f, v in enumerate(values)
         for s in np.flatnonzero(np.isfinite(v).any(axis=(0, 2)))
     ]
-    n_blocks = len(blocks)
-    drawn = np.vstack([np.ones(n_blocks), _draws(n_blocks, (seed, 2))]) if blocks else None
+    # What is drawn together, a position for each block.
+    units = [s for _, s in blocks] if shared_weights else list(range(len(blocks)))
+    n_units = len({*units})
+    units = np.unique(units, return_inverse=True)[1]
+    drawn = np.vstack([np.ones(n_units), _draws(n_units, (seed, 2))])[:, units] if blocks else None
     # The first row is of the values themselves, the others of resamples.
     sums, counts = np.zeros((RESAMPLES + 1, n)), np.zeros((RESAMPLES + 1, n))
     for b, (f, s) in enumerate(blocks):
@@ -107,10 +118,10 @@ def ranks(values: Sequence[np.ndarray], confidence: float = 0.95, seed: int = 0)
     empty = counts[0] == 0
     means = np.where(counts > 0, sums / np.maximum(counts, 1), -np.inf)
     rank = np.where(empty, np.nan, _rank(means[:1])[0])
-    if n_blocks < 2:
+    if n_units < 2:
         return Ranks(rank, *[np.full(n, np.nan)] * 3)
     p = (1 - confidence) / 2
-    widening = np.sqrt(n_blocks / (n_blocks - 1)) * stats.t.isf(p, n_blocks - 1) / stats.norm.isf(p)
+    widening = np.sqrt(n_units / (n_units - 1)) * stats.t.isf(p, n_units - 1) / stats.norm.isf(p)
     centre = np.where(empty, 0, means[0])
     ranked = _rank(centre + widening * (means[1:] - centre))
     low, high = np.quantile(ranked, [p, 1 - p], axis=0, method="inverted_cdf")

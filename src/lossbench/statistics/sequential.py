@@ -14,7 +14,6 @@ import numpy as np
 from scipy import optimize, special
 
 from lossbench.statistics.differences import Difference
-from lossbench.statistics.variance_components import NOISE_EXPONENT, balanced
 from lossbench.statistics.verdicts import Decision, step_down
 
 NODES = 128  # of the integral over the Brownian motion; twice as many move no level by 1e-6
@@ -153,7 +152,7 @@ def decide_rounds(
     for i, (of_looks, margin) in enumerate(zip(history, margins, strict=True)):
         p[: len(of_looks), i] = [_one_sided(d, margin) for d in of_looks]
     p = looks.sequential_p(p)
-    both = _both_p(p)
+    both = both_p(p)
 
     @cache
     def repeated(i: int, j: int, level: float) -> tuple[float, float]:
@@ -196,8 +195,8 @@ def _one_sided(d: Difference, margin: float) -> tuple[float, float, float, float
     return tuple(float(tail(mean / error)) for mean in means)
 
 
-def more_rounds_may_decide(d: Difference, margin: float, alpha: float, looks: Looks) -> bool:
-    """Whether a verdict is in reach of further rounds, or the cases alone forbid it.
+def more_rounds_lack(d: Difference, margin: float, alpha: float, looks: Looks) -> str:
+    """What forbids a verdict however many rounds follow: too few cases, or too few folds.
 
     Parameters
     ----------
@@ -210,85 +209,33 @@ def more_rounds_may_decide(d: Difference, margin: float, alpha: float, looks: Lo
 
     Returns
     -------
-    bool
-        False where no number of trainings would do: at the last look, without any training noise,
+    str
+        "cases" where no number of trainings would do: at the last look, without any training noise,
         the spread of the cases alone (at the lower end of its 95 % interval) would be too large for
-        every mean that the training noise leaves possible (two standard errors). Stopping there
-        costs no error rate.
+        every mean that the training noise leaves possible (two standard errors). "folds" where it
+        would be so with what the training sets add, which are beyond doubt. Empty else. Stopping
+        there costs no error rate.
     """
     if not np.isfinite(d.variance):
-        return d.n_blocks < 2
-    case = d.components.case / d.n_cases
-    noise = 2 * np.sqrt(max(d.variance - case, 0.0))
-    df = d.components.df_case
-    error = np.sqrt(case * df / special.chdtri(df, 0.025)) if np.isfinite(df) else 0.0
-    beyond_0, within = (-special.ndtri(looks.levels(a)[-1]) * error for a in (alpha / 2, alpha))
+        return "" if d.n_blocks < 2 else "cases"
+    c = d.components
+    case = c.case / d.n_cases
+    noise = 2 * np.sqrt(max(d.variance - case - c.training_sets, 0.0))
+    df = c.df_case
+    of_cases = np.sqrt(case * df / special.chdtri(df, 0.025)) if np.isfinite(df) else 0.0
     largest, smallest = abs(d.mean) + noise, max(abs(d.mean) - noise, 0.0)
-    return bool(largest > beyond_0 or smallest < margin - within)
+
+    def forbids(error: float, df: float = np.inf) -> bool:
+        beyond, within = (-special.stdtrit(df, looks.levels(a)[-1]) for a in (alpha / 2, alpha))
+        return not (largest > beyond * error or smallest < margin - within * error)
+
+    if forbids(of_cases):
+        return "cases"
+    if d.more_seeds_help:  # the component is in doubt
+        return ""
+    return "folds" if forbids(np.sqrt(of_cases**2 + c.training_sets), c.df) else ""
 
 
-def rounds_needed(
-    pilot: Sequence[Difference],
-    per_round: Sequence[float],
-    margins: Sequence[float],
-    effect: float,
-    alpha: float,
-    looks: Looks,
-    studies: int = 200,
-    seed: int = 0,
-) -> np.ndarray:
-    """After how many rounds comparisons are decided, in studies drawn with a pilot's components.
-
-    Parameters
-    ----------
-    pilot
-        A difference of each comparison: its variance components, folds and cases are used.
-    per_round
-        Blocks of a round, of each comparison.
-    margins
-        Of each comparison.
-    effect
-        True difference of all of them, in margins.
-    alpha, looks
-        Of the study.
-    studies, seed
-        How many are drawn, and from what.
-
-    Returns
-    -------
-    np.ndarray
-        int (studies, comparisons); the budget where a comparison is not decided before.
-    """
-    generator, rounds = np.random.default_rng(seed), np.array(looks.rounds)
-    n = len(pilot)
-    p = np.empty((len(rounds), studies, n, 4))
-    for i, (d, blocks, margin) in enumerate(zip(pilot, per_round, margins, strict=True)):
-        c = d.components
-        of_cases = np.sqrt(c.case / d.n_cases) * generator.standard_normal(studies)
-        of_round = np.sqrt(c.block / blocks + c.residual / d.n_cases)
-        noise = of_round * generator.standard_normal((looks.budget, studies)).cumsum(axis=0)
-        squares = generator.chisquare(blocks, (looks.budget, studies)).cumsum(axis=0)
-        for j, k in enumerate(rounds):
-            folds = d.n_folds
-            design = balanced(c.case, c.block, c.residual, folds, blocks * k / folds, d.n_cases)
-            # As an estimate of so many squares scatters, but never below what there is without it.
-            known = design.variance - design.noise
-            estimate = known + design.noise * squares[k - 1] / (blocks * k)
-            variance = np.maximum(np.maximum(estimate, design.floor), np.finfo(float).tiny)
-            weight = (1 - np.minimum(known / variance, 1)) ** NOISE_EXPONENT
-            mean = effect * margin + of_cases + noise[k - 1] / k
-            for side, shift in enumerate((mean, -mean, mean + margin, margin - mean)):
-                t = shift / np.sqrt(variance)
-                few, many = special.stdtr(design.df, -t), special.stdtr(design.df_case, -t)
-                p[j, :, i, side] = weight * few + (1 - weight) * many
-    both = _both_p(looks.sequential_p(p))
-    needed = np.full((studies, n), looks.budget)
-    for j, s in reversed([*np.ndindex(both.shape[:2])]):
-        corrected, _ = step_down(both[j, s])
-        needed[s, (corrected < alpha).any(axis=1)] = rounds[j]
-    return needed
-
-
-def _both_p(p: np.ndarray) -> np.ndarray:
+def both_p(p: np.ndarray) -> np.ndarray:
     """Sequential p of no difference, and of one beyond the margin: (..., 4) -> (..., 2)."""
     return np.stack([np.minimum(2 * p[..., :2].min(axis=-1), 1), p[..., 2:].max(axis=-1)], axis=-1)

@@ -125,8 +125,16 @@ class Components(NamedTuple):
         The variance of the mean if there were no block effect.
     fold, p_fold
         Component of the training set (what all trainings of a fold share beyond their cases), and
-        p of there being none; NaN where folds or seeds are too few to tell. It is in no other
-        figure here: more seeds shrink `block` and leave it.
+        p of there being none; NaN where folds or seeds are too few to tell. More seeds shrink
+        `block` and leave it.
+    ratio
+        Spread of the folds' means over what cases and trainings explain, divided by the median of
+        its F distribution; NaN where `fold` is.
+    unit, df_fold
+        Variance that a ratio of 2 adds to the mean, and degrees of freedom of the folds' spread.
+    training_sets, shared_by
+        The part of the variance that is from training sets, and from how many comparisons it is
+        estimated; 0 before statistics/training_sets.py adds it.
     """
 
     case: float
@@ -140,6 +148,11 @@ class Components(NamedTuple):
     floor: float
     fold: float = np.nan
     p_fold: float = np.nan
+    ratio: float = np.nan
+    unit: float = 0.0
+    df_fold: float = np.nan
+    training_sets: float = 0.0
+    shared_by: int = 0
 
     def tail(self, t: float) -> float:
         """Probability that the mean over its standard error lies above t, without a difference."""
@@ -228,6 +241,13 @@ def combine(folds: Sequence[Fold]) -> Components:
         p = special.fdtrc(effective[1], effective[0], spread / expected) if expected else np.nan
         found = max(0.0, float((spread - expected) / between.sum()))
         components = components._replace(fold=found, p_fold=float(p))
+        if expected > 0:
+            median = special.fdtri(effective[1], effective[0], 0.5)
+            components = components._replace(
+                ratio=float(spread / expected / median),
+                unit=float(expected / between.sum() * share @ share),
+                df_fold=float(effective[1]),
+            )
     return components
 
 
@@ -256,15 +276,3 @@ def variance_of_mean(
     weight = (noise / variance) ** NOISE_EXPONENT if variance else 1.0
     floor = cases + residual * coef_residual
     return Components(case, block, residual, variance, df, df_case or np.inf, weight, noise, floor)
-
-
-def balanced(
-    case: float, block: float, residual: float, n_folds: int, n_seeds: float, n_cases: float
-) -> Components:
-    """What components promise for a full table of folds x seeds and so many cases in all."""
-    blocks = n_folds * n_seeds
-    return variance_of_mean(
-        *(case, block, residual),
-        *(1 / n_cases, 1 / blocks, 1 / (n_cases * n_seeds)),
-        *(blocks - n_folds, n_folds - 1, n_cases - n_folds),
-    )

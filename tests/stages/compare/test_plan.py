@@ -62,7 +62,7 @@ def test_the_table_is_what_the_statistics_plan(tmp_path, capsys):
         [p.n_seeds, p.n_blocks, p.n_cases] for p in promised
     ]
     first = mine.iloc[0]
-    assert first["pairing_gain"] == pytest.approx(pairing_gain(loss, reference))
+    assert first["pairing_gain"] == pytest.approx(pairing_gain(loss, reference, paired_difference))
     assert first["pairing_gain"] > 5, "the cases vary more than the differences"
     assert first[["pilot_cases", "pilot_seeds", "pilot_blocks"]].tolist() == [60, 3, 9]
     assert first["sd_residual"] == pytest.approx(RESIDUAL, rel=0.2)

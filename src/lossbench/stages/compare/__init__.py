@@ -19,7 +19,7 @@ from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.collapses import collapses
 from lossbench.stages.compare.comparisons import comparisons, looks, pairing, rank_table, scale
 from lossbench.stages.compare.external_study import to_study
-from lossbench.stages.compare.failures import failures
+from lossbench.stages.compare.failures import failure_text, failures
 from lossbench.stages.compare.family import family
 from lossbench.stages.compare.flips import flips
 from lossbench.stages.compare.look import record_look
@@ -137,7 +137,8 @@ def _compare_files(
     dice = dice_of_runs(groups, results.background)
     tables = _tables(groups, dice, study, None, results.background)
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "source.json", {"files": results.files, "notes": results.notes})
+    source = {"files": results.files, "notes": results.notes}
+    write_json(output / "source.json", source | {"shared_initial_weights": shared_weights})
     write_text(output / "experiment.json", study.experiment_json())
     _write(output, results.table, tables)
     notes = "".join(f"{note}\n" for note in results.notes)
@@ -240,7 +241,8 @@ def _verdicts(study: Study, tables: dict[str, pd.DataFrame], output: Path) -> st
         f"{table.to_string(index=False)}\n"
         f"{tuning_text(tables['tuning']) if study.tuning else ''}"
         f"{_missing(compared, settings.alpha)}{_cautions(compared)}"
-        f"{_models(compared)}{_over_datasets(tables)}\n"
+        f"{_models(compared)}{_over_datasets(tables)}"
+        f"{failure_text(tables['failures'], settings.reference, compared)}\n"
         f"report:  {output / 'report.html'}\n"
     )
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from lossbench.config import counted
+from lossbench.stages.compare.family import MORE_FOLDS
 from lossbench.stages.compare.scores import Pair
 from lossbench.statistics import Difference
 
@@ -13,12 +14,23 @@ SHARED_WEIGHTS = (
 )
 MORE_SEEDS_DO_NOT_HELP = (
     "the training sets of the folds favour different losses (sd_fold in comparisons.csv), so that "
-    "more seeds do not help, but more folds, and the interval is too narrow for new training sets"
+    "more seeds do not help, but more folds"
+)
+UNDECIDED_FOR_FOLDS = (
+    "undecided since the training sets of the folds may favour different losses: more folds tell, "
+    "not more seeds"
+)
+ONE_TRAINING_SET = (
+    "all trainings have one training set: this holds for new trainings on it, and what another "
+    "training set would give is unknown (train further folds)"
 )
 
 
-def cautions(pair: Pair, d: Difference, flipped: list[str]) -> list[str]:
-    """Sentences on one comparison: its values, difference, and conventions that say otherwise."""
+def cautions(pair: Pair, d: Difference, flipped: list[str], reason: str) -> list[str]:
+    """Sentences on one comparison: its values, difference, and conventions that say otherwise.
+
+    `reason` is why it is undecided, as `Result` has it.
+    """
     found = [SHARED_WEIGHTS] if pair.scores.shared_weights else []
     if d.n_folds > 1:
         sizes = [int(np.isfinite(fold).any(axis=0).sum()) for fold in pair.folds]
@@ -37,6 +49,10 @@ def cautions(pair: Pair, d: Difference, flipped: list[str]) -> list[str]:
         found.append("the sign or the verdict changes with how cases without the class are counted")
     if not d.more_seeds_help:
         found.append(MORE_SEEDS_DO_NOT_HELP)
+    elif reason == MORE_FOLDS:
+        found.append(UNDECIDED_FOR_FOLDS)
+    if d.n_blocks > 1 and len({fold for fold, *_ in pair.scores.blocks()}) == 1:
+        found.append(ONE_TRAINING_SET)
     return found
 
 

@@ -152,7 +152,9 @@ def comparisons(
                 "scope": "models" if i in models else "losses",
                 "sd_fold": np.sqrt(d.components.fold),
                 "p_fold": d.components.p_fold,
-                "caution": "; ".join(cautions(pair, d, flipped[tuple(pair.keys.values())])),
+                "caution": "; ".join(
+                    cautions(pair, d, flipped[tuple(pair.keys.values())], result.reason)
+                ),
                 **models.get(i, {}),
             }
         )
@@ -217,7 +219,8 @@ def rank_table(groups: Sequence[Scores], study: Study) -> pd.DataFrame:
                 folds = scores.subject_means(sign * scores.compared(metric)[..., k])
                 # Without the subjects that have no value in any training.
                 folds = [fold[..., ~np.isnan(fold).all(axis=(0, 1))] for fold in folds]
-                of_classes.append(ranks(folds, confidence=1 - study.comparison.alpha))
+                shared, confidence = scores.shared_weights, 1 - study.comparison.alpha
+                of_classes.append(ranks(folds, confidence, shared_weights=shared))
             rank, low, high, first = np.moveaxis(np.array(of_classes), 0, 2)
             figures = {"rank": rank, "rank_low": low, "rank_high": high, "p_first": first}
             rows += to_rows(scores, figures, metric=metric)

@@ -12,6 +12,8 @@ from lossbench.config import Study
 from lossbench.stages.compare.scores import Pair, Scores, to_rows
 from lossbench.statistics import failure_rate, mcnemar
 
+MOST_LINES = 6  # of losses and classes with failures, in verdict.txt
+
 
 class Missing(NamedTuple):
     """Values that a comparison lacks though the class is in the label.
@@ -125,3 +127,35 @@ def failures(groups: Sequence[Scores], collapses: pd.DataFrame, study: Study) ->
     ]
     whole = ["n_subjects", "n_failed", "n_failed_reference"]
     return table.astype(dict.fromkeys(whole, int))[list(tables.FAILURES)]
+
+
+def failure_text(table: pd.DataFrame, reference: str, compared: pd.DataFrame) -> str:
+    """What verdict.txt says of failures: who failed where, and what nobody can exclude.
+
+    Parameters
+    ----------
+    table
+        Of `failures`.
+    reference
+        The loss that the others are compared with.
+    compared
+        Of `comparisons`: where some verdict was reached, failures that are not in the data matter.
+    """
+    some = table["loss"].ne(reference) & table[["n_failed", "n_failed_reference"]].gt(0).any(axis=1)
+    lines = [
+        f"no overlap with {row['class']}: {row['loss']} on {row['n_failed']} of "
+        f"{row['n_subjects']} subjects, {reference} on {row['n_failed_reference']} (McNemar p "
+        f"{row['p_mcnemar']:.2g})"
+        for row in table[some].to_dict("records")
+    ]
+    if len(lines) > MOST_LINES:
+        lines[MOST_LINES:] = [f"and {len(lines) - MOST_LINES} more, in failures.csv"]
+    decided = compared["verdict"].isin(["better", "worse", "equivalent"]).any()
+    if decided and len(none := table[table["n_failed"] == 0]):
+        high = none["rate_high"].max()
+        lines.append(
+            f"Means hide rare failures: where none was seen, total failures on up to {high:.1%} of "
+            "new subjects cannot be excluded, whatever the verdict; they would move a mean Dice of "
+            f"0.9 by up to {0.9 * high:.3f}."
+        )
+    return "\n" * bool(lines) + "".join(f"{line}\n" for line in lines)

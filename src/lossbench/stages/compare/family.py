@@ -1,6 +1,6 @@
 """All that an experiment tests, decided together: at once, or look by look."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +14,15 @@ from lossbench.statistics import (
     crossed_difference,
     decide,
     decide_rounds,
-    more_rounds_may_decide,
+    more_rounds_lack,
+    on_same_cases,
     paired_difference,
+    share_training_sets,
 )
 
 Key = tuple[str, ...]  # dataset, model, loss, reference, class, metric
 MORE_CASES = "more cases, not more seeds"
+MORE_FOLDS = "more folds, not more seeds"
 
 
 class Look(NamedTuple):
@@ -40,8 +43,9 @@ class Result(NamedTuple):
     looks
         One for each look of a study in rounds.
     reason
-        Why an undecided comparison of a study in rounds ends: at the budget, or for lack of cases;
-        empty while it goes on.
+        Why a comparison is undecided: for lack of folds, where it would be decided if the training
+        sets of the folds were alike; in rounds also at the budget, or for lack of cases. In
+        rounds it ends the comparison's training, and is empty while that goes on.
     """
 
     difference: Difference
@@ -65,13 +69,22 @@ Tested = dict[Key, Result]
 
 
 def difference(scores: Scores, folds: Sequence[np.ndarray]) -> Difference:
-    """The difference, by what the trainings of these scores share.
+    """The difference of a comparison that is looked at alone, by what its trainings share."""
+    return share_training_sets([by_blocks(scores, folds)])[0]
+
+
+def by_blocks(scores: Scores, folds: Sequence[np.ndarray]) -> Difference:
+    """The difference without what training sets add, which several comparisons tell together.
 
     Where folds that share their initial weights predict the same cases (a test set), a seed is one
     training: the mean over its folds.
     """
     if not scores.shared_weights:
-        return paired_difference(folds)
+        d = paired_difference(folds)
+        if scores.folds != [None]:
+            return d
+        fold_of = np.array([-1 if fold is None else fold for fold, _ in scores.trainings])
+        return on_same_cases(d, folds[0], fold_of)
     if scores.folds != [None]:
         return crossed_difference(folds)
     seeds = np.array([seed for _, seed in scores.trainings])
@@ -101,26 +114,30 @@ def family(
         The round of the last look. All looks up to it are taken again, from the rounds that each
         had: what was decided then does not depend on who asks, nor how often.
     """
-    differences = dict(_differences(pairs, groups, study))
-    margins, higher = rules([metric for *_, metric in differences], study)
+    found = differences(pairs, groups, study)
+    margins, higher = rules([metric for *_, metric in found], study)
     alpha = study.comparison.alpha
     if study.rounds is None:
-        decisions = decide(list(differences.values()), margins, higher, alpha)
-        return dict(zip(differences, map(Result, differences.values(), decisions), strict=True))
+        decisions = decide(list(found.values()), margins, higher, alpha)
+        return {
+            key: Result(d, decision, reason=_lacks_folds(d, decision, margin))
+            for (key, d), decision, margin in zip(found.items(), decisions, margins, strict=True)
+        }
     looks = Looks(study.rounds.first, study.rounds.budget)
     rounds = range(looks.first, last_look + 1)
-    history = _history(groups, study, rounds, differences)
+    history = _history(groups, study, rounds, found)
     decided = decide_rounds(history, margins, higher, alpha, looks)
     results: Tested = {}
     for (key, d), of_looks, of_rounds, margin in zip(
-        differences.items(), decided, history, margins, strict=True
+        found.items(), decided, history, margins, strict=True
     ):
         # One whose loss is trained no more has its last look again.
         known = [of_rounds[min(j, len(of_rounds) - 1)] for j in range(len(rounds))]
         reason = ""
         if of_looks[-1].verdict == "undecided":
-            if not more_rounds_may_decide(d, margin, alpha, looks):
-                reason = MORE_CASES
+            lack = more_rounds_lack(d, margin, alpha, looks)
+            if lack:
+                reason = MORE_CASES if lack == "cases" else MORE_FOLDS
             elif last_look == looks.budget:
                 reason = "at the budget"
         taken = [Look(*look) for look in zip(rounds, known, of_looks, strict=True)]
@@ -128,22 +145,39 @@ def family(
     return results
 
 
-def _differences(
+def _lacks_folds(d: Difference, decision: Decision, margin: float) -> str:
+    """`MORE_FOLDS` where an undecided comparison would be decided if training sets were alike."""
+    part = d.components.training_sets
+    if decision.verdict != "undecided" or not part:
+        return ""
+    half = (decision.high - decision.low) / 2 * np.sqrt(1 - part / d.variance)
+    decided = abs(d.mean) > half or abs(d.mean) + half < margin
+    return MORE_FOLDS if decided else ""
+
+
+def differences(
     pairs: Iterable[Pair], groups: Sequence[Scores], study: Study
-) -> Iterator[tuple[Key, Difference]]:
-    """Of every comparison, and of what claims compare beside these."""
-    keys = set()
+) -> dict[Key, Difference]:
+    """Of every comparison, and of what claims compare beside these.
+
+    What training sets add is estimated from all comparisons of a dataset, model and metric.
+    """
+    found: dict[Key, Difference] = {}
     for pair in pairs:
         if pair.keys["metric"] in study.comparison.metrics:
-            keys.add(key := tuple(pair.keys.values()))
-            yield key, difference(pair.scores, pair.folds)
+            found[tuple(pair.keys.values())] = by_blocks(pair.scores, pair.folds)
     for claim in getattr(study, "claims", []):
         for scores in groups if claim.comparison else ():
             c = claim.comparison
             key = (*scores.keys.values(), c.loss, c.against, c.of_class, c.metric)
-            if key not in keys:
-                keys.add(key)
-                yield key, difference(scores, scores.pairs(c.metric, c.loss, c.against, c.of_class))
+            if key not in found:
+                folds = scores.pairs(c.metric, c.loss, c.against, c.of_class)
+                found[key] = by_blocks(scores, folds)
+    for together in {(*key[:2], key[-1]) for key in found}:
+        keys = [key for key in found if (*key[:2], key[-1]) == together]
+        shared = share_training_sets([found[key] for key in keys])
+        found |= dict(zip(keys, shared, strict=True))
+    return found
 
 
 def _history(
@@ -158,8 +192,8 @@ def _history(
         until = [scores.until(round_) for scores in groups]
         of_group = {tuple(scores.keys.values()): scores for scores in until}
         pairs = iterate_pairs(until, study.comparison.metrics, study)
-        differences = dict(_differences(pairs, until, study))
+        at_look = differences(pairs, until, study)
         for key, of_rounds in history.items():
             if of_group[key[:2]].n_seeds(*key[2:4]) == round_:
-                of_rounds.append(differences.get(key) or paired_difference([]))
+                of_rounds.append(at_look.get(key) or paired_difference([]))
     return list(history.values())

@@ -1,6 +1,8 @@
 """Plan a study from a pilot: the cases, seeds and hours that would show a difference."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +11,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lossbench.common.files import whole
+from lossbench.common.files import read_json, whole
 from lossbench.common.tables import CASE, CASE_TEXT, COMPARISON, COUNTS, PLAN, RUN, read_csv
 from lossbench.config import Rounds, Study, UserError, counted, load_study
 from lossbench.stages.compare.arrange import to_scores
 from lossbench.stages.compare.cautions import MORE_SEEDS_DO_NOT_HELP
+from lossbench.stages.compare.family import by_blocks, differences
 from lossbench.stages.compare.penalty import penalise_distances
+from lossbench.stages.compare.read_blocks import share_initial_weights
 from lossbench.stages.compare.scores import Scores, iterate_pairs
-from lossbench.statistics import (
-    Looks,
-    paired_difference,
-    pairing_gain,
-    planned,
-    rounds_needed,
-)
+from lossbench.statistics import Looks, pairing_gain, planned, rounds_needed
 
 STUDIES = 100  # that are simulated for what rounds cost
 ROUNDS_AT = (0, 0.5, 1, 2)  # true differences, in margins
@@ -82,8 +80,9 @@ def _pilot(results: Path) -> tuple[Study, list[Scores], dict[tuple[str, str, str
         cases = pq.read_table(path, columns=columns, read_dictionary=CASE_TEXT)
         runs = read_csv(report / "runs.csv", RUN)
         prepared = experiment.parents[1] / "datasets"
+        shared = share_initial_weights(runs) or _told_shared(report / "source.json")
         groups = [
-            penalise_distances(scores, prepared / scores.dataset)
+            penalise_distances(replace(scores, shared_weights=shared), prepared / scores.dataset)
             for scores in to_scores(cases.select(columns), study.matrix.loss)
         ]
     except (pa.ArrowException, ValueError, KeyError) as error:
@@ -91,6 +90,11 @@ def _pilot(results: Path) -> tuple[Study, list[Scores], dict[tuple[str, str, str
     seconds = runs["train_seconds"] if "train_seconds" in runs else pd.Series(np.nan, runs.index)
     by_loss = seconds.groupby([runs["dataset"], runs["model"], runs["loss"]]).mean() / 3600
     return study, groups, by_loss.to_dict()
+
+
+def _told_shared(source: Path) -> bool:
+    """Whether results of other programs were compared as ones that share initial weights."""
+    return source.exists() and bool(read_json(source).get("shared_initial_weights"))
 
 
 def _rows(
@@ -103,6 +107,7 @@ def _rows(
     """A row per comparison and plan; one without a plan where nothing can be planned."""
     settings = study.comparison
     pairs = list(iterate_pairs(groups, settings.metrics, study))
+    found = differences(pairs, groups, study)
     for pair in pairs:
         scores, metric = pair.scores, pair.keys["metric"]
         loss, reference = pair.keys["loss"], pair.keys["reference"]
@@ -111,7 +116,7 @@ def _rows(
             scores.subject_means(scores.compared(metric)[scores.losses.index(name), ..., k])
             for name in (loss, reference)
         )
-        d = paired_difference(pair.folds)
+        d = found[tuple(pair.keys.values())]
         pilot = {
             **pair.keys,
             "pilot_cases": pair.n_cases,
@@ -123,12 +128,13 @@ def _rows(
             "sd_residual": np.sqrt(d.components.residual),
             "sd_fold": np.sqrt(d.components.fold),
             "more_seeds_help": d.more_seeds_help,
-            "pairing_gain": pairing_gain(of_loss, of_reference),
+            "pairing_gain": pairing_gain(of_loss, of_reference, partial(by_blocks, scores)),
+            "shared_weights": scores.shared_weights,
         }
         per_block = sum(
             hours.get((scores.dataset, scores.model, name), np.nan) for name in (loss, reference)
         )
-        plans = planned(d, goal, power, settings.alpha, len(pairs))
+        plans = planned(d, goal, power, settings.alpha, len(found))
         for x in plans:
             yield {
                 **pilot,
@@ -138,7 +144,7 @@ def _rows(
                 "power": x.power,
                 "hours": x.n_blocks * per_block,
             }
-        if not plans:  # one block: training noise cannot be told from the loss
+        if not plans:  # nothing is known of training noise
             yield pilot
 
 
@@ -188,6 +194,8 @@ def _line(plans: pd.DataFrame) -> tuple[dict[str, str], pd.Series | None]:
 def _unknown(pilot: pd.Series) -> str:
     if pilot["pilot_cases"] == 0:
         return "no case has a value"
+    if pilot["shared_weights"]:
+        return "folds share their initial weights (own ones for each fold need fewer trainings)"
     if pilot["pilot_blocks"] < 2:
         return "one block, where training noise cannot be told from the loss (train another seed)"
     return "too few cases"
@@ -216,7 +224,10 @@ def _rounds_text(
     settings, rounds = study.comparison, study.rounds or Rounds()
     looks = Looks(rounds.first, rounds.budget)
     pairs = list(iterate_pairs(groups, settings.metrics, study))
-    pilot = [paired_difference(pair.folds) for pair in pairs]
+    found = differences(pairs, groups, study)
+    pilot = [found[tuple(pair.keys.values())] for pair in pairs]
+    if any(scores.shared_weights for scores in groups):
+        return "What rounds would cost cannot be said: the folds share their initial weights."
     if not all(np.isfinite(d.variance) for d in pilot):
         return "What rounds would cost cannot be said: some comparison has too few blocks or cases."
     per_round = [d.n_blocks / pair.scores.n_seeds() for d, pair in zip(pilot, pairs, strict=True)]

@@ -74,10 +74,12 @@ def _cell(row: pd.Series, results: Results, outcome: str | None = None) -> dict[
         models = row["verdict_models"] if isinstance(row["verdict_models"], str) else ""
         of_models = wording.difference_interval(row, "models")
         notes.append(f"this model: {models + ', ' if models else ''}{of_models}")
-    failed, failed_reference, n_subjects = results.failed(row)
+    failed, failed_reference, n_subjects, bound = results.failed(row)
     if failed or failed_reference:
         both = f"{failed:.0f} of {n_subjects:.0f} subjects, reference {failed_reference:.0f}"
         notes.append(f"no overlap: {both}")
+    elif verdict in ("better", "equivalent") and bound == bound:
+        notes.append(f"none failed; up to {bound:.1%} of subjects may")
     if usual in ("better", "worse") and usual != verdict:
         notes.append(f"test over cases alone: {usual}")
     if isinstance(row["convention"], str):

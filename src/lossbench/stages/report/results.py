@@ -205,19 +205,23 @@ class Results:
         return {key: outcome for key, outcome in outcomes.items() if outcome}
 
     @cached_property
-    def _failures(self) -> dict[tuple[str, ...], tuple[int, int, int]]:
+    def _failures(self) -> dict[tuple[str, ...], tuple[int, int, int, float]]:
         table = self.optional("failures")
         if table is None:
             return {}
-        counts = table[["n_failed", "n_failed_reference", "n_subjects"]]
+        counts = table[["n_failed", "n_failed_reference", "n_subjects", "rate_high"]]
         keys = table[["dataset", "model", "loss", "class"]]
         return dict(
             zip(*(t.itertuples(index=False, name=None) for t in (keys, counts)), strict=True)
         )
 
-    def failed(self, row: pd.Series) -> tuple[int, int, int]:
-        """Subjects of a comparison without overlap: of the loss, of the reference, of how many."""
-        return self._failures.get(tuple(row[["dataset", "model", "loss", "class"]]), (0, 0, 0))
+    def failed(self, row: pd.Series) -> tuple[int, int, int, float]:
+        """Subjects of a comparison without overlap: of the loss, the reference, of how many; bound.
+
+        The bound is of the loss's rate on new subjects, NaN where nothing is known.
+        """
+        keys = tuple(row[["dataset", "model", "loss", "class"]])
+        return self._failures.get(keys, (0, 0, 0, float("nan")))
 
     def run_folder(self, dataset: str, model: str, loss: str, fold: int, seed: int) -> Path:
         """The folder that holds a run's own files."""
