@@ -41,6 +41,7 @@ class Hard:
     shared: float = 0.0  # SD of what all blocks of a seed share
     fold: float = 0.0  # SD of what all blocks of a fold share
     failures: float = 0.0  # share of the subjects on which one loss fails by 0.8, in all trainings
+    seen: bool = False  # whether each comparison has such a failure
     missing: float = 0.0  # share of the cases, the worst, that the loss lacks in bad blocks
     comparisons: int = COMPARISONS
     estimate: Callable[[list[np.ndarray]], Difference] = paired_difference
@@ -56,7 +57,10 @@ DESIGNS = [
     ),
     Hard("shared initial weights, not told", shared=0.003),
     Hard("training set x loss as large as a block", fold=0.003),
-    Hard("1 % total failures of one loss", failures=0.01),
+    Hard("training set x loss half as large", fold=0.0015),
+    Hard("training set x loss as large as a block", seeds=10, fold=0.003),
+    Hard("1 % total failures of one loss, seen", failures=0.01, seen=True),
+    Hard("1 % total failures of one loss, seen or not", failures=0.01),
     Hard("unequal folds", (5, 5, 200), 1),
     Hard("unequal folds", (5, 5, 200), 1, block=0.010),
     Hard("unequal folds", (5, 5, 200), 3),
@@ -87,6 +91,14 @@ def simulate(rng: np.random.Generator, d: Hard) -> list[np.ndarray]:
     return folds
 
 
+def _comparison(rng: np.random.Generator, d: Hard) -> list[np.ndarray]:
+    """One that shows a failure, where the design is of these."""
+    folds = simulate(rng, d)
+    while d.seen and not any((fold < -0.4).any() for fold in folds):
+        folds = simulate(rng, d)
+    return folds
+
+
 def verdicts(d: Hard, found: list[Difference], p_missing: list[float]) -> list[str]:
     """As `compare` says them: no loss wins, or is equivalent, by what it misses."""
     decisions = decide(found, [EFFECT] * len(found), [True] * len(found), ALPHA)
@@ -102,7 +114,7 @@ def rates(d: Hard, studies: int, seed: int = 0) -> dict[str, float | str]:
     rng = np.random.default_rng(seed)
     winners = false = covered = equivalent = 0
     for _ in range(studies):
-        values = [simulate(rng, d) for _ in range(d.comparisons)]
+        values = [_comparison(rng, d) for _ in range(d.comparisons)]
         found = share_training_sets([d.estimate(folds) for folds in values])
         p_missing = [1.0] * len(found)
         if d.missing:

@@ -11,7 +11,7 @@ a reference; curves are parabolas that fall off three times as fast to the right
 is tuned on its own, on seven points. Nothing is taken from the trainings but their noise. False calls are verdicts
 of better or worse, after three seeds and after ten, at the rates that `peak` finds and, for contrast, at those of the best point.
 
-Through `decide_rounds`, `more_rounds_may_decide`, `peak` and `decide`, as the workflow. 300 studies a row take
+Through `decide_rounds`, `more_rounds_lack`, `peak` and `decide`, as the workflow. 300 studies a row take
 about 10 minutes on one core.
 """
 
@@ -27,7 +27,7 @@ from lossbench.statistics import (
     Looks,
     decide,
     decide_rounds,
-    more_rounds_may_decide,
+    more_rounds_lack,
     paired_difference,
     peak,
 )
@@ -55,7 +55,7 @@ def rounds_row(folds: int, block: float, effect: float, diverged: bool, studies:
         needed, verdicts = [], []
         for of_looks, differences in zip(decided, history, strict=True):
             for k, d, decision in zip(LOOKS.rounds, differences, of_looks, strict=True):
-                hopeless = not more_rounds_may_decide(d, MARGIN, ALPHA, LOOKS)
+                hopeless = bool(more_rounds_lack(d, MARGIN, ALPHA, LOOKS))
                 if decision.verdict != "undecided" or hopeless or k == LOOKS.budget:
                     needed.append(k)
                     verdicts.append(decision.verdict)

@@ -31,9 +31,9 @@ def test_a_fold_with_most_of_the_subjects_is_named(sizes, warned, tmp_path):
     assert ("fold 2 has 75%" in str(row["caution"])) == warned
 
 
-def shared_luck(tmp_path):
+def shared_luck(tmp_path, luck=(0.03, 0.02, 0.04)):
     """A loss that is higher by the luck of three initial weights, which five folds share."""
-    rng, rows, luck = np.random.default_rng(0), [], (0.03, 0.02, 0.04)
+    rng, rows = np.random.default_rng(0), []
     for fold, seed in np.ndindex(5, 3):
         for loss in ("dice", "other"):
             dice = 0.8 + (loss == "other") * luck[seed] + rng.normal(0, 0.003, 10)
@@ -58,6 +58,37 @@ def test_shared_initial_weights_are_one_draw_a_seed(how, tmp_path):
     # Student's t on three seeds, whose SD is .01: 4.30 x .01 / sqrt(3) on each side.
     assert width == pytest.approx(2 * 4.30 * 0.01 / 3**0.5, rel=0.1) if told else width < 0.02
     assert ("seeds and folds are crossed" in (output / "verdict.txt").read_text()) == told
+
+
+def test_ranks_and_plan_know_that_a_seed_is_one_draw(tmp_path, capsys):
+    """15 blocks that are independent leave no doubt who is first; three draws leave some."""
+    files, first = shared_luck(tmp_path, (0.02, 0.0, 0.04)), {}
+    for told in (False, True):
+        output = tmp_path / str(told)
+        compare_files([files], "dice", output, shared_initial_weights=told)
+        ranks = pd.read_csv(output / "ranks.csv").set_index("loss")
+        first[told] = ranks.loc["other", "p_first"]
+        plan(output, 0.01)
+        said = capsys.readouterr().out
+        assert ("folds share their initial weights" in said) == told
+        assert ("simulated studies" in said) != told
+    assert first[False] == 1
+    assert first[True] < 1
+
+
+@pytest.mark.parametrize("sizes", [(20,), (10, 10)])
+def test_with_one_fold_all_is_of_one_training_set(sizes, tmp_path):
+    said, row = compared(tmp_path, sizes)
+    assert ("all trainings have one training set" in said) == (len(sizes) == 1)
+    assert ("one training set" in str(row["caution"])) == (len(sizes) == 1)
+
+
+def test_what_training_sets_leave_undecided_is_said(tmp_path):
+    """Folds that differ by more than seeds explain, though not beyond doubt."""
+    said, row = compared(tmp_path, (15,) * 4, 0.008)
+    assert row["verdict"] == "undecided"
+    assert row["reason"] == "more folds, not more seeds"
+    assert "more folds" in said
 
 
 @pytest.mark.parametrize("fold_sd", [0.0, 0.03])

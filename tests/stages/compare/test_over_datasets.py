@@ -63,8 +63,9 @@ def test_classes_that_move_together_widen_the_standard_error(experiment):
     alone = read(experiment, "comparisons").query("`class` == 'anterior' and dataset == 'brain'")
     values = read(experiment, "datasets").query("dataset == 'brain'")
     assert values["difference"].tolist() == pytest.approx(alone["difference"].tolist())
-    width = (alone["ci_high"] - alone["ci_low"]).tolist()
-    assert (values["ci_high"] - values["ci_low"]).tolist() == pytest.approx(width)
+    # The data set is looked at alone, without the other comparisons that tell of training sets.
+    widths = [(table["ci_high"] - table["ci_low"]).to_numpy() for table in (values, alone)]
+    assert (widths[0] > 0.99 * widths[1]).all()
 
 
 @pytest.mark.parametrize("datasets", [FOUR[:1], FOUR[:2]])

@@ -85,8 +85,8 @@ def test_smaller_differences_and_more_power_take_more(tmp_path):
         plan(experiment.parent / "report", difference, power, tmp_path / "plan.csv")
         return pd.read_csv(tmp_path / "plan.csv").query("n_seeds == 10")["n_cases"]
 
-    assert (cases(0.005, 0.8) > cases(0.01, 0.8)).all()
-    assert (cases(0.005, 0.95) > cases(0.005, 0.8)).all()
+    assert (cases(0.02, 0.8) < cases(0.01, 0.8)).all()
+    assert (cases(0.02, 0.95) > cases(0.02, 0.8)).all()
 
 
 def test_one_block_says_nothing(tmp_path, capsys):

@@ -173,11 +173,17 @@ def differences(
             if key not in found:
                 folds = scores.pairs(c.metric, c.loss, c.against, c.of_class)
                 found[key] = by_blocks(scores, folds)
+    return share(found)
+
+
+def share(found: Mapping[Key, Difference]) -> dict[Key, Difference]:
+    """Add what training sets add, from all comparisons of a dataset, model and metric."""
+    shared: dict[Key, Difference] = {}
     for together in {(*key[:2], key[-1]) for key in found}:
         keys = [key for key in found if (*key[:2], key[-1]) == together]
-        shared = share_training_sets([found[key] for key in keys])
-        found |= dict(zip(keys, shared, strict=True))
-    return found
+        of_group = share_training_sets([found[key] for key in keys])
+        shared |= dict(zip(keys, of_group, strict=True))
+    return {key: shared[key] for key in found}
 
 
 def _history(

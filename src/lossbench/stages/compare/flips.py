@@ -7,7 +7,7 @@ from functools import lru_cache
 from lossbench.common.tables import COUNTS
 from lossbench.config import Study
 from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED, overlap
-from lossbench.stages.compare.family import Tested, difference, family, rules
+from lossbench.stages.compare.family import Tested, by_blocks, family, rules, share
 from lossbench.stages.compare.scores import Pair, Scores, iterate_pairs
 from lossbench.stages.compare.summary import TIE, has_conventions, means_by_convention
 from lossbench.statistics import decide
@@ -32,7 +32,7 @@ def flips(
         if study.rounds:  # each look is taken again
             verdicts = _verdicts_after(last_look, pairs, convention, study)
         else:
-            verdicts = _verdicts(concerned, tested, convention, study)
+            verdicts = _verdicts(pairs, concerned, tested, convention, study)
         for pair in concerned:
             key = tuple(pair.keys.values())
             if key in tested and verdicts[key] != tested[key].decision.verdict:
@@ -41,16 +41,26 @@ def flips(
 
 
 def _verdicts(
-    concerned: Sequence[Pair], tested: Tested, convention: str, study: Study
+    pairs: Sequence[Pair],
+    concerned: Sequence[Pair],
+    tested: Tested,
+    convention: str,
+    study: Study,
 ) -> dict[tuple[str, ...], str]:
     """The verdicts under a convention, which changes some of the comparisons."""
-    differences = {key: result.difference for key, result in tested.items()}
-    for pair in concerned:
-        key = tuple(pair.keys.values())
-        if key in differences:
-            of = (pair.keys[x] for x in ("metric", "loss", "reference", "class"))
-            scores = _under(pair.scores, convention, pair.keys["metric"])
-            differences[key] = difference(scores, scores.pairs(*of))
+    changed = {tuple(pair.keys.values()) for pair in concerned}
+    found = {}
+    for pair in pairs:
+        key, scores, folds = tuple(pair.keys.values()), pair.scores, pair.folds
+        if key in tested:
+            if key in changed:
+                of = (pair.keys[x] for x in ("metric", "loss", "reference", "class"))
+                scores = _under(scores, convention, pair.keys["metric"])
+                folds = scores.pairs(*of)
+            found[key] = by_blocks(scores, folds)
+    found = share(found)
+    # What claims compare besides stays as it is.
+    differences = {key: found.get(key, result.difference) for key, result in tested.items()}
     margins, higher = rules([metric for *_, metric in differences], study)
     decisions = decide(list(differences.values()), margins, higher, study.comparison.alpha)
     return {key: x.verdict for key, x in zip(differences, decisions, strict=True)}
