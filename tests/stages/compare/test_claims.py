@@ -52,7 +52,7 @@ def read(folder, cases, *stated: dict) -> pd.DataFrame:
 
 
 def family_of(groups, study):
-    pairs = iterate_pairs(groups, study.comparison.metrics, study.comparison.reference)
+    pairs = iterate_pairs(groups, study.comparison.metrics, study)
     return family([*pairs], groups, study)
 
 
