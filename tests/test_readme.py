@@ -21,7 +21,7 @@ from tests.helpers.configs import default, merged
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-NAMES = ("README.md", "CONTRIBUTING.md", "*/README.md", "docs/*.md")
+NAMES = ("README.md", "CONTRIBUTING.md", "*/README.md", "docs/*.md", "docs/*/*.md")
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text() for name in NAMES for path in ROOT.glob(name)
 }
@@ -64,9 +64,10 @@ OTHERS = [command for command in commands() if command not in (*SNAKEMAKE, *LOSS
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of the reader's, with the study that README shows."""
+    """A folder of the reader's, with the studies that README and the tutorial show."""
     study, *_ = blocks("yaml", PAGES["README.md"])
     (tmp_path / "my_study.yaml").write_text(study)
+    (tmp_path / "my_cells.yaml").write_text(*blocks("yaml", PAGES["docs/tutorial.md"]))
     return tmp_path
 
 
@@ -82,7 +83,7 @@ def test_every_yaml_block_is_part_of_a_valid_study():
     study, *more = blocks("yaml", PAGES["README.md"])
     raw = merged(default(), yaml.safe_load(study))
     assert validate(raw).matrix.dataset == ["cells"]
-    for name in ("docs/data.md", "docs/losses.md", "docs/models.md"):
+    for name in ("docs/data.md", "docs/losses.md", "docs/models.md", "docs/tutorial.md"):
         more += blocks("yaml", PAGES[name])
     for block in more:
         validate(merged(raw, yaml.safe_load(block)))
@@ -212,6 +213,28 @@ def test_the_page_about_results_is_tracked_and_stays():
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert ignored.stdout.split() == ["results/default"]
+
+
+@pytest.mark.slow
+def test_the_tutorial_leads_to_a_verdict(tmp_path, monkeypatch):
+    """Its images, its study with fewer steps, its command."""
+    text = PAGES["docs/tutorial.md"]
+    (images,), (study,) = blocks("python", text), blocks("yaml", text)
+    (command,) = [line for line in SNAKEMAKE if "my_cells.yaml" in line]
+    monkeypatch.chdir(tmp_path)
+    exec(images, {})
+    few = study.replace("steps: 150", "steps: 4").replace("seed: [0, 1]", "seed: [0]")
+    assert few.count("steps: 4") == few.count("seed: [0]") == 1
+    (tmp_path / "my_cells.yaml").write_text(few)
+    snakemake(command, tmp_path)
+    report = tmp_path / "results/my_cells/report"
+    assert set(pd.read_csv(report / "comparisons.csv")["class"]) == {
+        "background",
+        "cell",
+        "membrane",
+    }
+    assert (report / "report.html").exists()
+    assert (report / "methods.md").exists()
 
 
 def write_summaries(folder: Path) -> None:

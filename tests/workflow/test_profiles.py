@@ -88,3 +88,32 @@ def test_what_became_of_an_sge_job(commands, status, tmp_path):
         text=True,
     )
     assert answer.stdout.split() == [status]
+
+
+def test_the_jobs_run_in_the_image_that_the_recipe_makes(tmp_path, monkeypatch):
+    """With a pretended apptainer: what it is asked to run, in which image."""
+    asked = tmp_path / "asked"
+    command = tmp_path / "bin" / "apptainer"
+    command.parent.mkdir()
+    command.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && echo "apptainer version 1.3.4"\necho "$@" >> {asked}\n'
+        '[ "$1" = exec ] || exit 0\nfor last; do :; done\nexec /bin/bash -c "$last"\n'
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv(
+        "PATH", f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
+    image = REPOSITORY / "workflow/envs/lossbench.sif"
+    made_here = not image.exists()
+    image.touch()
+    try:
+        snakemake(tmp_path, "--sdm", "apptainer", "--cores", "1", "--until", "prepare")
+    finally:
+        if made_here:
+            image.unlink()
+    runs = [line for line in asked.read_text().splitlines() if line.startswith("exec")]
+    assert any(str(image) in line for line in runs)
+    assert "prepare --dataset" in asked.read_text()
+    recipe = image.with_suffix(".def").read_text()
+    assert "requirements.lock" in recipe
+    assert re.search(r"^From: python:3\.1[1-9]", recipe, flags=re.MULTILINE)

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 from lossbench.common.sources import sources_version
 from lossbench.common.tuning import RATES
@@ -50,6 +51,10 @@ try:
     EXPERIMENT = with_code(with_weights(EXPERIMENT))
 except UserError as error:
     raise WorkflowError(str(error)) from None
+
+if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+
+    container: str(ROOT / "workflow/envs/lossbench.sif")  # lossbench.def makes it
 
 
 wildcard_constraints:
