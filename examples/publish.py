@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-TABLES = ("claims", "over_datasets")
+CLAIMS = ["claim", "source", "verdict", "figure", "evidence"]
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the training
 
 
@@ -26,15 +26,14 @@ def main(results: Path, page: Path) -> None:
     keys = [f"{name}: {runs[key].nunique()}" for key, name in plurals.items()]
     parts = [
         f"{len(runs)} trainings ({', '.join(keys)}), commit {', '.join(runs['commit'].unique())}. "
-        "[The report](report.html) has every figure; [the text for a paper](methods.md).",
-        *verdicts(pd.read_csv(report / "comparisons.csv")),
+        "[The report](report.html) has every figure; [the text for a paper](methods.md)."
     ]
-    for name in TABLES:
-        table = report / "tables" / f"{name}.md"
-        if table.exists():
-            parts.append(table.read_text().strip())
-    if curves := plateaus(results):
-        parts.append(curves)
+    if (report / "claims.csv").exists():
+        parts.append(pd.read_csv(report / "claims.csv")[CLAIMS].to_markdown(index=False))
+    else:
+        parts += [*verdicts(pd.read_csv(report / "comparisons.csv")), plateaus(results)]
+    if (over := report / "tables" / "over_datasets.md").exists():
+        parts.append(over.read_text().strip())
     readme = page / "README.md"
     text = "\n\n".join(parts)
     mark = r"(<!-- results -->\n).*?(<!-- end of results -->)"
@@ -66,8 +65,6 @@ def plateaus(results: Path) -> str:
             step = round(share * history["step"].max())
             rows.append((dataset, loss, step, dice[history["step"] == step].mean()))
     table = pd.DataFrame(rows, columns=["data set", "loss", "step", "dice"])
-    if table["dice"].isna().all():
-        return ""
     wide = table.pivot_table("dice", ["data set", "loss"], "step", sort=False).reset_index()
     said = "Validation Dice, mean over foreground classes and runs, by step:\n\n"
     return said + wide.to_markdown(index=False, floatfmt=".3f")
