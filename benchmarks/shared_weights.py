@@ -31,7 +31,7 @@ CONFIG = Path(__file__).parents[1] / "config"
 STUDIES = {
     "own": ("patients", 4, 6, {"steps": 60, "patch_size": [64, 56]}),
     "shared": ("patients", 4, 6, {"steps": 60, "patch_size": [64, 56]}),
-    "slices": ("hippocampus_2d", 2, 3, {"steps": 80, "patch_size": [56, 40]}),
+    "slices": ("hippocampus_2d", 3, 3, {"steps": 80, "patch_size": [56, 40]}),
 }
 
 
