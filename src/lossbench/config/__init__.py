@@ -20,6 +20,7 @@ from lossbench.config.load import load as load
 from lossbench.config.load import load_study as load_study
 from lossbench.config.metrics import METRICS as METRICS
 from lossbench.config.metrics import PENALISED as PENALISED
+from lossbench.config.metrics import POOLED as POOLED
 from lossbench.config.metrics import STARTED as STARTED
 from lossbench.config.metrics import Metric as Metric
 from lossbench.config.metrics import outcome as outcome

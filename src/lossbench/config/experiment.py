@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr
 
 from lossbench.config.claims import Claim
 from lossbench.config.dataset import Dataset
-from lossbench.config.metrics import METRICS, PENALISED, Metric
+from lossbench.config.metrics import METRICS, PENALISED, POOLED, Metric
 from lossbench.config.rounds_and_tuning import Rounds, Tuning
 from lossbench.config.sections import (
     Comparison,
@@ -26,7 +26,7 @@ from lossbench.config.sections import (
 
 # Columns of the tables: no metric of a user's may be called so.
 TAKEN = (
-    *(*METRICS, *(name + PENALISED for name in METRICS), "tp", "fp", "fn"),
+    *(*METRICS, *(name + PENALISED for name in METRICS), "tp", "fp", "fn", *POOLED),
     *("dataset", "model", "loss", "fold", "seed", "case", "subject", "class"),
 )
 # The settings of `training` that make the batch: runs that agree in them share it.
@@ -99,8 +99,8 @@ class Study(Strict):
 
     def metric(self, name: str) -> Metric:
         """The facts of a metric, of ours or of the user's own."""
-        if name in METRICS:
-            return METRICS[name]
+        if name in METRICS or name in POOLED:
+            return (METRICS | POOLED)[name]
         if (plain := name.removesuffix(PENALISED)) in METRICS:
             return METRICS[plain]._replace(title=f"{METRICS[plain].title}, penalised")
         lower_is_better = self.metrics[name].lower_is_better

@@ -41,6 +41,8 @@ METRICS = {
     "hd95": Metric("HD95", True, high=math.inf, needs_spacing=True, penalised=True),
     "surface_dice": Metric("surface Dice", needs_spacing=True),
 }
+# Of counts that are summed over the cases, by `compare`; no case has one.
+POOLED = {"pooled_dice": Metric("pooled Dice"), "pooled_iou": Metric("pooled IoU")}
 
 
 def outcome(dice: float, reference_dice: float) -> str:

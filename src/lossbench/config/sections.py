@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from lossbench.config.metrics import METRICS
+from lossbench.config.metrics import METRICS, POOLED
 
 
 def _is_name(value: str, info: ValidationInfo) -> str:
@@ -183,7 +183,7 @@ class Comparison(Strict):
     metrics: list[str] = Field(
         ["dice"],
         min_length=1,
-        description=f"Metrics to compare: {', '.join(METRICS)}, or your own.",
+        description=f"Metrics to compare: {', '.join(METRICS | POOLED)}, or your own.",
     )
     also: list[str] = Field(
         [],

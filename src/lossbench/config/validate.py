@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from lossbench.config.errors import ConfigError, Where, did_you_mean, problem_text
 from lossbench.config.experiment import MATCHED, TAKEN, TUNED, Experiment, merged
+from lossbench.config.metrics import POOLED
 from lossbench.config.rounds_and_tuning import LearningRateTuning, Rounds, Tuning
 from lossbench.config.sections import (
     Augmentation,
@@ -142,8 +143,8 @@ def _metric_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
         if claim.comparison:
             named.append((("claims", n, "comparison", "metric"), claim.comparison.metric))
     for path, metric in named:
-        if metric not in e.all_metrics:
-            yield path, f"no metric {metric!r}; {did_you_mean(metric, e.all_metrics)}"
+        if metric not in (known := [*e.all_metrics, *POOLED]):
+            yield path, f"no metric {metric!r}; {did_you_mean(metric, known)}"
         elif path[-1] == "metrics":
             facts, margin = e.metric(metric), e.comparison.margin_of(metric)
             if margin >= facts.high - facts.low:

@@ -142,7 +142,7 @@ def test_collapses_scale_ranks_and_pooled_figures(everything):
     name = f"{found['loss']} on {found['class']}"
     assert f"Some runs never found a class: {name}, 2 of 4 runs." in page.text
     assert set(tables.scale(results)["by scale alone"]) == {"+0.017"}
-    assert "Dice of the pooled counts" in page.text
+    assert "Dice and IoU of the pooled counts" in page.text
     ranks = tables.ranks(results)
     assert ranks["loss"].tolist() == LOSSES
     assert ranks.columns.tolist()[-3:] == [*CLASSES[1:], CLASSES[0]]

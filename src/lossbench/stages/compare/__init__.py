@@ -18,14 +18,15 @@ from lossbench.stages.compare import external, read_blocks
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.collapses import collapses
 from lossbench.stages.compare.comparisons import comparisons, looks, pairing, rank_table, scale
-from lossbench.stages.compare.external_study import to_study
+from lossbench.stages.compare.external_study import check_free, to_study
 from lossbench.stages.compare.failures import failure_text, failures
 from lossbench.stages.compare.family import family
 from lossbench.stages.compare.flips import flips
 from lossbench.stages.compare.look import record_look
 from lossbench.stages.compare.over_datasets import over_datasets
+from lossbench.stages.compare.pooled import figures_of_runs, pooled, with_pooled
 from lossbench.stages.compare.scores import Scores, iterate_pairs
-from lossbench.stages.compare.summary import conventions, dice_of_runs, pooled, summary
+from lossbench.stages.compare.summary import conventions, summary
 from lossbench.stages.compare.tuned import read_rates, tuning, tuning_runs, tuning_text
 
 # Tables that some studies have.
@@ -104,8 +105,8 @@ def compare(
     table, runs, groups, backgrounds = read_blocks.read_study(experiment, settings)
     read_check(experiment.parent, runs)  # of which claims may be
     exploratory = record_look(settings, experiment.parent, runs, n_rounds)
-    dice = dice_of_runs(groups, backgrounds)
-    runs = runs.merge(dice, on=list(RUN), how="left", validate="one_to_one")
+    figures = figures_of_runs(groups, backgrounds)
+    runs = runs.merge(figures, on=list(RUN), how="left", validate="one_to_one")
     tables = _tables(groups, runs, settings, experiment, backgrounds, n_rounds or 0)
     _write(output, table, tables)
     write_json(output / "looks.json", {"exploratory": exploratory, "round": n_rounds})
@@ -129,13 +130,14 @@ def _compare_files(
     shared_weights: bool,
 ) -> None:
     """Compare losses by results that other programs measured."""
-    _check_free(output, [Path(file["path"]) for file in results.files])
+    check_free(output, [Path(file["path"]) for file in results.files])
     shared_weights |= results.shared_weights
     study = to_study(results, output.resolve().name, reference, metrics, numbers)
     groups = results.to_scores(study.matrix.loss)
     groups = [replace(scores, shared_weights=shared_weights) for scores in groups]
-    dice = dice_of_runs(groups, results.background)
-    tables = _tables(groups, dice, study, None, results.background)
+    groups = [with_pooled(scores, metrics) for scores in groups]
+    runs = figures_of_runs(groups, results.background)
+    tables = _tables(groups, runs, study, None, results.background)
     output.mkdir(parents=True, exist_ok=True)
     source = {"files": results.files, "notes": results.notes}
     write_json(output / "source.json", source | {"shared_initial_weights": shared_weights})
@@ -144,19 +146,6 @@ def _compare_files(
     notes = "".join(f"{note}\n" for note in results.notes)
     verdicts = _verdicts(study, tables, output)
     write_text(output / "verdict.txt", notes + ("\n" if notes else "") + verdicts)
-
-
-def _check_free(output: Path, files: Sequence[Path]) -> None:
-    """Nothing is written over a study, nor over the files that are compared."""
-    names = ("experiment.json", "block.json", "run.json", "cases.parquet", "comparisons.csv")
-    written = (output / "source.json").exists()  # by a comparison of files, which may be repeated
-    is_study = not written and any((output / name).exists() for name in names)
-    if is_study or next(output.glob("*/*/fold*/seed*"), None):
-        raise UserError(f"{output}: is the folder of a study; give --output another one")
-    if within := [file for file in files if file.resolve().parent == output.resolve()]:
-        raise UserError(
-            f"{within[0]}: lies in --output {output}, where tables are written; give another one"
-        )
 
 
 def _tables(
@@ -187,7 +176,7 @@ def _tables(
             pairing(runs, settings.reference),
             flips(pairs, tested, study, after),
         ),
-        "pooled": pooled(groups),
+        "pooled": pooled(groups, background),
         "conventions": conventions(shared),
         "ranks": rank_table(shared, study),
         "collapses": collapsed,

@@ -7,7 +7,7 @@ import pandas as pd
 
 from lossbench.common import tables
 from lossbench.common.tables import BLOCK
-from lossbench.config import MATCHED, METRICS, Comparison, Study, outcome
+from lossbench.config import MATCHED, METRICS, POOLED, Comparison, Study, outcome
 from lossbench.stages.compare.cautions import cautions
 from lossbench.stages.compare.failures import missing
 from lossbench.stages.compare.family import Result, Tested, difference
@@ -35,7 +35,8 @@ def max_difference(metric: str) -> float:
 
     Intervals are cut there where they are written; verdicts are from whole ones.
     """
-    return METRICS[metric].high if metric in METRICS else np.inf
+    facts = METRICS | POOLED
+    return facts[metric].high if metric in facts else np.inf
 
 
 def looks(tested: Tested) -> pd.DataFrame:

@@ -3,9 +3,10 @@
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
-from lossbench.common.tables import RUN
-from lossbench.config import METRICS, Study, UserError, did_you_mean
+from lossbench.common.tables import COUNTS, RUN
+from lossbench.config import METRICS, POOLED, Study, UserError, did_you_mean
 from lossbench.stages.compare.external import ExternalResults
 from lossbench.stages.compare.external_checks import unmatched
 
@@ -32,7 +33,9 @@ def to_study(
     if len(labels["loss"]) < 2:
         raise UserError(f"{files}: has the loss {reference!r} alone; expected: one more to compare")
     results.notes.extend(unmatched(results.table, reference, files))
-    measured = [metric for metric in METRICS if metric in results.table.column_names]
+    columns = results.table.column_names
+    measured = [metric for metric in METRICS if metric in columns]
+    measured += POOLED if set(COUNTS) <= set(columns) else []
     for metric in metrics:
         if metric not in measured:
             raise UserError(f"{files}: no metric {metric!r}; {did_you_mean(metric, measured)}")
@@ -51,3 +54,16 @@ def to_study(
         {"experiment": plain_name, "matrix": labels, "comparison": settings},
         context={"any_name": True},  # these names become no folders
     )
+
+
+def check_free(output: Path, files: Sequence[Path]) -> None:
+    """Nothing is written over a study, nor over the files that are compared."""
+    names = ("experiment.json", "block.json", "run.json", "cases.parquet", "comparisons.csv")
+    written = (output / "source.json").exists()  # by a comparison of files, which may be repeated
+    is_study = not written and any((output / name).exists() for name in names)
+    if is_study or next(output.glob("*/*/fold*/seed*"), None):
+        raise UserError(f"{output}: is the folder of a study; give --output another one")
+    if within := [file for file in files if file.resolve().parent == output.resolve()]:
+        raise UserError(
+            f"{within[0]}: lies in --output {output}, where tables are written; give another one"
+        )

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 
 from lossbench.common.files import read_json, whole
 from lossbench.common.tables import CASE, CASE_TEXT, COMPARISON, COUNTS, PLAN, RUN, read_csv
-from lossbench.config import Rounds, Study, UserError, counted, load_study
+from lossbench.config import POOLED, Rounds, Study, UserError, counted, load_study
 from lossbench.stages.compare.arrange import to_scores
 from lossbench.stages.compare.cautions import MORE_SEEDS_DO_NOT_HELP
 from lossbench.stages.compare.family import by_blocks, differences
 from lossbench.stages.compare.penalty import penalise_distances
+from lossbench.stages.compare.pooled import with_pooled
 from lossbench.stages.compare.read_blocks import share_initial_weights
 from lossbench.stages.compare.scores import Scores, iterate_pairs
 from lossbench.statistics import Looks, pairing_gain, planned, rounds_needed
@@ -75,14 +76,19 @@ def _pilot(results: Path) -> tuple[Study, list[Scores], dict[tuple[str, str, str
     study = load_study(experiment)
     path = report / "cases.parquet"
     try:
-        columns = [*CASE, *study.comparison.metrics]
+        columns = [*CASE, *(x for x in study.comparison.metrics if x not in POOLED)]
         columns += [x for x in ("subject", *COUNTS) if x in pq.read_schema(path).names]
         cases = pq.read_table(path, columns=columns, read_dictionary=CASE_TEXT)
         runs = read_csv(report / "runs.csv", RUN)
         prepared = experiment.parents[1] / "datasets"
         shared = share_initial_weights(runs) or _told_shared(report / "source.json")
         groups = [
-            penalise_distances(replace(scores, shared_weights=shared), prepared / scores.dataset)
+            with_pooled(
+                penalise_distances(
+                    replace(scores, shared_weights=shared), prepared / scores.dataset
+                ),
+                study.comparison.metrics,
+            )
             for scores in to_scores(cases.select(columns), study.matrix.loss)
         ]
     except (pa.ArrowException, ValueError, KeyError) as error:

@@ -31,6 +31,7 @@ from lossbench.common.tuning import run_of
 from lossbench.config import Experiment, UserError, canonical
 from lossbench.stages.compare.arrange import DuplicateRowError, to_scores
 from lossbench.stages.compare.penalty import penalise_distances
+from lossbench.stages.compare.pooled import with_pooled
 from lossbench.stages.compare.scores import Scores
 
 AGAIN = "delete it and run the workflow again"
@@ -62,6 +63,8 @@ def read_study(
     groups = [replace(scores, shared_weights=shared) for scores in groups]
     prepared = experiment.parents[1] / "datasets"
     groups = [penalise_distances(x, prepared / x.dataset) for x in groups]
+    asked = [*settings.comparison.metrics, *settings.comparison.also]
+    groups = [with_pooled(scores, asked) for scores in groups]
     return cases, runs, groups, backgrounds
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lossbench.common import tables
 from lossbench.common.tables import COUNTS, RUN
-from lossbench.stages.compare.conventions import CONVENTIONS, overlap, ratios
+from lossbench.stages.compare.conventions import CONVENTIONS, overlap
 from lossbench.stages.compare.scores import Scores, deviation, mean, to_rows
 from lossbench.statistics import mean_interval
 
@@ -88,23 +88,6 @@ def summary(groups: Sequence[Scores], background: dict[str, str], alpha: float) 
             n_seeds = [[scores.n_seeds(loss)] * len(scores.classes) for loss in scores.losses]
             rows += to_rows(scores, figures | {"n_seeds": np.array(n_seeds)}, metric=metric)
     return pd.DataFrame(rows, columns=tables.SUMMARY)
-
-
-def pooled(groups: Sequence[Scores]) -> pd.DataFrame:
-    """Dataset-level figures: the counts are summed over cases and trainings, then divided.
-
-    Not to be mixed with means over cases: a large case counts more here.
-    """
-    rows = []
-    for scores in groups:
-        if has_conventions(scores):
-            sums = {name: np.nansum(scores.values[name], axis=(1, 2)) for name in COUNTS}
-            counts = {name: values.astype(np.int64) for name, values in sums.items()}
-            n_cases = scores.rows.any(axis=1).sum(axis=1)
-            rows += to_rows(
-                scores, {"n_cases": n_cases, **counts, **ratios(*sums.values(), "nnunet")}
-            )
-    return pd.DataFrame(rows, columns=tables.POOLED)
 
 
 def conventions(groups: Sequence[Scores]) -> pd.DataFrame:

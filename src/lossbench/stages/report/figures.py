@@ -108,12 +108,12 @@ def over_datasets(results: Results) -> list[Picture]:
 
 def distributions(results: Results, dataset: str, model: str, name: str) -> Iterator[Figure]:
     """Box and strip per loss; a point for every case of every seed."""
-    rows = results.of(results.cases, dataset, model, class_=name).dropna(subset=results.metric)
+    rows = results.of(results.cases, dataset, model, class_=name).dropna(subset=results.case_metric)
     if rows.empty:
         return
     figure, axes = small(0.45 * len(results.losses) + 1.0)
     present = [x for x in results.losses if x in set(rows["loss"])]
-    values = [rows.loc[rows["loss"] == x, results.metric] for x in present]
+    values = [rows.loc[rows["loss"] == x, results.case_metric] for x in present]
     boxes = axes.boxplot(
         values, positions=range(len(present)), orientation="horizontal", widths=0.65,
         showfliers=False, patch_artist=True, medianprops={"color": "black"},
@@ -129,7 +129,7 @@ def distributions(results: Results, dataset: str, model: str, name: str) -> Iter
             rasterized=len(rows) > MAX_VECTOR_POINTS,
         )  # fmt: skip
     losses_on_y(axes, present)
-    axes.set_xlabel(f"{results.title()}, a point per case and seed")
+    axes.set_xlabel(f"{results.title(results.case_metric)}, a point per case and seed")
     yield figure
 
 
@@ -139,7 +139,8 @@ def pairs(results: Results, dataset: str, model: str, name: str) -> Iterator[Fig
     A square for each loss, all with the same limits, in one set of axes: twenty sets take seconds.
     """
     rows = results.of(results.cases, dataset, model, class_=name)
-    wide = rows.pivot_table(index=["fold", "seed", "case"], columns="loss", values=results.metric)
+    keys = ["fold", "seed", "case"]
+    wide = rows.pivot_table(index=keys, columns="loss", values=results.case_metric)
     references = {x: results.experiment.reference_of(x) for x in results.experiment.compared}
     pairs_of = {
         x: wide[[reference, x]].dropna()
@@ -177,7 +178,8 @@ def pairs(results: Results, dataset: str, model: str, name: str) -> Iterator[Fig
         right, up, s=7, c=shades, alpha=alpha, linewidth=0, zorder=3,
         rasterized=len(up) > MAX_VECTOR_POINTS,
     )  # fmt: skip
-    text = f"to the right: {results.title()} with the reference; upwards: with the loss"
+    title = results.title(results.case_metric)
+    text = f"to the right: {title} with the reference; upwards: with the loss"
     figure.supxlabel(text, fontsize=8)
     yield figure
 

@@ -51,7 +51,7 @@ class Results:
             Where a table is missing, damaged or without a column that it should have.
         """
         study = config.load_study(experiment)
-        case_columns = [*KEYS, "case", "class", study.comparison.metrics[0]]
+        case_columns = [*KEYS, "case", "class", case_metric(study)]
         group = ["dataset", "model", "loss", "class", "metric"]
         summary_columns = [*group, "mean", "n_empty", "background"]
         cases = _read(output / "cases.parquet", pd.read_parquet, case_columns)
@@ -109,6 +109,11 @@ class Results:
     def metric(self) -> str:
         """The metric of the verdicts, figures and examples: the first that is compared."""
         return self.experiment.comparison.metrics[0]
+
+    @property
+    def case_metric(self) -> str:
+        """That metric of a single case: the IoU of each where the pooled one is compared."""
+        return case_metric(self.experiment)
 
     def title(self, metric: str = "") -> str:
         """A metric as people write it; by default the one of the verdicts."""
@@ -251,6 +256,11 @@ class Results:
         """How many runs have no history.csv with a validation in it."""
         curves = self.histories[self.histories["name"].str.startswith(CURVE)]
         return len(self.runs) - len(curves[KEYS].drop_duplicates())
+
+
+def case_metric(study: config.Study) -> str:
+    """The metric of cases that the first compared metric is or, pooled, is made of."""
+    return study.comparison.metrics[0].removeprefix("pooled_")
 
 
 def _read(path: Path, read: Callable[[Path], pd.DataFrame], columns: list[str]) -> pd.DataFrame:

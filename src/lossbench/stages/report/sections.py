@@ -80,7 +80,7 @@ SECTIONS = (
     Section("ranks", "How stable the ranks are", tables.ranks, "ranks.csv"),
     Section("conventions", "Cases without the class", sensitivity.empty_classes, "conventions.csv"),
     Section("means", "Means per loss and class", tables.means),
-    Section("pooled", "Dice of the pooled counts", tables.pooled, "pooled.csv"),
+    Section("pooled", "Dice and IoU of the pooled counts", tables.pooled, "pooled.csv"),
     Section("cases", "Every case", _per_class("cases", figures.distributions)),
     Section("pairs", "Each case against the reference", _per_class("pairs", figures.pairs)),
     Section("curves", "Learning curves", curves.learning_curves, "history.csv of the runs"),

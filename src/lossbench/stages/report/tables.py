@@ -165,11 +165,12 @@ def ranks(results: Results) -> pd.DataFrame | None:
 
 
 def pooled(results: Results) -> pd.DataFrame | None:
-    """Dice of the counts summed over all cases, a row per class, a column per loss."""
+    """Dice and IoU of the counts summed over all cases, a row per class, a column per loss."""
     table = results.optional("pooled")
     if table is None:
         return None
-    texts = [wording.number(value) for value in table["dice"]]
+    both = zip(table["dice"], table["iou"], strict=True)
+    texts = [f"{wording.number(dice)}, IoU {wording.number(iou)}" for dice, iou in both]
     return _wide(results, table.assign(text=texts), "class", "loss")
 
 
@@ -181,7 +182,11 @@ def _wide(
         "dataset": results.experiment.matrix.dataset,
         "model": results.experiment.matrix.model,
         "loss": results.losses,
-        "class": list(dict.fromkeys(c for d, _ in results.groups for c in results.classes(d))),
+        "class": list(
+            dict.fromkeys(
+                [*(c for d, _ in results.groups for c in results.classes(d)), "micro", "macro"]
+            )
+        ),
     }
     places = {key: {x: i for i, x in enumerate(order)} for key, order in orders.items()}
     keys = [*GROUP, rows, columns]

@@ -25,7 +25,10 @@ from lossbench.stages.track.record import Record
 from lossbench.stages.track.view import verdict_table, verdict_tag, verdicts_in_words
 
 GROUP = ["dataset", "model", "loss"]  # the keys of a parent run
-TEST = ["dice", "dice_with_background"]  # columns of runs.csv
+TEST = (  # columns of runs.csv
+    *("dice", "dice_with_background"),
+    *("micro_dice", "micro_iou", "macro_dice", "macro_iou"),
+)
 VERSUS = ["difference", "ci_low", "ci_high", "p_holm"]  # columns of comparisons.csv
 MAX_NOTE = 7900  # characters; MLflow takes 8000 in a tag of a run
 
@@ -177,7 +180,7 @@ class Study:
         # Training first: a run that was under way is then added to.
         figures = {f"system/{k}": numbers[k] for k in STATUS if k in numbers}
         if test is not None:
-            figures |= {f"test/{k}": row[k] for k in TEST} | dict(test)
+            figures |= {f"test/{k}": row[k] for k in TEST if k in row} | dict(test)
             rest = numbers.keys() - {*RUN, *STATUS, *TEST}
             figures |= {f"system/{k}": numbers[k] for k in sorted(rest)}
         text = {k: str(v) for k, v in row.items() if k not in numbers and v is not None}
@@ -235,7 +238,7 @@ class Study:
         comparisons: pd.DataFrame,
     ) -> Record:
         """All runs of a dataset x model x loss: means with intervals, and the verdict per class."""
-        figures = {f"test/{name}": runs[name].mean() for name in TEST}
+        figures = {f"test/{name}": runs[name].mean() for name in TEST if name in runs}
         diverged = (runs["status"] == "diverged").any()
         tags = {"lossbench.status": "diverged" if diverged else "finished"}
         is_reference = keys[2] == self.e.reference_of(keys[2])

@@ -1,0 +1,99 @@
+"""Figures of the pooled counts: summed over cases, and over classes, before dividing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lossbench.common import tables
+from lossbench.common.tables import COUNTS, RUN
+from lossbench.config import POOLED
+from lossbench.stages.compare.conventions import ratios
+from lossbench.stages.compare.scores import Scores, mean, to_rows
+from lossbench.stages.compare.summary import dice_of_runs
+from lossbench.statistics import linearised_ratio
+
+OVER_CLASSES = ("micro", "macro")
+
+
+def with_pooled(scores: Scores, metrics: Sequence[str]) -> Scores:
+    """Add those of `POOLED` that are asked for: values of cases whose mean is the pooled figure.
+
+    Each training is pooled over all its cases, those of all folds of a seed together. A case's
+    value is what it adds, so that subjects and trainings vary as for any other metric.
+    """
+    asked = [name for name in metrics if name in POOLED]
+    if not asked or not set(COUNTS) <= scores.values.keys():
+        return scores
+    tp, fp, fn = (np.moveaxis(scores.values[name], 2, -1) for name in COUNTS)
+    values = dict(scores.values)
+    for name in asked:
+        part = 2 * tp if name == "pooled_dice" else tp
+        pooled = linearised_ratio(part, part + fp + fn, scores.subject)
+        values[name] = np.moveaxis(pooled, -1, 2)
+    return replace(scores, values=values)
+
+
+def pooled(groups: Sequence[Scores], background: Mapping[str, str]) -> pd.DataFrame:
+    """Dataset-level figures: the counts are summed over cases and trainings, then divided.
+
+    Not to be mixed with means over cases: a large case counts more here. micro sums over the
+    classes, too, and macro is the mean over those that occur; both without a background.
+    """
+    rows: list[dict[str, Any]] = []
+    for scores in groups:
+        if not set(COUNTS) <= scores.values.keys():
+            continue
+        sums = {name: np.nansum(scores.values[name], axis=(1, 2)) for name in COUNTS}
+        counts = {name: values.astype(np.int64) for name, values in sums.items()}
+        n_cases = scores.rows.any(axis=1).sum(axis=1)
+        rows += to_rows(scores, {"n_cases": n_cases, **counts, **ratios(*sums.values(), "nnunet")})
+        kept = foreground(scores, background)
+        over = over_classes(*(sums[name][:, kept] for name in COUNTS))
+        micro = {name: values[:, kept].sum(axis=1) for name, values in counts.items()}
+        for i, loss in enumerate(scores.losses):
+            keys = {**scores.keys, "loss": loss, "n_cases": n_cases[i].max()}
+            for kind in OVER_CLASSES:
+                figures = {name: values[i] for name, values in over[kind].items()}
+                figures |= {name: values[i] for name, values in micro.items()}
+                rows.append({**keys, "class": kind, **figures})
+    return pd.DataFrame(rows, columns=tables.POOLED)
+
+
+def figures_of_runs(groups: Sequence[Scores], background: dict[str, str]) -> pd.DataFrame:
+    """`dice_of_runs` and, where there are counts, micro and macro figures over its cases."""
+    rows = []
+    for scores in groups:
+        if not set(COUNTS) <= scores.values.keys():
+            continue
+        kept = foreground(scores, background)
+        for fold, seed, s, of_fold in scores.blocks():
+            sums = [np.nansum(scores.values[name][:, s, of_fold][..., kept], 1) for name in COUNTS]
+            over = over_classes(*sums)
+            for i, loss in enumerate(scores.losses):
+                if scores.rows[i, s, of_fold].any():
+                    keys = {**scores.keys, "loss": loss, "fold": fold, "seed": seed}
+                    figures = {
+                        f"{kind}_{name}": over[kind][name][i]
+                        for kind in OVER_CLASSES
+                        for name in ("dice", "iou")
+                    }
+                    rows.append(keys | figures)
+    of_runs = dice_of_runs(groups, background)
+    return of_runs.merge(pd.DataFrame(rows), on=list(RUN), how="left") if rows else of_runs
+
+
+def over_classes(
+    tp: np.ndarray, fp: np.ndarray, fn: np.ndarray
+) -> dict[str, dict[str, np.ndarray]]:
+    """Ratios over classes, from sums over cases (L, K): of the summed counts, and their mean."""
+    micro = ratios(*(counts.sum(axis=1) for counts in (tp, fp, fn)), "nnunet")
+    macro = {name: mean(values, 1) for name, values in ratios(tp, fp, fn, "nnunet").items()}
+    return {"micro": micro, "macro": macro}
+
+
+def foreground(scores: Scores, background: Mapping[str, str]) -> list[int]:
+    """Positions of the classes that are not the background."""
+    return [k for k, x in enumerate(scores.classes) if x != background.get(scores.dataset)]

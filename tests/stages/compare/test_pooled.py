@@ -1,0 +1,111 @@
+"""Pooled figures: micro, macro and per class, beside the libraries that report them."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import segmentation_models_pytorch.metrics as smp
+import torch
+
+from lossbench.stages.compare import compare
+from tests.helpers.fake_results import compare_files, write_experiment
+
+CLASSES = ("background", "road", "car")
+
+
+def label_maps(seed):
+    """Labels of 8 images and predictions of them by two losses with two seeds each."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(3, (8, 24, 24), p=[0.6, 0.35, 0.05])
+    labels[:3][labels[:3] == 2] = 0  # a rare class
+    predictions = {}
+    for loss, share in (("a", 0.3), ("b", 0.25)):
+        for s in range(2):
+            noise = rng.choice(3, labels.shape)
+            predictions[loss, s] = np.where(rng.random(labels.shape) < share, noise, labels)
+    return torch.from_numpy(labels), {k: torch.from_numpy(p) for k, p in predictions.items()}
+
+
+def stats(prediction, labels):
+    return smp.get_stats(prediction, labels, mode="multiclass", num_classes=3)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pooled")
+    labels, predictions = label_maps(0)
+    rows = []
+    for (loss, seed), prediction in predictions.items():
+        tp, fp, fn, _ = (x.numpy() for x in stats(prediction, labels))
+        for case, k in np.ndindex(tp.shape):
+            keys = {"loss": loss, "seed": seed, "case": case, "class": CLASSES[k]}
+            rows.append(keys | {"tp": tp[case, k], "fp": fp[case, k], "fn": fn[case, k]})
+    pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
+    file = str(folder / "cases.csv")
+    metrics = ["pooled_iou", "pooled_dice"]
+    compare_files([file], "a", folder / "all", metrics=metrics, background="none")
+    compare_files([file], "a", folder / "foreground", metrics=metrics)
+    return folder, labels, predictions
+
+
+def read(folder, name):
+    return pd.read_csv(folder / name)
+
+
+@pytest.mark.parametrize(("metric", "score"), [("iou", smp.iou_score), ("dice", smp.f1_score)])
+@pytest.mark.parametrize("reduction", ["micro", "macro"])
+def test_figures_of_runs_are_those_of_segmentation_models_pytorch(tables, reduction, metric, score):
+    folder, labels, predictions = tables
+    runs = read(folder, "all/runs.csv").set_index(["loss", "seed"])
+    foreground = read(folder, "foreground/runs.csv").set_index(["loss", "seed"])
+    for key, prediction in predictions.items():
+        counts = stats(prediction, labels)
+        expected = score(*counts, reduction=reduction).item()
+        assert runs.loc[key, f"{reduction}_{metric}"] == pytest.approx(expected, abs=1e-6)
+        without = score(*(x[:, 1:] for x in counts), reduction=reduction).item()
+        assert foreground.loc[key, f"{reduction}_{metric}"] == pytest.approx(without, abs=1e-6)
+
+
+def test_micro_and_macro_are_rows_of_the_pooled_table(tables):
+    folder, labels, predictions = tables
+    pooled = read(folder, "all/pooled.csv").set_index(["loss", "class"])
+    both = [torch.cat([predictions["a", 0], predictions["a", 1]]), torch.cat([labels, labels])]
+    counts = stats(*both)
+    for kind in ("micro", "macro"):
+        expected = smp.iou_score(*counts, reduction=kind).item()
+        assert pooled.loc[("a", kind), "iou"] == pytest.approx(expected, abs=1e-6)
+    assert pooled.loc[("a", "micro"), "tp"] == counts[0].sum()
+
+
+def test_a_verdict_by_a_pooled_figure_is_of_that_figure(tables):
+    """The mean over seeds of the figure of each class, and its difference."""
+    folder, labels, predictions = tables
+    figures = {}
+    for (loss, _), prediction in predictions.items():
+        tp, fp, fn, _ = (x.sum(dim=0).double() for x in stats(prediction, labels))
+        figures.setdefault(loss, []).append((tp / (tp + fp + fn)).numpy())
+    means = {loss: np.mean(values, axis=0) for loss, values in figures.items()}
+    table = read(folder, "all/comparisons.csv")
+    assert set(table["metric"]) == {"pooled_iou", "pooled_dice"}
+    table = table[table["metric"] == "pooled_iou"].set_index("class")
+    summary = read(folder, "all/summary.csv").set_index(["loss", "class", "metric"])["mean"]
+    for k, name in enumerate(CLASSES):
+        difference = means["b"][k] - means["a"][k]
+        assert table.loc[name, "difference"] == pytest.approx(difference, abs=1e-9)
+        assert summary["a", name, "pooled_iou"] == pytest.approx(means["a"][k], abs=1e-9)
+    assert (table["verdict"] != "").all()
+    assert np.isfinite(table["ci_low"]).all()
+
+
+def test_a_study_is_compared_by_pooled_figures(tmp_path):
+    experiment = write_experiment(tmp_path, losses=["dice", "other"], n_cases=7)
+    study = json.loads(experiment.read_text())
+    study["comparison"] |= {"metrics": ["pooled_iou"], "also": ["dice"], "margins": {}}
+    experiment.write_text(json.dumps(study))
+    compare(experiment, experiment.parent / "report")
+    report = experiment.parent / "report"
+    table = pd.read_csv(report / "comparisons.csv")
+    assert table.groupby("metric").size().to_dict() == {"pooled_iou": 3, "dice": 3}
+    assert (table["verdict"][table["metric"] == "pooled_iou"] != "").all()
+    assert {"micro_iou", "macro_dice"} <= set(pd.read_csv(report / "runs.csv"))
