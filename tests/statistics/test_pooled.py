@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lossbench.statistics import linearised_ratio, paired_difference
+from lossbench.statistics import jackknife_ratio, paired_difference
 
 FOLDS, SEEDS, SUBJECTS = 5, 3, 12
 
@@ -18,14 +18,14 @@ def test_the_mean_over_subjects_is_the_ratio_of_the_sums():
     whole = part + rng.integers(1, 50, (2, 20))
     subject = rng.integers(0, 7, 20)
     part[0, 3] = np.nan
-    found = linearised_ratio(part, whole, subject)
+    found = jackknife_ratio(part, whole, subject)
     assert np.isnan(found[0, 3])
     assert np.isfinite(found).sum() == 39
     for values, a, b in zip(found, part, whole, strict=True):
         there = np.isfinite(a)
         expected = a[there].sum() / b[there].sum()
         assert over_subjects(values, subject) == pytest.approx(expected)
-    assert np.isnan(linearised_ratio(0 * whole, 0 * whole, subject)).all()
+    assert np.isnan(jackknife_ratio(0 * whole, 0 * whole, subject)).all()
 
 
 def test_it_varies_as_the_ratio_does_over_resampled_subjects():
@@ -34,7 +34,7 @@ def test_it_varies_as_the_ratio_does_over_resampled_subjects():
     part, subject = whole * rng.beta(8, 2, 80), np.arange(80) // 2
     sums = np.stack([part, whole]).reshape(2, 40, 2).sum(axis=2)
     drawn = sums[:, rng.integers(40, size=(4000, 40))].sum(axis=2)
-    of_subject = linearised_ratio(part, whole, subject).reshape(40, 2).mean(axis=1)
+    of_subject = jackknife_ratio(part, whole, subject).reshape(40, 2).mean(axis=1)
     assert of_subject.std(ddof=1) / np.sqrt(40) == pytest.approx(
         (drawn[0] / drawn[1]).std(), rel=0.1
     )
@@ -50,7 +50,7 @@ def study(rng, gain, sd_size):
         luck = np.repeat(rng.normal(0, 0.05, FOLDS), SUBJECTS)
         logit = 1.2 + hard + i * (gain + differs) + luck + rng.normal(0, 0.1, size.size)
         parts[i, s] = size / (1 + np.exp(-logit))
-    values = linearised_ratio(parts, np.broadcast_to(size, parts.shape), np.arange(size.size))
+    values = jackknife_ratio(parts, np.broadcast_to(size, parts.shape), np.arange(size.size))
     return paired_difference(np.split(values[1] - values[0], FOLDS, axis=1))
 
 

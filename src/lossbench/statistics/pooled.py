@@ -3,8 +3,8 @@
 import numpy as np
 
 
-def linearised_ratio(part: np.ndarray, whole: np.ndarray, subject: np.ndarray) -> np.ndarray:
-    """Values of cases whose mean over subjects is the ratio of the sums, to its first order.
+def jackknife_ratio(part: np.ndarray, whole: np.ndarray, subject: np.ndarray) -> np.ndarray:
+    """Values of cases whose mean over subjects is the ratio of the sums: jackknife pseudo-values.
 
     Parameters
     ----------
@@ -17,10 +17,9 @@ def linearised_ratio(part: np.ndarray, whole: np.ndarray, subject: np.ndarray) -
     -------
     np.ndarray
         float (..., C). Averaged over the cases of a subject and then over subjects they give
-        sum(part) / sum(whole) exactly, and they vary over subjects as that ratio does when subjects
-        are drawn anew (its influence function, to which the infinitesimal jackknife and, with many
-        subjects, the bootstrap over subjects agree: Efron 1982, chapter 6). NaN where a case was
-        not measured, and everywhere where the sum of `whole` is 0.
+        sum(part) / sum(whole) exactly, and they vary over subjects as that ratio does when each
+        subject is left out in turn (Miller 1974; centred, since their own mean corrects a bias).
+        NaN where a case was not measured, and everywhere where the sum of `whole` is 0.
     """
     measured = np.isfinite(part) & np.isfinite(whole)
     of = np.unique(subject, return_inverse=True)[1]
@@ -29,7 +28,10 @@ def linearised_ratio(part: np.ndarray, whole: np.ndarray, subject: np.ndarray) -
     n_subjects = (n_cases > 0).sum(axis=-1, keepdims=True)
     part, whole = np.where(measured, part, 0), np.where(measured, whole, 0)
     total = whole.sum(axis=-1, keepdims=True)
-    safe = np.where(total > 0, total, 1)
-    ratio = part.sum(axis=-1, keepdims=True) / safe
-    values = ratio + (part - ratio * whole) * n_cases[..., of] * n_subjects / safe
+    ratio = part.sum(axis=-1, keepdims=True) / np.where(total > 0, total, 1)
+    others = total - whole @ members  # without the subject; 0 where there is no other
+    influence = (n_subjects - 1) / np.where(others > 0, others, 1)
+    moved = (part - ratio * whole) * (influence * n_cases)[..., of]
+    bias = (moved / np.maximum(n_cases, 1)[..., of]).sum(axis=-1, keepdims=True)
+    values = ratio + moved - bias / np.maximum(n_subjects, 1)
     return np.where(measured & (total > 0), values, np.nan)

@@ -91,6 +91,7 @@ def test_the_same_cases_give_the_same_tables(study, tmp_path, output, kind):
         "dice",
         "dice_with_background",
         "n_missing",
+        *("micro_dice", "micro_iou", "macro_dice", "macro_iou"),
     ]
     expected = pd.read_csv(experiment.parent / "report/runs.csv")
     assert sorted(runs["dice"]) == pytest.approx(sorted(expected["dice"]))

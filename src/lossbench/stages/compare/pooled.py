@@ -13,7 +13,7 @@ from lossbench.config import POOLED
 from lossbench.stages.compare.conventions import ratios
 from lossbench.stages.compare.scores import Scores, mean, to_rows
 from lossbench.stages.compare.summary import dice_of_runs
-from lossbench.statistics import linearised_ratio
+from lossbench.statistics import jackknife_ratio
 
 OVER_CLASSES = ("micro", "macro")
 
@@ -31,7 +31,7 @@ def with_pooled(scores: Scores, metrics: Sequence[str]) -> Scores:
     values = dict(scores.values)
     for name in asked:
         part = 2 * tp if name == "pooled_dice" else tp
-        pooled = linearised_ratio(part, part + fp + fn, scores.subject)
+        pooled = jackknife_ratio(part, part + fp + fn, scores.subject)
         values[name] = np.moveaxis(pooled, -1, 2)
     return replace(scores, values=values)
 

@@ -1,0 +1,76 @@
+"""docs/studies.md: every study on it passes `check`, on its data or on data in their layout."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lossbench.config import validate
+from tests.helpers.configs import default, merged
+from tests.helpers.files import write_image
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/studies.md").read_text(), flags=re.DOTALL)
+STUDIES = {yaml.safe_load(block)["experiment"]: block for block in BLOCKS}
+DATA = Path(os.environ.get("LOSSBENCH_DATA", "data"))
+REAL = {"vessels": "chase_db1", "hippocampus_2mm": "Task04_Hippocampus"}
+
+
+def images(names, folder, masks, label_of):
+    """Noise with bright stripes, and its masks."""
+    for number, name in enumerate(names):
+        rng = np.random.default_rng(number)
+        label = np.repeat(np.arange(12), 4)[None].repeat(48, 0)
+        label = np.roll(label, rng.integers(48), axis=1)
+        pixels = np.stack([label * 20, *rng.integers(0, 255, (2, 48, 48))], axis=2)
+        write_image(folder / f"{name}.png", pixels.astype(np.uint8))
+        write_image(masks / f"{name}.png", label_of(label))
+
+
+def camvid(root, in_colour):
+    """CamVid's folders and lists, the paths of which are another machine's."""
+    table = yaml.safe_load(STUDIES["camvid_colours"])["datasets"]["camvid_colours"]["values"]
+    colours = np.array([list(bytes.fromhex(key[1:])) for key in table], dtype=np.uint8)
+    for part, n in (("train", 4), ("val", 2), ("test", 3)):
+        names = [f"{part}_{i:04d}" for i in range(n)]
+        masks = root / f"{part}{'_colours' if in_colour else 'annot'}"
+        images(
+            names, root / part, masks,
+            lambda label: colours[label] if in_colour else label.astype(np.uint8),
+        )  # fmt: skip
+        lines = [f"/SegNet/CamVid/{part}/{x}.png /SegNet/CamVid/{part}annot/{x}.png" for x in names]
+        (root / f"{part}.txt").write_text("\n".join(lines))
+
+
+def test_every_study_is_valid():
+    assert set(STUDIES) == {"camvid", "camvid_colours", "cracks", *REAL}
+    for block in STUDIES.values():
+        validate(merged(default(), yaml.safe_load(block)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_passes_check(name, tmp_path):
+    if name in REAL and not (DATA / REAL[name]).is_dir():
+        pytest.skip(f"{REAL[name]} is not in $LOSSBENCH_DATA")
+    if name.startswith("camvid"):
+        camvid(tmp_path / "CamVid", in_colour=name == "camvid_colours")
+    if name == "cracks":
+        root = tmp_path / "CrackForest"
+        names = [f"{i:03d}" for i in range(10)]
+        images(names, root / "image", root / "masks", lambda label: (label == 3).astype(np.uint8))
+    (tmp_path / "my_study.yaml").write_text(STUDIES[name])
+    command = [sys.executable, "-m", "lossbench", "check", "--configfile", "my_study.yaml"]
+    source = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": source}, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"A block of {name}" in done.stdout
+    assert (tmp_path / "results" / name / "check.json").exists()
