@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -13,13 +12,13 @@ from lossbench.common.check_tables import read_check
 from lossbench.common.files import whole, write_json, write_text
 from lossbench.common.rounds import last_look
 from lossbench.common.tables import CASE_TEXT, RUN
-from lossbench.config import TUNED, Study, UserError, abridged, load
+from lossbench.config import Study, UserError, load
 from lossbench.stages.compare import external, read_blocks
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.collapses import collapses
 from lossbench.stages.compare.comparisons import comparisons, looks, pairing, rank_table, scale
 from lossbench.stages.compare.external_study import check_free, to_study
-from lossbench.stages.compare.failures import failure_text, failures
+from lossbench.stages.compare.failures import failures
 from lossbench.stages.compare.family import family
 from lossbench.stages.compare.flips import flips
 from lossbench.stages.compare.look import record_look
@@ -27,7 +26,8 @@ from lossbench.stages.compare.over_datasets import over_datasets
 from lossbench.stages.compare.pooled import figures_of_runs, pooled, with_pooled
 from lossbench.stages.compare.scores import Scores, iterate_pairs
 from lossbench.stages.compare.summary import conventions, summary
-from lossbench.stages.compare.tuned import read_rates, tuning, tuning_runs, tuning_text
+from lossbench.stages.compare.tuned import read_rates, tuning, tuning_runs
+from lossbench.stages.compare.verdict_text import verdict_text
 
 # Tables that some studies have.
 OPTIONAL = ("scale", "claims", "looks", "datasets", "over_datasets", "tuning", "tuning_runs")
@@ -112,7 +112,7 @@ def compare(
     write_json(output / "looks.json", {"exploratory": exploratory, "round": n_rounds})
     # Not `make ui` alone: a folder of the user's own has no Makefile.
     ui = "MLflow:  python -m lossbench ui   (or: make ui)\n"
-    verdicts = _verdicts(settings, tables, output)
+    verdicts = verdict_text(settings, tables, output)
     if exploratory:
         verdicts += (
             f"exploratory: these trainings were looked at outside the plan, "
@@ -144,7 +144,7 @@ def _compare_files(
     write_text(output / "experiment.json", study.experiment_json())
     _write(output, results.table, tables)
     notes = "".join(f"{note}\n" for note in results.notes)
-    verdicts = _verdicts(study, tables, output)
+    verdicts = verdict_text(study, tables, output)
     write_text(output / "verdict.txt", notes + ("\n" if notes else "") + verdicts)
 
 
@@ -207,102 +207,3 @@ def _write(output: Path, cases: pa.Table, tables: dict[str, pd.DataFrame]) -> No
     for name, table in tables.items():
         with whole(output / f"{name}.csv") as part:
             table.to_csv(part, index=False)
-
-
-def _verdicts(study: Study, tables: dict[str, pd.DataFrame], output: Path) -> str:
-    """The verdicts as text, for the terminal, and where the report is."""
-    settings, compared = study.comparison, tables["comparisons"]
-    table = compared[["dataset", "model", "class", "metric", "loss"]].copy()
-    table["difference"] = compared["difference"].map("{:+z.4f}".format)
-    table["interval"] = [_interval(row) for row in compared.itertuples()]
-    table["verdict"] = compared["verdict"]
-    if rounds := study.rounds:
-        columns = (compared[name] for name in ("round", "reason", "n_seeds"))
-        n_folds = len(study.matrix.fold)
-        table["rounds"] = [rounds.text(*row, n_folds) for row in zip(*columns, strict=True)]
-    references = settings.reference
-    if study.tuning:
-        references += f" (with its own learning rate minus {study.reference_of(TUNED)})"
-    return (
-        f"{study.experiment}: each loss minus {references}, paired by case within blocks; "
-        f"verdicts and intervals hold together at error rate {settings.alpha:g}, margin "
-        f"{settings.margins_text()}\n\n"
-        f"{table.to_string(index=False)}\n"
-        f"{tuning_text(tables['tuning']) if study.tuning else ''}"
-        f"{_missing(compared, settings.alpha)}{_cautions(compared)}"
-        f"{_models(compared)}{_over_datasets(tables)}"
-        f"{failure_text(tables['failures'], settings.reference, compared)}\n"
-        f"report:  {output / 'report.html'}\n"
-    )
-
-
-def _missing(compared: pd.DataFrame, alpha: float) -> str:
-    """A line for each comparison that lacks values of one side which the other side has."""
-    lines = []
-    for row in compared[compared["missing_cases"] != ""].to_dict("records"):
-        names = abridged(row["missing_cases"].split(", "))
-        n_loss, n_reference = row["n_missing_loss"], row["n_missing_reference"]
-        line = (
-            f"{row['metric']} of {row['class']}: {row['loss']} lacks {n_loss} values, "
-            f"{row['reference']} {n_reference}, where the class is there ({names})"
-        )
-        if row["p_missing"] < alpha:
-            line += "; no winner by results that miss more"
-        lines.append(f"{line}\n")
-    return "\n" * bool(lines) + "".join(lines)
-
-
-def _cautions(compared: pd.DataFrame) -> str:
-    """A line for each caution, with the comparisons that it is about."""
-    lines = []
-    for caution, rows in compared[compared["caution"] != ""].groupby("caution", sort=False):
-        of = [f"{r['metric']} of {r['class']}, {r['loss']}" for r in rows.to_dict("records")]
-        lines.append(f"caution: {caution} ({abridged(of, separator='; ')})\n")
-    return "\n" * bool(lines) + "".join(lines)
-
-
-def _models(compared: pd.DataFrame) -> str:
-    """What one block says of the two trained models."""
-    lines = []
-    for row in compared[compared["scope"] == "models"].to_dict("records"):
-        loss, reference, verdict = row["loss"], row["reference"], row["verdict_models"]
-        interval = f"({row['models_low']:z.4f} to {row['models_high']:z.4f})"
-        where = f"{row['metric']} of {row['class']}"
-        if verdict in ("higher", "lower"):
-            line = (
-                f"{where}: this {loss} model is {verdict} than this {reference} model on new "
-                f"subjects: {row['difference']:+z.4f} {interval}. For the losses, only if training "
-                f"luck has an SD below {row['noise_tolerated']:.4f}. One more seed of each tells."
-            )
-        else:
-            words = {"same": "the same within the margin", "unclear": "unclear"}
-            said = words.get(verdict, "fewer than 10 subjects, no verdict")
-            line = (
-                f"{where}: this {loss} model minus this {reference} model on new subjects: "
-                f"{row['difference']:+z.4f} {interval}: {said}."
-            )
-        lines.append(f"{line}\n")
-    return "\n" * bool(lines) + "".join(lines)
-
-
-def _over_datasets(tables: dict[str, pd.DataFrame]) -> str:
-    """What holds over data sets, a line for each loss; nothing under three data sets."""
-    if "over_datasets" not in tables:
-        return ""
-    lines = [
-        f"over {row['n_datasets']} data sets, mean {row['metric']} of the foreground with "
-        f"{row['model']}: {row['loss']} minus {row['reference']} {row['difference']:+z.4f} "
-        f"({row['ci_low']:+z.4f} to {row['ci_high']:+z.4f}), {row['verdict']}; expected on a new "
-        f"data set: {row['prediction_low']:+z.4f} to {row['prediction_high']:+z.4f}\n"
-        for row in tables["over_datasets"].to_dict("records")
-    ]
-    return "\n" + "".join(lines)
-
-
-def _interval(row: Any) -> str:
-    """The interval of a comparison, or why it has none."""
-    if pd.notna(row.ci_low):
-        return f"{row.simultaneous_low:+z.4f} to {row.simultaneous_high:+z.4f}"
-    if row.n_cases == 0:
-        return "unknown: no case has a value"
-    return "unknown: one block" if row.n_blocks < 2 else "unknown: too few cases"
