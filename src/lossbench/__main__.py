@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lossbench.common.instantiate import location_of
 from lossbench.common.quick_imports import UNUSED, quick_imports
 from lossbench.config import FreshProcessError, UserError
 
@@ -107,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
         return 1
     except (SystemExit, KeyboardInterrupt) as error:
-        log.error("%s ended early: %r", stage, error)
+        log.error("%s ended early: %r (%s)", stage, error, location_of(error))
         return 1
     except Exception:
         log.exception("%s failed; this is not your mistake:", stage)
@@ -206,8 +207,9 @@ def _log_to(file: Path | None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")  # "a" opens it again after logging.config of a user's has closed it
         handlers.append(
-            logging.FileHandler(file, mode="w", encoding="utf-8", errors="backslashreplace")
+            logging.FileHandler(file, mode="a", encoding="utf-8", errors="backslashreplace")
         )
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=handlers)
     logging.getLogger("lossbench").setLevel(logging.INFO)

@@ -11,6 +11,7 @@ import torch
 from monai.metrics import DiceMetric
 from scipy.spatial import KDTree
 
+from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import instantiate, location_of
 from lossbench.config import UserError
 from lossbench.datasets.prepared import IGNORE, Prepared
@@ -149,7 +150,8 @@ def build_metric(name: str, spec: Mapping[str, Any], data: Prepared) -> OwnMetri
 
     def measured(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
         try:
-            given = metric(prediction, label, spacing)
+            with preserve_global_state():  # and with arrays of its own, which it may change
+                given = metric(prediction.copy(), label.copy(), spacing)
         except Exception as error:
             what = f"{type(error).__name__}: {error} ({location_of(error)})"
             called = "called as metric(prediction, label, spacing)"

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 
+from lossbench.common.global_state import preserve_global_state
 from lossbench.common.progress import progress
 from lossbench.datasets.batches import pad_mirrored
 from lossbench.datasets.prepared import Prepared
 from lossbench.datasets.resampling import resample_prediction
-from lossbench.models import first_head, logits_of
+from lossbench.models import first_head, logits_of, seed_everything
 
 OVERLAP = 0.5  # of neighbouring windows
 # Voxels that the network sees at once, or one window where that is larger: on a CPU as many as its
@@ -83,16 +84,18 @@ def predict_images(
     """
     was_training = model.training
     model.eval()
+    seed_everything(0, torch.device(device))  # some draw here as well, as F.dropout(x) does
     found = []
     shape, batch_size = images.shape[2:], _batch_size(patch_size, device)
     for batch in torch.from_numpy(images).split(batch_size):
         batch = batch if data.pads_with_background else pad_mirrored(batch, patch_size)
-        logits = sliding_window_inference(
-            *(batch.to(device), tuple(patch_size), batch_size),
-            lambda windows: first_head(logits_of(model, windows)),
-            overlap=OVERLAP,
-            mode="gaussian",
-        )
+        with preserve_global_state():
+            logits = sliding_window_inference(
+                *(batch.to(device), tuple(patch_size), batch_size),
+                lambda windows: first_head(logits_of(model, windows)),
+                overlap=OVERLAP,
+                mode="gaussian",
+            )
         # argmax finds the same, in nine times the time on a CPU.
         classes = logits > 0 if data.regions else logits.max(dim=1).indices
         classes = classes.to(torch.uint8).cpu()

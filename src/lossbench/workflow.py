@@ -115,7 +115,7 @@ def with_code(experiment: Experiment) -> Experiment:
     """
     code: dict[str, dict[str, dict[str, str]]] = {}
     for section, name, entry in experiment.components():
-        if files := code_of(entry.spec()):
+        if files := code_of(entry.spec(), with_data=section != "datasets"):
             code.setdefault(section, {})[name] = files
     return experiment.with_code(code)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lossbench.common.user_code
-from lossbench.common.user_code import _is_users, changed_files, code_of, refuse_other_code
+from lossbench.common.user_code import changed_files, code_of, is_users, refuse_other_code
 from lossbench.config import UserError
 
 
@@ -132,11 +132,54 @@ def test_imports_of_imports_and_of_packages_are_followed(write):
     ]
 
 
+NAMED = {
+    "open('table.csv')": ["./table.csv"],
+    "Path(__file__).with_name('table.csv')": ["table.csv"],
+    "Path(__file__).parent / 'weights' / 'a.npy'": ["weights/a.npy"],
+    "Path(__file__).parent / 'weights/a.npy'": ["weights/a.npy"],
+    "print('weights are nowhere.npy')": [],
+    "print('weights')": [],
+}
+
+
+@pytest.mark.parametrize("text", NAMED)
+def test_files_that_a_text_names_are_followed(write, tmp_path, monkeypatch, text):
+    folder = write(own_loss=text)
+    put(folder, {"weights/a.npy": "1"})
+    put(tmp_path / ("cwd" if "./" in str(NAMED[text]) else "."), {"table.csv": "1"})
+    (tmp_path / "cwd").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / "cwd")
+    assert files_of("own_loss.Loss") == sorted([*NAMED[text], "own_loss.py"])
+    assert [*code_of({"_target_": "own_loss.Loss"}, with_data=False)] == ["own_loss.py"]
+
+
+def test_a_file_of_two_packages_is_two_files(write):
+    text = "open('a.csv')"
+    put(write(), {f"own_{x}/{y}": text for x in "ab" for y in ("__init__.py", "a.csv")})
+    assert list(code_of({"_target_": "own_a.A"}, {"_target_": "own_b.B"})) == [
+        *("own_a/__init__.py", "own_a/a.csv", "own_b/__init__.py", "own_b/a.csv")
+    ]
+
+
+def test_files_and_folders_that_a_keyword_names_are_followed(write, tmp_path, monkeypatch):
+    put(write(own_loss=""), {"costs.csv": "1", "w/a.bin": "1", "w/.b": "1", "results/r": "1"})
+    monkeypatch.chdir(tmp_path)
+    keywords = {"table": "costs.csv", "inner": {"where": ["w"]}, "x": "results", "y": ".", "z": ""}
+    spec = {"_target_": "own_loss.Loss", "mode": "mean", "alpha": 0.5, **keywords}
+    before = code_of(spec)
+    assert list(before) == ["costs.csv", "own_loss.py", "w/a.bin"]
+    (tmp_path / "w/a.bin").write_text("2")
+    assert changed_files(before, code_of(spec)) == ["w/a.bin"]
+    with pytest.raises(UserError, match=r"run\.json: w/a\.bin has changed since"):
+        refuse_other_code(before, "run.json", spec)
+    refuse_other_code(code_of(spec, with_data=False), "dataset.json", spec, with_data=False)
+
+
 def test_a_folder_whose_name_begins_like_ours_is_the_user_s(tmp_path):
     package = Path(lossbench.common.user_code.__file__).parents[1]
-    assert _is_users(package.with_name("lossbench_more") / "mine.py")
-    assert not _is_users(package / "losses" / "build.py")
-    assert not _is_users(tmp_path / ".venv/lib/python3.11/site-packages/monai/losses.py")
+    assert is_users(package.with_name("lossbench_more") / "mine.py")
+    assert not is_users(package / "losses" / "build.py")
+    assert not is_users(tmp_path / ".venv/lib/python3.11/site-packages/monai/losses.py")
 
 
 def test_a_file_that_python_cannot_read_counts(write):

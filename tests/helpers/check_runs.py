@@ -5,6 +5,7 @@ import pytest
 from lossbench.common.files import read_json, write_text
 from lossbench.config import ConfigError, validate
 from lossbench.stages.check import check
+from lossbench.workflow import with_code
 from tests.helpers.trainings import DICE
 
 SMALL = {
@@ -34,7 +35,7 @@ def experiment_of(data, losses=None, models=None, folds=(0,), claims=(), control
 
 
 def run(tmp_path, data, *arguments, **options):
-    experiment = experiment_of(data, *arguments, **options)
+    experiment = with_code(experiment_of(data, *arguments, **options))
     root = tmp_path / "results"
     (root / "datasets").mkdir(parents=True, exist_ok=True)
     link = root / "datasets" / data.info["name"]

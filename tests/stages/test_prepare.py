@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -504,6 +505,61 @@ def test_what_it_was_prepared_from_is_kept(run, tmp_path, monkeypatch):
     monkeypatch.setattr(Made, "sources", "cells")
     with pytest.raises(UserError, match="`sources` must be a list of paths or None; found 'cells'"):
         run(Made)
+
+
+class Hidden(Made):
+    """Reads files that neither a keyword nor `sources` names."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = Path(folder.removeprefix("in "))
+
+    def __getitem__(self, index):
+        names = sorted(path.name for path in self.folder.glob("*.txt"))
+        (self.folder / names[0]).read_text()
+        return super().__getitem__(index)
+
+
+def test_files_that_a_dataset_reads_in_secret_are_its_sources(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOSSBENCH_DATA", str(tmp_path))
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/a.txt").touch()
+    folder = run(Hidden, folder=f"in {tmp_path / 'more'}").folder
+    assert "$data_root/more" in read_json(folder / "sources.json")["sources"]
+    assert sources_version(folder) == ""
+    (tmp_path / "more/b.txt").touch()
+    assert sources_version(folder) != ""
+
+
+class Meddling(Made):
+    """Changes what belongs to the process, and ends it at a case."""
+
+    def __getitem__(self, index):
+        np.seterr(all="raise")
+        os.environ["LOSSBENCH_TEST"] = "1"
+        os.chdir("/")
+        if index == 3:
+            raise SystemExit(0)
+        return super().__getitem__(index)
+
+
+def test_a_dataset_that_meddles_with_the_process(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = np.geterr()
+    with pytest.raises(UserError, match=r"case number 3: SystemExit: 0 \(test_prepare.py, line"):
+        run(Meddling)
+    assert (Path.cwd(), np.geterr()) == (tmp_path, before)
+    assert "LOSSBENCH_TEST" not in os.environ
+
+
+class Stopping(Made):
+    def __getitem__(self, index):
+        return super().__getitem__(index) if index < 3 else next(iter(()))
+
+
+def test_stop_iteration_in_a_case_is_no_end_of_the_dataset(run):
+    with pytest.raises(UserError, match="case number 3: StopIteration"):
+        run(Stopping)
 
 
 def test_code_that_changed_since_the_workflow_started_is_not_used(run):

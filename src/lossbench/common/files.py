@@ -99,6 +99,12 @@ def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return digests
 
 
+def digest_of(path: Path) -> str:
+    """SHA-256 of the content of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def altered(folder: Path, expected: Mapping[str, str]) -> list[Path]:
     """Files of a folder that are missing, or have other checksums than expected."""
     return [

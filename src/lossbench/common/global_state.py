@@ -1,14 +1,21 @@
 """What Python, numpy and torch keep for a whole process, which a user's code may change."""
 
+import locale
+import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+DEVICES = ("cpu", "cuda")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # those by which a job is stopped
+SMALLEST = sys.float_info.min  # half of it is 0 where denormal numbers are flushed
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -26,7 +33,18 @@ def preserve_global_state() -> Iterator[None]:
 
 
 def _read() -> dict[str, Any]:
-    state = {"folder": Path.cwd(), "numpy": np.geterr(), "warnings": warnings.filters[:]}
+    root = logging.getLogger()
+    state = {
+        "folder": Path.cwd(),
+        "environment": dict(os.environ._data),  # type: ignore[attr-defined] # a copy takes 100 us
+        "locale": locale.setlocale(locale.LC_ALL),
+        "signals": [signal.getsignal(number) for number in SIGNALS],
+        "logging": (root.handlers[:], root.level, root.manager.disable, log.disabled),
+        "warnings": warnings.filters[:],
+        "denormal": SMALLEST / 2 > 0,
+    }
+    if numpy := sys.modules.get("numpy"):
+        state["numpy"] = numpy.geterr()
     if torch := sys.modules.get("torch"):  # not imported here: some stages do without it
         state |= {
             "dtype": torch.get_default_dtype(),
@@ -37,6 +55,8 @@ def _read() -> dict[str, Any]:
             "deterministic": torch.get_deterministic_debug_mode(),
             "matmul": torch.get_float32_matmul_precision(),
             "threads": torch.get_num_threads(),
+            "autocast": [torch.is_autocast_enabled(device) for device in DEVICES],
+            "mkldnn": torch._C._get_mkldnn_enabled(),
             "benchmark": torch.backends.cudnn.benchmark,
             "cudnn": torch.backends.cudnn.deterministic,
             "tf32": torch.backends.cudnn.allow_tf32,
@@ -46,12 +66,26 @@ def _read() -> dict[str, Any]:
 
 def _write(state: dict[str, Any]) -> None:
     torch: Any = sys.modules.get("torch")
+    numpy: Any = sys.modules.get("numpy")
     for name, value in state.items():
         match name:
             case "folder":
                 os.chdir(value)
+            case "environment":
+                for key in os.environb.keys() - value.keys():
+                    del os.environb[key]
+                os.environb.update(value)
+            case "locale":
+                locale.setlocale(locale.LC_ALL, value)
+            case "signals" if threading.current_thread() is threading.main_thread():
+                for number, handler in zip(SIGNALS, value, strict=True):
+                    signal.signal(number, handler)
+            case "logging":
+                _write_logging(*value)
+            case "denormal":
+                torch.set_flush_denormal(not value)
             case "numpy":
-                np.seterr(**value)
+                numpy.seterr(**value)
             case "warnings":
                 warnings.filters[:] = value
                 warnings._filters_mutated()  # type: ignore[attr-defined] # forgets what was ignored
@@ -69,9 +103,27 @@ def _write(state: dict[str, Any]) -> None:
                 torch.set_float32_matmul_precision(value)
             case "threads":
                 torch.set_num_threads(value)
+            case "autocast":
+                for device, enabled in zip(DEVICES, value, strict=True):
+                    torch.set_autocast_enabled(device, enabled)
+            case "mkldnn":
+                torch._C._set_mkldnn_enabled(value)
             case "benchmark":
                 torch.backends.cudnn.benchmark = value
             case "cudnn":
                 torch.backends.cudnn.deterministic = value
             case "tf32":
                 torch.backends.cudnn.allow_tf32 = value
+
+
+def _write_logging(
+    handlers: list[logging.Handler], level: int, disable: int, disabled: bool
+) -> None:
+    """Our messages go where they went: logging.config silences all loggers that there are."""
+    root = logging.getLogger()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.disable(disable)
+    for name in root.manager.loggerDict:
+        if name.partition(".")[0] == "lossbench":
+            logging.getLogger(name).disabled = disabled

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lossbench.common.global_state import preserve_global_state
 from lossbench.config import UserError, did_you_mean
 
 # Where code lies that came with Python, was installed, or is the package's own; or is in no file.
@@ -31,7 +32,7 @@ KINDS = {
 def instantiate(
     spec: Mapping[str, Any], expects: type, where: str, fill: Mapping[str, Any] | None = None
 ) -> Any:
-    """Make an object from its specification.
+    """Make an object from its specification; what that changes for the process is put back.
 
     Parameters
     ----------
@@ -51,13 +52,20 @@ def instantiate(
         Unknown module, class, argument or ``$name``; a class of another kind; an error of the
         constructor, with the line of the user's file where it was raised.
     """
+    with preserve_global_state():
+        return _instantiate(spec, expects, where, fill or {})
+
+
+def _instantiate(
+    spec: Mapping[str, Any], expects: type, where: str, fill: Mapping[str, Any]
+) -> Any:
     cls = locate(spec["_target_"], where)
     if not (inspect.isclass(cls) and issubclass(cls, expects)):
         name = f"{expects.__module__}.{expects.__qualname__}"
         kind = KINDS.get(name, name)
         raise UserError(f"{where}: {spec['_target_']} is not a {kind}; name a class that is one")
     arguments = {
-        key: _filled(value, f"{where}.{key}", fill or {})
+        key: _filled(value, f"{where}.{key}", fill)
         for key, value in spec.items()
         if key != "_target_"
     }
@@ -140,7 +148,7 @@ def location_of(error: BaseException) -> str:
 def _filled(value: Any, where: str, fill: Mapping[str, Any]) -> Any:
     """An argument as it is passed: a component is made, and a ``$name`` is filled in."""
     if isinstance(value, Mapping) and "_target_" in value:
-        return instantiate(value, object, where, fill)
+        return _instantiate(value, object, where, fill)
     if isinstance(value, str) and value.startswith("$"):
         name, _, rest = value[1:].partition("/")
         if name not in fill:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lossbench.common.files import read_json
 from lossbench.common.provenance import sha256
+from lossbench.common.user_code import texts_of
 from lossbench.config import UserError
 
 RECORD = "sources.json"  # next to classes.json
@@ -36,14 +37,33 @@ def source_record(
     """
     own = getattr(dataset, "sources", None)
     if own is None:
-        sources = [text for text in _texts(spec) if text and _is_source(_filled(text, root))]
+        sources = [text for text in texts_of(spec) if text and _is_source(_filled(text, root))]
     else:
-        paths = [Path(path) for path in own]
-        sources = [
-            f"{DATA_ROOT}/{path.relative_to(root)}" if path.is_relative_to(root) else str(path)
-            for path in paths
-        ]
+        sources = [_portable(Path(path), root) for path in own]
     return {"sources": sources, "fingerprint": _fingerprint(sources, root), "version": version}
+
+
+def add_reads(record: dict[str, Any], reads: Iterable[Path], root: Path) -> None:
+    """Add what else the dataset has read, by names that neither it nor its keywords tell.
+
+    Parameters
+    ----------
+    record
+        As `source_record` gave it before the cases were read.
+    reads
+        Files and folders, as `record_reads` has seen them; not the modules.
+    root
+        The data root.
+    """
+    sources = record["sources"]
+    known = [_filled(source, root).resolve() for source in sources]
+    more = [
+        _portable(path, root)
+        for path in reads
+        if _is_source(path) and not any(path.resolve().is_relative_to(other) for other in known)
+    ]
+    if more and _fingerprint(sources, root) == record["fingerprint"]:
+        record |= {"sources": sources + more, "fingerprint": _fingerprint(sources + more, root)}
 
 
 def sources_version(folder: Path) -> str:
@@ -83,21 +103,12 @@ def _fingerprint(sources: Iterable[str], root: Path) -> str:
     return sha256(*parts)[:16]
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """The texts of a specification, but for `_target_`."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            if key != "_target_":
-                yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-
-
 def _filled(path: str, root: Path) -> Path:
     return Path(path.replace(DATA_ROOT, str(root), 1) if path.startswith(DATA_ROOT) else path)
+
+
+def _portable(path: Path, root: Path) -> str:
+    return f"{DATA_ROOT}/{path.relative_to(root)}" if path.is_relative_to(root) else str(path)
 
 
 def _is_source(path: Path) -> bool:

@@ -1,4 +1,8 @@
-"""The user's own code: the files behind a `_target_`, found and read, never imported."""
+"""The user's own code: the files behind a `_target_`, found and read, never imported.
+
+With the files that this code or its keywords name, such as weights. What code opens by a name that
+it computes is seen when it does so: `common.reads`.
+"""
 
 import ast
 import hashlib
@@ -12,6 +16,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
+from lossbench.common.files import digest_of
 from lossbench.common.instantiate import NOT_THE_USERS, add_user_folders
 from lossbench.config import UserError
 
@@ -26,17 +31,19 @@ WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
 MODULE_NAME = re.compile(r"\.*[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
-def code_of(*specs: Any) -> dict[str, str]:
+def code_of(*specs: Any, with_data: bool = True) -> dict[str, str]:
     """Digests of the user's files that components are made of.
 
-    These are the modules of their `_target_`, nested ones included, and what these import, at the
-    top or within functions, and the weights of an encoder. Installed packages, Python and lossbench
-    itself are not the user's.
+    These are the modules of their `_target_`, nested ones included, what these import, at the top
+    or within functions, and the files that a keyword or a text in a module names. Installed
+    packages, Python and lossbench itself are not the user's.
 
     Parameters
     ----------
     specs
         Specifications of components: mappings with `_target_`.
+    with_data
+        False for datasets: the files that these name are their data, of which `sources` knows.
 
     Returns
     -------
@@ -48,8 +55,7 @@ def code_of(*specs: Any) -> dict[str, str]:
     importlib.invalidate_caches()
     modules = _Modules()
     names = [target.rpartition(".")[0] for spec in specs for target in _targets(spec)]
-    weights = [str(file) for spec in specs if (file := weights_file(spec)) and file.is_file()]
-    files = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in weights}
+    files: dict[str, str] = {}
     seen: set[str] = set()
     while names:
         name = names.pop()
@@ -69,6 +75,11 @@ def code_of(*specs: Any) -> dict[str, str]:
         files[path + "".join(file.suffixes)] = hashlib.sha256(content).hexdigest()
         if file.suffix == ".py":
             names += modules.imported(content, file, name, is_package)
+    if with_data:
+        files |= {
+            name: digest_of(file)
+            for name, file in [*_named_by_keywords(specs), *modules.named_files]
+        }
     return dict(sorted(files.items()))
 
 
@@ -79,12 +90,46 @@ def weights_file(spec: Mapping[str, Any]) -> Path | None:
     return Path(value) if is_file else None
 
 
+def _named_by_keywords(specs: Sequence[Any]) -> Iterator[tuple[str, Path]]:
+    """Files that keywords name, and all in the folders that they name."""
+    for text in texts_of(specs):
+        path = Path(text)
+        if _is_file(path):
+            yield text, path
+        elif text and _is_folder(path) and path.resolve() not in _not_of_a_component():
+            for file in sorted(path.rglob("*")):
+                name = file.relative_to(path)
+                if file.is_file() and not any(part.startswith((".", "__")) for part in name.parts):
+                    yield f"{text}/{name}", file
+
+
+def _not_of_a_component() -> set[Path]:
+    """Folders that a keyword may happen to name: the working directory, results, data."""
+    here = Path.cwd().resolve()
+    return {here, *here.parents, here / "results", here / "data"}
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """The texts of a specification, but for `_target_`."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if key != "_target_":
+                yield from texts_of(item)
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from texts_of(item)
+
+
 def changed_files(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """Files that differ, are new or are gone, sorted."""
     return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
 
 
-def refuse_other_code(expected: Mapping[str, str], what: str, *specs: Any) -> None:
+def refuse_other_code(
+    expected: Mapping[str, str], what: str, *specs: Any, with_data: bool = True
+) -> None:
     """See that the user's files are still those that something is to be made of.
 
     Parameters
@@ -94,15 +139,16 @@ def refuse_other_code(expected: Mapping[str, str], what: str, *specs: Any) -> No
         the specification was written by hand.
     what
         Begins the message: ``run.json``.
-    specs
-        The components that are about to be made.
+    specs, with_data
+        The components that are about to be made, as `code_of` takes them.
 
     Raises
     ------
     UserError
         Names the files that have changed.
     """
-    if expected and (changed := changed_files(expected, {**expected, **code_of(*specs)})):
+    code = code_of(*specs, with_data=with_data) if expected else {}
+    if changed := changed_files(expected, {**expected, **code}):
         verb = "has" if len(changed) == 1 else "have"
         raise UserError(
             f"{what}: {', '.join(changed)} {verb} changed since it was written; "
@@ -128,12 +174,13 @@ class _Modules:
     def __init__(self) -> None:
         self._specs: dict[str, ModuleSpec | None] = {}
         self._folders: list[str] = []  # that the user's code itself adds to sys.path
+        self.named_files: list[tuple[str, Path]] = []  # by a text in a module
 
     def file(self, name: str) -> Path | None:
         """The file of a module, if it is the user's."""
         spec = self._find(name)
         file = Path(spec.origin) if spec and spec.origin else None
-        return file if file and file.is_file() and _is_users(file) else None
+        return file if file and file.is_file() and is_users(file) else None
 
     def inside(self, package: str) -> list[str]:
         """Names of the modules in a package."""
@@ -166,6 +213,7 @@ class _Modules:
                 used.add(node.id)
             elif isinstance(node, ast.Attribute):
                 used |= {node.attr, ast.unparse(node)} if node.attr == "path" else {node.attr}
+        self.named_files += _named_by_texts(texts, file.parent, package)
         if used & IMPORTERS:
             named = [text.strip(".") if text.endswith(".") else text for text in texts]
             named = [text.removesuffix(".py").replace("/", ".") for text in named]
@@ -196,8 +244,23 @@ class _Modules:
             return None
         spec = _first_spec(name, None) or _first_spec(name, self._folders)
         # A namespace package has no file, and may have folders of the user's.
-        is_users = spec and (not spec.origin or _is_users(Path(spec.origin)))
-        return spec if is_users else None
+        found = spec and (not spec.origin or is_users(Path(spec.origin)))
+        return spec if found else None
+
+
+def _named_by_texts(texts: Sequence[str], folder: Path, package: str) -> Iterator[tuple[str, Path]]:
+    """Files that texts of a module name: next to it, in the working directory or in full.
+
+    ``Path(__file__).parent / "weights" / "a.npy"`` names a folder and a file in it. A text without
+    a dot is hardly the name of a file.
+    """
+    plain = [text for text in texts if text[:1] not in ("", ".")]
+    for place, prefix in ((folder, package.replace(".", "/")), (Path.cwd(), ".")):
+        inside = [text for text in plain if _is_folder(place / text)]
+        for text in [*plain, *(f"{outer}/{text}" for outer in inside for text in plain)]:
+            path = place / text
+            if path.suffix not in ("", ".py") and _is_file(path) and is_users(path):
+                yield f"{prefix}/{text}".lstrip("/") if not Path(text).is_absolute() else text, path
 
 
 def _first_spec(name: str, folders: list[str] | None) -> ModuleSpec | None:
@@ -216,9 +279,17 @@ def _absolute(names: Sequence[str], package: str) -> Iterator[str]:
             continue
 
 
-def _is_users(file: Path) -> bool:
+def is_users(file: Path) -> bool:
+    """Whether a file is the user's: neither Python's, nor installed, nor lossbench's own."""
     others = any(file.is_relative_to(folder) for folder in NOT_THE_USERS)
     return not others and not INSTALLED_IN & {*file.parts}
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a text that is no path
+        return False
 
 
 def _is_folder(path: Path) -> bool:

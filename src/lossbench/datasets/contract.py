@@ -3,15 +3,18 @@
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
 from lossbench.common.progress import progress
 from lossbench.config import UserError
 
+END = object()  # of the cases
 MAX_CLASSES = 254  # labels are stored as uint8, and 255 is the ignore label
 LABEL_TOLERANCE = 1e-3  # resampled labels are off a whole number by rounding
 PARTS = ("train", "validation", "test")  # of a split that the data come with
@@ -78,23 +81,24 @@ def case_problems(
 
 def read_cases(source: Any) -> Iterator[Any]:
     """Every case, or the error that reading it gave; an iterable ends at its first error."""
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        for number in progress(range(len(source)), len(source), "read"):
-            try:
-                yield source[number]
-            except Exception as error:
-                yield _reading_failed(error, number)
-    else:
-        number = 0
+    numbered = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    total = len(source) if numbered else None
+    remaining = None if numbered else iter(source)
+    for number in progress(range(total) if numbered else count(), total, "read"):
         try:
-            for case in progress(source, None, "read"):
-                yield case
-                number += 1
-        except Exception as error:
+            with preserve_global_state():
+                case = source[number] if numbered else next(remaining, END)
+        except (Exception, SystemExit) as error:
             yield _reading_failed(error, number)
+            if not numbered:
+                return
+            continue
+        if case is END:
+            return
+        yield case
 
 
-def _reading_failed(error: Exception, number: int) -> UserError:
+def _reading_failed(error: BaseException, number: int) -> UserError:
     if isinstance(error, UserError):
         return error
     what = f"{type(error).__name__}: {error} ({location_of(error)})"

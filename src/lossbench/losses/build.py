@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import instantiate
 from lossbench.config import UserError, unnamed
 from lossbench.datasets.prepared import IGNORE, Prepared
@@ -146,7 +147,12 @@ def batch_loss_of_copies(
     loss: nn.Module, labels: Tensor, step: int = 0, steps: int = 1
 ) -> Callable[[Tensor | Sequence[Tensor]], Tensor]:
     """Make a run's loss a function of the logits that leaves the state of the loss as it is."""
-    return lambda logits: batch_loss(copy.deepcopy(loss), logits, labels, step, steps)
+
+    def value(logits: Tensor) -> Tensor:
+        with preserve_global_state():
+            return batch_loss(copy.deepcopy(loss), logits, labels, step, steps)
+
+    return value
 
 
 def _has_placeholder(value: Any) -> bool:

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from lossbench.common import sources
-from lossbench.common.files import checksums, read_json, whole, write_json
+from lossbench.common.files import checksums, digest_of, read_json, whole, write_json
 from lossbench.common.instantiate import instantiate
 from lossbench.common.provenance import sha256
+from lossbench.common.reads import record_reads
 from lossbench.common.user_code import refuse_other_code
 from lossbench.config import UserError, canonical
 from lossbench.datasets import ImageFolder
@@ -71,16 +72,19 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     entry = read_json(dataset)
     where = f"datasets.{entry['name']}"
     root = Path(data_root) if data_root else sources.data_root()
-    refuse_other_code(entry.get("code", {}), dataset.name, entry["spec"])
-    source = instantiate(entry["spec"], object, where, {"data_root": str(root)})
+    refuse_other_code(entry.get("code", {}), dataset.name, entry["spec"], with_data=False)
+    with record_reads() as reads:
+        source = instantiate(entry["spec"], object, where, {"data_root": str(root)})
     check_dataset(source, where)
     classes, regions = regions_of(source, entry, where)
     # Before the cases are read: what changes from here on is another version.
     record = sources.source_record(source, entry["spec"], root, entry.get("files", ""))
+    code = entry.get("code", {}).values()
     normalisation = entry.get("normalisation", "z_score")
     # Labels as their files have them are kept where those of the training are resampled.
     arrays = ["images.npy", "labels.npy", *([ORIGINAL_LABELS] if is_resampled(entry) else [])]
     with ExitStack() as stack:
+        more_reads = stack.enter_context(record_reads())
         files = {name: stack.enter_context(whole(output / name)) for name in arrays}
         cases = _write_arrays(source, files, where, entry, classes, regions)
         own = getattr(source, "folds", None)
@@ -106,6 +110,10 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     with whole(output / "cases.png") as part:
         picture(cases, output, info).savefig(part, format="png", dpi=150)
     sums = checksums(output, [*arrays, "cases.csv"])
+    reads += [path for path in more_reads if not path.is_relative_to(output.absolute())]
+    # Modules whose digest is known are no data.
+    known = {path for path in reads if path.suffix == ".py" and digest_of(path) in code}
+    sources.add_reads(record, [path for path in reads if path not in known], root)
     write_json(output / sources.RECORD, record)
     write_json(output / "classes.json", info | {"sha256": sums})
     _log_summary(cases, info)

@@ -251,6 +251,28 @@ def test_errors_in_a_users_code_name_its_line(tmp_path, phantom, monkeypatch):
     assert text.endswith("; users_code.py, line 15)"), "[32, 32] is not what to try instead"
 
 
+READS = """
+import importlib
+from pathlib import Path
+from monai.losses import DiceLoss
+HERE = Path(__file__).parent
+
+class Loss(DiceLoss):
+    def __init__(self, file):
+        super().__init__(softmax=True, smooth_nr=float((HERE / f"{file}.txt").read_text()))
+"""
+
+
+def test_a_file_that_no_digest_holds_is_named(tmp_path, phantom, monkeypatch, caplog):
+    (tmp_path / "reads_in_secret.py").write_text(READS)
+    (tmp_path / "smooth.txt").write_text("1e-3")
+    monkeypatch.syspath_prepend(tmp_path)
+    run(tmp_path, phantom, {"it": {"_target_": "reads_in_secret.Loss", "file": "smooth"}})
+    file = tmp_path / "smooth.txt"
+    assert f"phantom/it: reads {file}, which no digest holds" in caplog.text
+    assert "reads_in_secret.py, which" not in caplog.text
+
+
 def test_everything_is_reported_at_once(tmp_path, phantom):
     losses = {"one": {"_target_": "monai.losses.Nope"}, "two": {"_target_": f"{__name__}.Flat"}}
     text = problems(tmp_path, phantom, losses, folds=(0, 7))

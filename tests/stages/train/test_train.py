@@ -1,6 +1,8 @@
 """Pairing, the store, resuming, divergence: the heart of it, on a real network and real files."""
 
 import json
+import locale
+import logging.config
 import os
 import random
 import re
@@ -541,13 +543,18 @@ def test_a_loss_that_fails_takes_no_other_with_it(tmp_path, phantom, caplog):
 class Exiting(nn.Module):
     """A user's loss that ends the program."""
 
+    def __init__(self, by=None):
+        super().__init__()
+        self.by = by
+
     def forward(self, logits, target):
-        raise SystemExit(0)
+        raise KeyboardInterrupt if self.by else SystemExit(0)
 
 
-def test_a_loss_that_exits_takes_no_other_with_it(tmp_path, phantom):
-    losses = {"exiting": {"_target_": f"{__name__}.Exiting"}, **LOSSES}
-    with pytest.raises(UserError, match=r"losses\.exiting: failed at step 0: SystemExit: 0 \("):
+@pytest.mark.parametrize(("by", "what"), [(None, "SystemExit: 0"), ("Ctrl-C", "KeyboardInterrupt")])
+def test_a_loss_that_exits_takes_no_other_with_it(tmp_path, phantom, by, what):
+    losses = {"exiting": {"_target_": f"{__name__}.Exiting", "by": by}, **LOSSES}
+    with pytest.raises(UserError, match=rf"losses\.exiting: failed at step 0: {what}"):
         run(block(tmp_path, phantom, losses), phantom)
     stored = [f for f in (tmp_path / "runs").iterdir() if finished(f)]
     assert sorted(read_json(f / "run.json")["loss"]["name"] for f in stored) == sorted(LOSSES)
@@ -597,6 +604,15 @@ class Meddling(nn.Module):
         np.seterr(all="raise")
         warnings.simplefilter("error")
         os.chdir("/")
+        os.environ["LOSSBENCH_TEST"] = "1"
+        os.environ.pop("PATH")
+        locale.setlocale(locale.LC_ALL, "C")
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        logging.config.dictConfig({"version": 1})
+        logging.disable()
+        torch.set_flush_denormal(True)
+        torch.set_autocast_enabled("cpu", True)
+        torch.backends.mkldnn.set_flags(False)
         value = ((logits.softmax(1) - target) ** 2).mean()
         if self.fails:
             torch.set_grad_enabled(False)

@@ -11,11 +11,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from lossbench.common.files import write_json
+from lossbench.common.files import digest_of, write_json
 from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
 from lossbench.common.provenance import run_digest
 from lossbench.common.quick_imports import UNUSED, quick_imports
+from lossbench.common.reads import record_reads
 from lossbench.common.user_code import refuse_other_code
 from lossbench.config import ConfigError, Experiment, UserError, load
 from lossbench.datasets.prepared import Prepared
@@ -64,11 +65,20 @@ def check(
 
     whole = load(experiment)
     settings = whole.at_common_rate()
+    digests: set[str] = set()
     for section, name, entry in settings.components():
-        refuse_other_code(settings.code(section, name), experiment.name, entry.spec())
+        code, is_data = settings.code(section, name), section == "datasets"
+        refuse_other_code(code, experiment.name, entry.spec(), with_data=not is_data)
+        digests |= {*code.values()}
     folder = experiment.parent.parent / "datasets"
     datasets = [Prepared(folder / name) for name in settings.matrix.dataset]
-    tried = _try(attempt for data in datasets for attempt in attempts(settings, data))
+    tried, reads = _try(attempt for data in datasets for attempt in attempts(settings, data))
+    unknown = {
+        file: what
+        for file, what in reads.items()
+        if digest_of(file) not in digests
+        and not any(file.is_relative_to(data.folder.absolute()) for data in datasets)
+    }
     measured = {data.info["name"]: cards(settings, data) for data in datasets}
     surveys = {data.info["name"]: survey(data, settings.matrix.fold) for data in datasets}
     reference = settings.comparison.reference
@@ -87,6 +97,12 @@ def check(
         },
     )
     log.info("checked: %s", ", ".join(tried))
+    for file, what in unknown.items():
+        log.warning(
+            "%s: reads %s, which no digest holds: where it changes, nothing is trained again; name "
+            "it in a keyword of the entry, or write its name in the module",
+            *(what, file),
+        )
     for name, found in surveys.items():
         for finding in found["findings"]:
             log.info("%s: %s", name, finding["text"])
@@ -108,13 +124,22 @@ def _digests(settings: Experiment, datasets: list[Prepared]) -> list[dict[str, A
     return rows
 
 
-def _try(attempts: Iterable[tuple[str, Callable[[], None]]]) -> list[str]:
-    """Names of what can be used; where something cannot, all that is wrong at once."""
-    problems, tried = [], []
+def _try(
+    attempts: Iterable[tuple[str, Callable[[], None]]],
+) -> tuple[list[str], dict[Path, str]]:
+    """Names of what can be used, and the files that were read, with the name that did it first.
+
+    Where something cannot be used, all that is wrong at once.
+    """
+    problems, tried, reads = [], [], {}
     for what, attempt in attempts:
         try:
-            with preserve_global_state():  # so that no entry is judged by what another one does
+            # So that no entry is judged by what another one does.
+            with preserve_global_state(), record_reads() as read:
                 attempt()
+            # Weights that a library has downloaded lie in a hidden folder.
+            shown = [path for path in read if path.is_file() and "/." not in str(path)]
+            reads = dict.fromkeys(shown, what) | reads
             tried.append(what)
         except UserError as error:
             problems.append(str(error))
@@ -122,4 +147,4 @@ def _try(attempts: Iterable[tuple[str, Callable[[], None]]]) -> list[str]:
             problems.append(f"{what}: {type(error).__name__}: {error} ({location_of(error)})")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    return tried
+    return tried, reads

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import yaml
 
+from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
 from lossbench.config import Experiment, UserError, did_you_mean, unnamed
 from lossbench.config.claims import Claim
@@ -68,9 +69,10 @@ def cards(settings: Experiment, data: Prepared) -> dict[str, dict[str, Property]
         spec = {"name": name, **settings.losses[name].spec()}
         losses[name] = build_loss(spec, voxels, classes, labelled)
     reference = losses[settings.comparison.reference]
-    measured = {
-        name: measure(loss, reference, k, dims, overlapping) for name, loss in losses.items()
-    }
+    measured = {}
+    for name, loss in losses.items():
+        with preserve_global_state():
+            measured[name] = measure(loss, reference, k, dims, overlapping)
     if data.background is None:
         none = dict.fromkeys((p for p in PROPERTIES if p.startswith("background_")), "none")
         measured = {name: card | none for name, card in measured.items()}

@@ -146,7 +146,8 @@ def isolate_failures(name: str, failures: dict[str, str], run: Run | None = None
         raise gpu_errors().after(name, error) from error
     except FreshProcessError:
         raise
-    except (Exception, SystemExit) as error:  # exit() in a loss ends that loss
+    # exit() in a loss ends that loss; Ctrl-C raises nothing here (`StopSignal`).
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         failures[name] = failure_message(name, error, run)
         log.warning("%s: ends here; the other losses of the block go on", name)
 
