@@ -1,5 +1,8 @@
 """Pure functions on arrays: differences, looks, plans, resampling. No files, no pandas."""
 
+from lossbench.statistics.bootstrap import Ranks as Ranks
+from lossbench.statistics.bootstrap import mean_interval as mean_interval
+from lossbench.statistics.bootstrap import ranks as ranks
 from lossbench.statistics.differences import Difference as Difference
 from lossbench.statistics.differences import cases_tests as cases_tests
 from lossbench.statistics.differences import crossed_difference as crossed_difference
@@ -16,9 +19,6 @@ from lossbench.statistics.planning import rounds_needed as rounds_needed
 from lossbench.statistics.pooled import jackknife_ratio as jackknife_ratio
 from lossbench.statistics.random_effects import RandomEffects as RandomEffects
 from lossbench.statistics.random_effects import random_effects as random_effects
-from lossbench.statistics.resampling import Ranks as Ranks
-from lossbench.statistics.resampling import mean_interval as mean_interval
-from lossbench.statistics.resampling import ranks as ranks
 from lossbench.statistics.sequential import Looks as Looks
 from lossbench.statistics.sequential import decide_rounds as decide_rounds
 from lossbench.statistics.sequential import more_rounds_lack as more_rounds_lack

@@ -13,11 +13,12 @@ from lossbench.common.files import whole, write_json, write_text
 from lossbench.common.rounds import last_look
 from lossbench.common.tables import CASE_TEXT, RUN
 from lossbench.config import Study, UserError, load
-from lossbench.stages.compare import external, read_blocks
+from lossbench.stages.compare import read_blocks
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.collapses import collapses
 from lossbench.stages.compare.comparisons import comparisons, looks, pairing, rank_table, scale
-from lossbench.stages.compare.external_study import check_free, to_study
+from lossbench.stages.compare.external.read import ExternalResults, read
+from lossbench.stages.compare.external.study import check_free, to_study
 from lossbench.stages.compare.failures import failures
 from lossbench.stages.compare.family import family
 from lossbench.stages.compare.flips import flips
@@ -86,7 +87,7 @@ def compare(
     if experiment is None:
         if not (cases and reference):
             raise UserError("expected: --experiment PATH, or --cases FILE... and --reference NAME")
-        results = external.read(cases, background, percent, splits)
+        results = read(cases, background, percent, splits)
         numbers = {"margin": margin, "alpha": alpha}
         _compare_files(output, results, reference, metrics, numbers, shared_initial_weights)
         return
@@ -123,7 +124,7 @@ def compare(
 
 def _compare_files(
     output: Path,
-    results: external.ExternalResults,
+    results: ExternalResults,
     reference: str,
     metrics: Sequence[str],
     numbers: dict[str, float | None],

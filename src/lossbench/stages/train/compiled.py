@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lossbench.common.device import wait_for
 from lossbench.config import duration
-from lossbench.stages.train.engine import snapshot
+from lossbench.stages.train.speed import snapshot
 
 if TYPE_CHECKING:
     from lossbench.stages.train.run import Run

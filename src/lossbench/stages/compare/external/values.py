@@ -9,7 +9,7 @@ import pandas as pd
 
 from lossbench.common.tables import CASE, CASE_TEXT, COUNTS
 from lossbench.config import METRICS, UserError
-from lossbench.stages.compare.external_tables import FIGURES
+from lossbench.stages.compare.external.tables import FIGURES
 
 NOTHING = (  # a figure without a value
     *("", "nan", "na", "n/a", "none", "null", "<na>", "#n/a", "#na", "#div/0!"),

@@ -15,16 +15,16 @@ from lossbench.common.files import reading
 from lossbench.common.provenance import sha256
 from lossbench.common.tables import CASE, COUNTS, case_schema, read_csv
 from lossbench.config import METRICS, UserError, did_you_mean
-from lossbench.stages.compare import nnunet
 from lossbench.stages.compare.arrange import DuplicateRowError, to_scores
 from lossbench.stages.compare.conventions import QUOTED, ratios
-from lossbench.stages.compare.external_checks import (
+from lossbench.stages.compare.external import nnunet
+from lossbench.stages.compare.external.checks import (
     check_bounds,
     check_folds,
     check_subjects,
 )
-from lossbench.stages.compare.external_tables import FIGURES, is_summary, read_table
-from lossbench.stages.compare.external_values import IMAGE_END, checked, shares
+from lossbench.stages.compare.external.tables import FIGURES, is_summary, read_table
+from lossbench.stages.compare.external.values import IMAGE_END, checked, shares
 from lossbench.stages.compare.read_blocks import share_initial_weights
 from lossbench.stages.compare.scores import Scores
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lossbench.common.tables import COUNTS, RUN
 from lossbench.config import METRICS, POOLED, Study, UserError, did_you_mean
-from lossbench.stages.compare.external import ExternalResults
-from lossbench.stages.compare.external_checks import unmatched
+from lossbench.stages.compare.external.checks import unmatched
+from lossbench.stages.compare.external.read import ExternalResults
 
 
 def to_study(
