@@ -91,7 +91,7 @@ def test_a_folder_of_nnunet_version_1_names_images_without_their_channels(tmp_pa
     assert case["image"].shape == (2, 4, 5, 6)
     assert case["image"][1].mean() - case["image"][0].mean() > 0.5, "in the order of the channels"
     (root / "imagesTr/y_0001.nii.gz").unlink()
-    with pytest.raises(UserError, match=r"case y: .*y_0001\.nii\.gz is missing"):
+    with pytest.raises(UserError, match=r"case y: .*y_0001\.nii\.gz: no such file"):
         MSD(root)
     with pytest.raises(UserError, match=r"MSD reads the Decathlon's and nnU-Net's version 1"):
         NNUNet(root)
@@ -135,7 +135,7 @@ def test_missing_files_of_listed_cases_are_all_named(tmp_path):
     write_msd(tmp_path, names="abc")
     (tmp_path / "labelsTr/a.nii.gz").unlink()
     (tmp_path / "imagesTr/c.nii.gz").unlink()
-    with pytest.raises(UserError, match=r"(?s)case a: .*labelsTr/a.nii.gz is missing.*case c: "):
+    with pytest.raises(UserError, match=r"(?s)case a: .*labelsTr/a.nii.gz: no such file.*case c: "):
         MSD(tmp_path)
 
 
@@ -214,7 +214,7 @@ def test_nnunet_names_missing_partners(tmp_path):
     (tmp_path / "labelsTr/p.nii.gz").unlink()
     (tmp_path / "imagesTr/q_0001.nii.gz").unlink()
     with pytest.raises(
-        UserError, match=r"(?s)q_0001.nii.gz is missing.*p_0000.nii.gz: no label"
+        UserError, match=r"(?s)q_0001.nii.gz: no such file.*p_0000.nii.gz: no label"
     ) as error:
         NNUNet(tmp_path)
     assert "numTraining" not in str(error.value)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from lossbench.config import UserError
 from lossbench.datasets import MSD, ImageFolder, NNUNet
+from lossbench.datasets.contract import check_dataset
 from tests.helpers.files import (
     GREY,
     MASK,
@@ -190,3 +191,86 @@ def test_subjects_are_stripped_and_unique(tmp_path):
     table.write_text("case,subject\na,one\nb,one\na,two\n")
     with pytest.raises(UserError, match=r"(?s)listed twice.*a"):
         ImageFolder(**arguments, subjects=table)
+
+
+NOT_A_NUMBER = [
+    {"channels": True},
+    {"spacing": True},
+    {"spacing": [1, False]},
+    {"values": {9: True}},
+]
+WRONG_SETTINGS = [
+    *((setting, next(iter(setting))) for setting in NOT_A_NUMBER),
+    *(
+        ({"spacing": size}, "spacing is")
+        for size in (1e-320, 0, -1, np.nan, np.inf, "1", [1, 1, 1])
+    ),
+    ({"values": {0: 0, "0255": 0, 255: 1}}, "values: '0255' and 255 are the same"),
+    ({"values": {"#FF0000": 0, "#ff0000": 1}}, "values: '#FF0000' and '#ff0000' are the same"),
+    ({"values": [0, 255]}, r"values is \[0, 255\]; expected the class of each"),
+    ({"values": {1.5: 1}}, "values: the keys are"),
+    ({"split": ["train"]}, r"split is \['train'\]"),
+    ({"ignore": True}, "its `ignore` must be a whole number"),
+    ({"classes": "ab"}, "its `classes` must be a list of names; found 'ab'"),
+    ({"classes": {"a": 0, "b": 1}}, "its `classes` must be a list of names"),
+    ({"classes": ["no", "\u00e9", "e\u0301"]}, "class names must differ; more than once: \u00e9"),
+]
+
+
+@pytest.mark.parametrize(("setting", "message"), WRONG_SETTINGS, ids=lambda x: ascii(x))
+def test_settings_of_another_kind_are_refused(tmp_path, setting, message):
+    arguments = folder(tmp_path, {"a.png": GREY}, {"a.png": MASK})
+    with pytest.raises(UserError, match=message):
+        check_dataset(ImageFolder(**arguments | setting), "datasets.x")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        ("case,subject\na,M\u00fcller\n".encode("latin1"), "line 2 is not UTF-8; save it as UTF-8"),
+        (b"case;subject\na;one\n", "found case;subject; its separator is ';', save it with commas"),
+        (b"case,subject\na,one,two\n", "row 1 has 3 cells, the header 2"),
+        (b'case,subject\na,"one\n', "is no valid CSV"),
+        (None, "is a folder"),
+    ],
+)
+def test_tables_that_cannot_be_read_are_named(tmp_path, content, message):
+    arguments = folder(tmp_path, {"a.png": GREY}, {"a.png": MASK})
+    table = tmp_path / "s.csv"
+    table.mkdir() if content is None else table.write_bytes(content)
+    with pytest.raises(UserError, match=rf"subjects: .*s\.csv: {message}"):
+        ImageFolder(**arguments, subjects=table)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_what_lies_in_the_place_of_a_file_is_named(tmp_path, kind):
+    def put(path):
+        path.unlink(missing_ok=True)
+        path.mkdir() if kind == "folder" else path.symlink_to("gone")
+
+    what = "is a folder, and no file" if kind == "folder" else "is a link to gone, which is not"
+    arguments = folder(tmp_path, {"a.png": GREY}, {"a.png": MASK})
+    put(tmp_path / "masks/a.png")
+    with pytest.raises(UserError, match=rf"masks/a\.png: {what}"):
+        ImageFolder(**arguments)
+    root = write_msd(tmp_path)
+    put(root / "splits_final.json")  # and no folds of our own in its place
+    with pytest.raises(UserError, match=rf"splits_final\.json: {what}"):
+        MSD(root)
+    put(root / "labelsTr/a.nii.gz")
+    with pytest.raises(UserError, match=rf"case a: .*labelsTr/a\.nii\.gz: {what}"):
+        MSD(root)
+
+
+def test_a_dataset_json_says_each_thing_once(tmp_path):
+    root = write_msd(tmp_path)
+    with pytest.raises(UserError, match="slice_axis is True"):
+        MSD(root, slice_axis=True)
+    listing = (root / "dataset.json").read_text()
+    (root / "dataset.json").write_text(listing.replace('"2"', '"1"'))
+    with pytest.raises(UserError, match="a key is there twice: '1'"):
+        MSD(root)
+    labels = {"background": 0, "Core": [1, 2], "core": [2]}
+    with pytest.raises(UserError, match="two regions have one name in lower case: Core, core"):
+        NNUNet(write_nnunet(tmp_path / "nnunet", labels))

@@ -89,8 +89,8 @@ def test_splits_of_folders_that_cannot_be_used(tmp_path):
         ({"split": {**split, "test": {"images": "x"}}}, r"split.test: expected images and masks"),
         ({"split": {**split, "test": str(tmp_path / "gone.txt")}}, "a.png: no such file"),
         ({"split": {**split, "test": str(tmp_path / "one.txt")}}, "a list of names of cases needs images"),
-        ({"split": {**split, "test": str(tmp_path / "empty.txt")}}, "empty.txt is empty; expected a case"),
-        ({"split": {**split, "test": "nowhere.txt"}}, "split: nowhere.txt cannot be read"),
+        ({"split": {**split, "test": str(tmp_path / "empty.txt")}}, "empty.txt: is empty"),
+        ({"split": {**split, "test": "nowhere.txt"}}, "split: nowhere.txt: no such file"),
         (
             {**folders, "split": {"train": str(tmp_path / "one.txt"), "test": str(tmp_path / "one.txt")}},
             "case train0 is in train and in test",

@@ -125,6 +125,44 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
+NOTHING = "no such file"
+
+
+def no_file(path: Path) -> str:
+    """What is in the place of a file of the user's, and what to do; empty where it is a file."""
+    if path.is_file():
+        return ""
+    if path.is_dir():
+        return "is a folder, and no file; rename or move it"
+    if path.is_symlink():
+        return f"is a link to {path.readlink()}, which is not there; fix or remove the link"
+    return "is no regular file; put a file in its place" if path.exists() else NOTHING
+
+
+def read_text(path: Path, where: str) -> str:
+    """Read a text file of the user's.
+
+    Raises
+    ------
+    UserError
+        Where it is missing, empty or not in UTF-8; with `where`, the argument that names it.
+    """
+    try:
+        if problem := no_file(path):
+            raise UserError(f"{where}: {path}: {problem}")
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{where}: {path}: line {line} is not UTF-8; save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(
+            f"{where}: {path}: cannot be read: {error.strerror}; fix that, and run it again"
+        ) from None
+    if not text.strip():
+        raise UserError(f"{where}: {path}: is empty")
+    return text
+
+
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
     """Name a file of the results where what reads it fails.

@@ -1,12 +1,15 @@
 """The tables of the results: keys, columns and types of each, named here and nowhere else."""
 
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
-from lossbench.common.files import reading
+from lossbench.common.files import read_text, reading
+from lossbench.config import UserError
 
 GROUP = ("dataset", "model")
 BLOCK = (*GROUP, "fold", "seed")
@@ -162,3 +165,34 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         if columns and table.empty:
             raise ValueError("no rows")
         return table
+
+
+def read_users_csv(path: Path, columns: Sequence[str], where: str) -> pd.DataFrame:
+    """Read a table of the user's that has these columns, or more; all cells as text.
+
+    Raises
+    ------
+    UserError
+        Where it is missing, not in UTF-8, or has other columns or rows of another length; with
+        `where`, the argument that names it.
+    """
+    lines = io.StringIO(read_text(path, where), newline="")
+    try:
+        rows = [row for row in csv.reader(lines, strict=True) if any(row)]
+    except csv.Error as error:
+        raise UserError(f"{where}: {path}: is no valid CSV ({error}); fix it") from None
+    header = [name.strip() for name in rows[0]] if rows else []
+    if wrong := [name for name in columns if header.count(name) != 1]:
+        others = [sep for sep in (";", "\t", "|") if any(sep in name for name in header)]
+        hint = f"; its separator is {others[0]!r}, save it with commas" if others else ""
+        raise UserError(
+            f"{where}: {path}: expected one column {' and one '.join(wrong)}; "
+            f"found {', '.join(header)}{hint}"
+        )
+    for number, row in enumerate(rows[1:], start=1):
+        if len(row) != len(header):
+            raise UserError(
+                f"{where}: {path}: row {number} has {len(row)} cells, the header {len(header)}; "
+                "put text with a comma in quotes"
+            )
+    return pd.DataFrame(rows[1:], columns=header, dtype=str)

@@ -1,6 +1,5 @@
 """What a dataset and each of its cases must fulfil, and the messages where they do not."""
 
-import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -18,6 +17,7 @@ END = object()  # of the cases
 MAX_CLASSES = 254  # labels are stored as uint8, and 255 is the ignore label
 LABEL_TOLERANCE = 1e-3  # resampled labels are off a whole number by rounding
 PARTS = ("train", "validation", "test")  # of a split that the data come with
+SIZES = np.finfo(np.float32)  # the range of a spacing: NIfTI stores it so
 _KEYS = ("image", "label", "spacing", "case")
 
 
@@ -164,7 +164,8 @@ def class_problems(classes: Sequence[str], least: int = 2) -> Iterator[str]:
         marks = all(c.isalnum() or c in " _.-" or unicodedata.category(c)[0] == "M" for c in name)
         if not marks or not name.strip() or name != name.strip():
             yield f"class name {name!r}: use letters, digits, space inside, and _ . - only"
-    if twice := sorted({name for name in classes if classes.count(name) > 1}):
+    alike = [unicodedata.normalize("NFC", name) for name in classes]  # é is one letter or two
+    if twice := sorted({name for name in alike if alike.count(name) > 1}):
         yield f"class names must differ; more than once: {', '.join(twice)}"
 
 
@@ -184,10 +185,14 @@ def _array_problems(image: np.ndarray, label: np.ndarray) -> Iterator[str]:
 
 def _spacing_problems(spacing: Any, axes: int) -> Iterator[str]:
     numbers = list(spacing) if np.ndim(spacing) == 1 else []
-    if len(numbers) != axes or not all(
-        isinstance(n, int | float | np.number) and math.isfinite(n) and n > 0 for n in numbers
-    ):
+    if len(numbers) != axes or not all(map(is_size, numbers)):
         yield f"the spacing is {spacing!r}; it must be {axes} positive numbers, one for each axis"
+
+
+def is_size(value: object) -> bool:
+    """Whether a value can be a spacing: a positive number of which the square is one as well."""
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return is_number and SIZES.tiny <= value <= SIZES.max
 
 
 def _image_problems(image: np.ndarray, sliced: bool) -> Iterator[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lossbench.common.files import no_file
 from lossbench.config import UserError
 from lossbench.datasets.contract import problem_list
 from lossbench.datasets.splits import checked_split, listed_file, part_of_names, read_lines
@@ -75,7 +76,7 @@ def _listed(path: Path) -> list[Files]:
         )
     files = [Files(*(listed_file(text, path) for text in line.split())) for line in lines]
     if missing := [
-        f"{file}: no such file" for pair in files for file in pair if not file.is_file()
+        f"{file}: {problem}" for pair in files for file in pair if (problem := no_file(file))
     ]:
         raise problem_list(f"split: {path} cannot be used", missing)
     return files
@@ -105,7 +106,10 @@ def _pairs(images: Path, masks: Path, suffix: str) -> dict[str, Files]:
 
 
 def _files(folder: Path, argument: str, problems: list[str]) -> dict[str, Path]:
-    """Files of a folder by their name without extension; `problems` gets those that share one."""
+    """Files of a folder by their name without extension.
+
+    `problems` gets those that share a name, and folders and links that lead nowhere.
+    """
     if not folder.is_dir():
         raise UserError(f"{argument}: no folder {folder}")
     paths = sorted(
@@ -114,5 +118,6 @@ def _files(folder: Path, argument: str, problems: list[str]) -> dict[str, Path]:
     if not paths:
         raise UserError(f"{argument}: {folder} holds no image ({', '.join(EXTENSIONS)})")
     twice = {stem for stem, count in Counter(p.stem for p in paths).items() if count > 1}
+    problems += [f"{path}: {problem}" for path in paths if (problem := no_file(path))]
     problems += [f"{p}: another file of that name is next to it" for p in paths if p.stem in twice]
     return {path.stem: path for path in paths}

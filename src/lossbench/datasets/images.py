@@ -1,15 +1,17 @@
 """Folders of images and masks: PNG, JPEG, TIFF, WebP."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
+from lossbench.common.files import no_file
+from lossbench.common.tables import read_users_csv
 from lossbench.config import UserError
-from lossbench.datasets.contract import problem_list
+from lossbench.datasets.contract import is_size, problem_list
 from lossbench.datasets.image_paths import files_of
 from lossbench.datasets.mask_values import parsed, translated
 
@@ -66,9 +68,11 @@ class ImageFolder:
         subjects: str | Path | None = None,
         split: Mapping[str, Mapping[str, str] | str] | None = None,
     ) -> None:
-        if channels not in (None, 1, 3):
+        if isinstance(channels, bool) or channels not in (None, 1, 3):
             raise UserError(f"channels is {channels!r}; expected 1 (grey), 3 (colour) or null")
-        self.classes, self.ignore = list(classes), ignore
+        self.classes, self.ignore = classes, ignore
+        self._values, self._in_colour = parsed({} if values is None else values)
+        self._spacing = pixel_spacing(spacing)
         self._files, self._parts = files_of(images, masks, mask_suffix, split)
         self._names = list(self._files)
         lists = [Path(source) for source in (split or {}).values() if isinstance(source, str)]
@@ -76,9 +80,6 @@ class ImageFolder:
             folders = {path.parent for files in self._files.values() for path in files}
             self.sources = [*sorted(folders), *lists, *([Path(subjects)] if subjects else [])]
         self._channels = channels or _common_channels([f.image for f in self._files.values()])
-        self._in_colour = any(str(key).startswith("#") for key in values or {})
-        self._values = parsed(values, self._in_colour) if values else None
-        self._spacing = pixel_spacing(spacing)
         self._subjects = _read_subjects(Path(subjects), self._names) if subjects else {}
 
     def __len__(self) -> int:
@@ -88,7 +89,7 @@ class ImageFolder:
         name = self._names[index]
         image, path = self._files[name]
         mask = read_mask(path, self._in_colour)
-        if self._values is not None:
+        if self._values:
             mask = translated(mask, self._values, path, self._in_colour)
         case = {
             "image": read_image(image, self._channels),
@@ -102,9 +103,22 @@ class ImageFolder:
 
 
 def pixel_spacing(spacing: float | Sequence[float] | None) -> tuple[float, ...]:
-    """Size of a pixel along rows and columns, as `ImageFolder` takes it."""
-    spacing = 1.0 if spacing is None else spacing
-    return (spacing,) * 2 if isinstance(spacing, int | float) else tuple(spacing)
+    """Size of a pixel along rows and columns, as `ImageFolder` takes it.
+
+    Raises
+    ------
+    UserError
+        Where it is not one or two positive numbers.
+    """
+    if spacing is None:
+        return 1.0, 1.0
+    sizes = tuple(spacing) if isinstance(spacing, list | tuple) else (spacing,) * 2
+    if len(sizes) != 2 or not all(map(is_size, sizes)):
+        raise UserError(
+            f"spacing is {spacing!r}; expected a positive number, or two in a list, for rows and "
+            "columns"
+        )
+    return sizes
 
 
 def read_image(path: Path, channels: int) -> np.ndarray:
@@ -149,6 +163,8 @@ def read_mask(path: Path, in_colour: bool = False) -> np.ndarray:
 
 def _open(path: Path, is_mask: bool = False, resolve_palette: bool = True) -> Image.Image:
     """Decode an image, without alpha."""
+    if problem := no_file(path):
+        raise UserError(f"{path}: {problem}")
     try:
         with Image.open(path) as image:
             raw_modes = [str(tile[3]) for tile in image.tile]  # gone once it is loaded
@@ -214,15 +230,10 @@ def _common_channels(paths: Sequence[Path]) -> int:
 
 
 def _read_subjects(path: Path, names: Sequence[str]) -> dict[str, str]:
-    if not path.is_file():
-        raise UserError(f"subjects: no file {path}")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if missing := {"case", "subject"} - set(table.columns):
-        raise UserError(
-            f"{path}: lacks the column {', '.join(sorted(missing))}; found {list(table.columns)}"
-        )
+    table = read_users_csv(path, ["case", "subject"], "subjects")
     subjects = {
-        case: name.strip() for case, name in zip(table["case"], table["subject"], strict=True)
+        case: unicodedata.normalize("NFC", name.strip())
+        for case, name in zip(table["case"], table["subject"], strict=True)
     }
     if len(subjects) < len(table):
         twice = sorted(set(table["case"][table["case"].duplicated()]))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lossbench.common.files import NOTHING, no_file, read_text
 from lossbench.config import UserError, did_you_mean
 from lossbench.datasets.contract import problem_list
 from lossbench.datasets.download import fetch
@@ -184,18 +185,33 @@ class NNUNet(Volumes):
 
 
 def _read(path: Path, keys: Iterable[str]) -> dict[str, Any]:
-    try:
-        listing = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; name the folder that holds dataset.json") from None
-    except ValueError as error:
-        raise UserError(f"{path}: is not valid JSON ({error})") from None
+    if no_file(path) == NOTHING:
+        raise UserError(f"{path}: {NOTHING}; name the folder that holds dataset.json")
+    listing = _json(path)
+    if not isinstance(listing, Mapping):
+        raise UserError(f"{path}: holds a {type(listing).__name__}; expected keys and values")
     if missing := [key for key in keys if key not in listing]:
         raise UserError(
             f"{path}: lacks {', '.join(missing)}; is it of another layout? MSD reads the "
             "Decathlon's and nnU-Net's version 1, NNUNet version 2 (channel_names, file_ending)"
         )
     return listing
+
+
+def _json(path: Path) -> Any:
+    """What a JSON file holds; UserError where it is damaged, or has a key twice."""
+
+    def with_one_value_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"a key is there twice: {max(keys, key=keys.count)!r}")
+        return content
+
+    try:
+        return json.loads(read_text(path, "root"), object_pairs_hook=with_one_value_each)
+    except ValueError as error:
+        raise UserError(f"{path}: is not valid JSON ({error})") from None
 
 
 def _add_split(
@@ -230,10 +246,10 @@ def _add_split(
 
 def _missing(files: Mapping[str, Files]) -> list[str]:
     return [
-        f"case {name}: {path} is missing"
+        f"case {name}: {path}: {problem}"
         for name, case in files.items()
         for path in (*case.images, case.label)
-        if not path.is_file()
+        if (problem := no_file(path))
     ]
 
 
@@ -266,12 +282,14 @@ def _nnunet_classes(
         names = {label: name for name, (label,) in lists.items()}
         return _class_names(names, len(lists), path), ignore, None
     regions = {name: of_name for name, of_name in lists.items() if of_name != [0]}
+    names = _class_names(dict(enumerate(regions)), len(regions), path)
+    if len(set(names)) < len(names):
+        raise UserError(f"{path}: two regions have one name in lower case: {', '.join(regions)}")
     # As nnU-Net has it, all that is no background is a region; its labels have no names.
     every = sorted({0}.union(*regions.values()))
     classes = _class_names(
         {n: f"label_{n}" if n else "background" for n in every}, len(every), path
     )
-    names = _class_names(dict(enumerate(regions)), len(regions), path)
     return classes, ignore, dict(zip(names, regions.values(), strict=True))
 
 
@@ -282,13 +300,13 @@ def _given_folds(root: Path) -> list[list[str]] | None:
     on: a single split gives two folds, and fold 0 is the split.
     """
     path = root / "splits_final.json"
-    if not path.is_file():
+    if no_file(path) == NOTHING:  # and not a link that leads nowhere
         return None
+    splits = _json(path)
     try:
-        splits = json.loads(path.read_text(encoding="utf-8"))
         folds = [list(split["val"]) for split in splits]
         trained = {name for split in splits for name in split["train"]}
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(
             f"{path}: must be a list of {{train: [...], val: [...]}} ({error!r})"
         ) from None

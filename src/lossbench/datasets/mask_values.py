@@ -10,19 +10,35 @@ from PIL import Image
 from lossbench.config import UserError
 
 
-def parsed(values: Mapping[int | str, int], in_colour: bool) -> dict[int, int]:
-    """The keys of `values` as numbers: they are text where the catalogue went through JSON."""
-    try:
-        if not in_colour:
-            return {int(key): label for key, label in values.items()}
-        if not all(re.fullmatch("#[0-9A-Fa-f]{6}", str(key)) for key in values):
-            raise ValueError
-        return {int(str(key)[1:], 16): label for key, label in values.items()}
-    except ValueError:
-        raise UserError(
-            f"values: the keys are {list(values)}; expected whole numbers, or colours such as "
-            "'#ff0000' alone"
-        ) from None
+def parsed(values: Mapping[int | str, int]) -> tuple[dict[int, int], bool]:
+    """`values` with its keys as numbers, and whether these are colours.
+
+    Keys are text where the catalogue went through JSON.
+
+    Raises
+    ------
+    UserError
+        Where keys or classes are of another kind, or two keys are one value.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"values is {values!r}; expected the class of each value: {{0: 0, 255: 1}}")
+    in_colour = any(str(key).startswith("#") for key in values)
+    key_of: dict[int, int | str] = {}
+    for key, label in values.items():
+        if not re.fullmatch("#[0-9A-Fa-f]{6}" if in_colour else r"-?\d+", str(key)):
+            raise UserError(
+                f"values: the keys are {list(values)}; expected whole numbers, or colours such as "
+                "'#ff0000' alone"
+            )
+        if type(label) is not int:
+            raise UserError(
+                f"values: the class of {key!r} is {label!r}; expected its number, or ignore's"
+            )
+        value = int(str(key)[1:], 16) if in_colour else int(key)
+        if value in key_of:
+            raise UserError(f"values: {key_of[value]!r} and {key!r} are the same; keep one of them")
+        key_of[value] = key
+    return {value: values[key] for value, key in key_of.items()}, in_colour
 
 
 def translated(
@@ -49,9 +65,9 @@ def mask_image(classes: np.ndarray, values: Mapping[int | str, int] | None) -> I
     """
     if not values:
         return Image.fromarray(classes)
-    in_colour = any(str(key).startswith("#") for key in values)
+    numbers, in_colour = parsed(values)
     value_of: dict[int, int] = {}
-    for value, label in sorted(parsed(values, in_colour).items()):
+    for value, label in sorted(numbers.items()):
         value_of.setdefault(label, value)
     present = np.unique(classes)
     if absent := [str(label) for label in present if label not in value_of]:

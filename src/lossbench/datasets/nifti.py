@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import nibabel
 import numpy as np
 
+from lossbench.common.files import no_file
 from lossbench.config import UserError
 from lossbench.datasets.contract import problem_list
 
@@ -58,11 +59,11 @@ class Volumes:
         slice_axis: int | None = None,
         parts: Mapping[str, str] | None = None,
     ) -> None:
-        if slice_axis not in (None, 0, 1, 2):
+        if isinstance(slice_axis, bool) or slice_axis not in (None, 0, 1, 2):
             raise UserError(
                 f"slice_axis is {slice_axis!r}; expected 0, 1, 2, or null for whole volumes"
             )
-        self.classes, self.ignore, self.parts = list(classes), ignore, parts or {}
+        self.classes, self.ignore, self.parts = classes, ignore, parts or {}
         self.folds = None if parts else folds
         files = {name: files[name] for name in files if not parts or name in parts}
         self.sliced = slice_axis is not None
@@ -211,8 +212,6 @@ def _load(path: Path) -> nibabel.nifti1.Nifti1Pair:
         file = nibabel.load(path)
         axes = len(file.shape)
         is_invertible = np.isfinite(file.affine).all() and np.linalg.det(file.affine) != 0
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
     except Exception as error:  # a damaged file raises whatever it hits first
         raise _unreadable(path, error) from error
     if axes not in (3, 4):
@@ -236,6 +235,8 @@ def _data(file: nibabel.nifti1.Nifti1Pair, path: Path, dtype: type | None) -> np
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
+    if problem := no_file(path):
+        return UserError(f"{path}: {problem}")
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(f"{path}: cannot be read ({reason}); copy or download the file again")
 

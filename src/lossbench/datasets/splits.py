@@ -6,12 +6,15 @@ from typing import Any
 
 import pandas as pd
 
+from lossbench.common.files import read_text
 from lossbench.config import UserError, did_you_mean
 from lossbench.datasets.contract import PARTS, problem_list
 
 
 def checked_split(split: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a split in the order of `PARTS`; UserError where one has another name."""
+    if not isinstance(split, Mapping):
+        raise UserError(f"split is {split!r}; expected {{train: ..., test: ...}}")
     for part in split:
         if part not in PARTS:
             raise UserError(f"split: no part {part!r}; {did_you_mean(str(part), PARTS)}")
@@ -24,14 +27,9 @@ def read_lines(path: Path) -> list[str]:
     Raises
     ------
     UserError
-        Where there is no such file, or nothing in it.
+        Where there is no such file, or nothing in it, or it is not in UTF-8.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"split: {path} cannot be read ({error})") from None
-    if not any(lines):
-        raise UserError(f"split: {path} is empty; expected a case in each line")
+    lines = [line.strip() for line in read_text(path, "split").splitlines()]
     return [line for line in lines if line]
 
 
