@@ -229,7 +229,10 @@ def test_settings_of_another_kind_are_refused(tmp_path, setting, message):
     [
         (b"", "is empty"),
         ("case,subject\na,M\u00fcller\n".encode("latin1"), "line 2 is not UTF-8; save it as UTF-8"),
-        (b"case;subject\na;one\n", "found case;subject; its separator is ';', save it with commas"),
+        (
+            b"case;subject\na;one\n",
+            ".*found case;subject; its separator is ';', save it with commas",
+        ),
         (b"case,subject\na,one,two\n", "row 1 has 3 cells, the header 2"),
         (b'case,subject\na,"one\n', "is no valid CSV"),
         (None, "is a folder"),
