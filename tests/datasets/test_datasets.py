@@ -471,7 +471,7 @@ def test_subjects_and_spacing(tmp_path):
     with pytest.raises(UserError, match="case 02 is not listed"):
         ImageFolder(**arguments, subjects=table)
     table.write_text("name,subject\n01,7\n")
-    with pytest.raises(UserError, match="lacks the column case"):
+    with pytest.raises(UserError, match="expected one column case"):
         ImageFolder(**arguments, subjects=table)
 
 
