@@ -218,3 +218,11 @@ def test_files_are_found_as_jobs_find_them_without_an_import(tmp_path):
     command = [sys.executable, "-P", "-c", code]
     found = subprocess.check_output(command, text=True, env=environment)
     assert found.splitlines() == ["['own.py', 'own_too.py']", "False"]
+
+
+def test_the_name_of_an_entry_is_no_file_of_it(write, monkeypatch):
+    """In run.json a loss has its name, and a folder may hold a file of that name."""
+    monkeypatch.chdir(write(own_loss="class Loss: pass\n"))
+    expected = code_of({"_target_": "own_loss.Loss"})
+    Path("slow").touch()
+    refuse_other_code(expected, "run.json", {"name": "slow", "_target_": "own_loss.Loss"})

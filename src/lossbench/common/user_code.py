@@ -18,7 +18,7 @@ from typing import Any
 
 from lossbench.common.files import digest_of
 from lossbench.common.instantiate import NOT_THE_USERS, add_user_folders
-from lossbench.config import UserError
+from lossbench.config import UserError, unnamed
 
 INSTALLED_IN = {"site-packages", "dist-packages"}
 # A file that uses one of these imports by a name that may be computed: it may import what is next
@@ -92,7 +92,8 @@ def weights_file(spec: Mapping[str, Any]) -> Path | None:
 
 def _named_by_keywords(specs: Sequence[Any]) -> Iterator[tuple[str, Path]]:
     """Files that keywords name, and all in the folders that they name."""
-    for text in texts_of(specs):
+    # The name of an entry is none of its keywords.
+    for text in texts_of([unnamed(spec) for spec in specs if isinstance(spec, Mapping)]):
         path = Path(text)
         if _is_file(path):
             yield text, path
