@@ -46,7 +46,6 @@ rule train:
     shell:
         "python -P -m lossbench --log {log:q} train"
         " --block {input.block:q} --data results/datasets/{wildcards.dataset:q}"
-        " --store results/runs --threads {threads}"
-        " + evaluate"
+        " --store results/runs --threads {threads} + evaluate"
         " --block {input.block:q} --data results/datasets/{wildcards.dataset:q}"
         " --output {output.cases:q} --threads {threads}"
