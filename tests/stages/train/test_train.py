@@ -750,7 +750,7 @@ def test_a_warm_up_changes_no_bit(optimizer, tmp_path, phantom, monkeypatch):
         assert equal(weights(again / loss), weights(plain / loss))
 
 
-ON_DEVICE = SimpleNamespace(arrays=SimpleNamespace(is_on_device=True))
+ELSEWHERE = SimpleNamespace(arrays=SimpleNamespace(is_on_device=False))  # than on the GPU
 
 
 def test_a_step_that_cannot_be_a_graph_is_taken_eagerly(monkeypatch, caplog):
@@ -762,7 +762,7 @@ def test_a_step_that_cannot_be_a_graph_is_taken_eagerly(monkeypatch, caplog):
     monkeypatch.setattr("lossbench.stages.train.speed.capture_cuda_graph", refused)
     on_gpu = SimpleNamespace(
         name="dice", execution={"speed": "auto"}, device=torch.device("cuda"),
-        engine={"graph": False}, loss=nn.Identity(), batches=ON_DEVICE,
+        engine={"graph": False}, loss=nn.Identity(), batches=ELSEWHERE,
     )  # fmt: skip
     update = object()
     assert choose_update(update, on_gpu, None, None) is update
@@ -789,7 +789,7 @@ def test_a_loss_that_takes_the_step_is_no_graph(monkeypatch, caplog):
     spec = {"_target_": f"{__name__}.Scheduled"}
     for loss in (spec, {"_target_": "lossbench.losses.Scaled", "loss": spec}):
         on_gpu = SimpleNamespace(
-            name="it", execution={"speed": "auto"}, device=torch.device("cuda"), batches=ON_DEVICE,
+            name="it", execution={"speed": "auto"}, device=torch.device("cuda"), batches=ELSEWHERE,
             engine={"graph": False}, loss=build_loss({"name": "it", **loss}, [1, 1], ["a", "b"]),
         )  # fmt: skip
         update = object()
