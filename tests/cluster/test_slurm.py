@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from lossbench.common.files import read_json
-from lossbench.stages.train import train
+from lossbench.stages.train import loop, train
 
 from .slurm.cluster import NoClusterError, cluster, slurm, why_not
 
@@ -237,6 +237,8 @@ def test_a_cancelled_a_killed_and_an_overdue_job_go_on_from_their_checkpoints(st
 
 def test_the_result_is_that_of_an_uninterrupted_training(story, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(story.folder)
+    seconds = loop.CHECKPOINT_SECONDS  # which the study's loss sets: put back at the end
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
     for fold in range(2):
         block = story.folder / BLOCK.format(fold)
         shutil.copy(block / "block.json", tmp_path)
