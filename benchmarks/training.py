@@ -197,7 +197,7 @@ def surfaces(data: Prepared) -> dict[str, Any]:
 
     def ours() -> None:
         for prediction, label in zip(found, labels, strict=True):
-            _surfaces(prediction, label, (1.0, 1.0), 3, 1.0)
+            _surfaces(prediction, label, (1.0, 1.0), CLASSES, 1.0, range(CLASSES))
 
     return compared("HD95 and surface Dice: MONAI's two functions over one pass", monai, ours)
 

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def read_cases(source: Any) -> Iterator[Any]:
     """Every case, or the error that reading it gave; an iterable ends at its first error."""
     numbered = hasattr(source, "__getitem__") and hasattr(source, "__len__")
     total = len(source) if numbered else None
-    remaining = None if numbered else iter(source)
+    remaining = None if numbered else chain.from_iterable([source])  # which starts at its first
     for number in progress(range(total) if numbered else count(), total, "read"):
         try:
             with preserve_global_state():

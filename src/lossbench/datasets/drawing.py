@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from lossbench.datasets.prepared import IGNORE, foreground_labels
-from lossbench.datasets.regions import region_map, region_masks
+from lossbench.datasets.prepared import IGNORE, foreground_labels, labelled_voxels
+from lossbench.datasets.regions import as_drawn, as_predicted
 from lossbench.datasets.slices import best_slice, drawn_values, plane
 
 MAX_CASES = 6  # in a picture
@@ -60,7 +60,7 @@ def picture(
         shape = tuple(int(size) for size in row["shape"].split("x"))
         start, stop = row["offset"], row["offset"] + int(np.prod(shape))
         label = labels[start:stop].reshape(shape)
-        label = region_map(region_masks(label, regions), regions) if regions else label
+        label = as_drawn(as_predicted(label, regions), regions)
         number = best_slice(label, painted)
         image = images[start * channels : stop * channels].reshape(channels, *shape)
         image, label = displayed(plane(image, number)), plane(label, number)
@@ -71,8 +71,7 @@ def picture(
             axis.imshow(pixels)
             axis.set_axis_off()
     totals = voxels.sum().to_numpy()
-    labelled = cases["labelled_voxels"].sum() if regions else totals.sum()
-    shares = totals / max(labelled, 1)
+    shares = totals / max(labelled_voxels(cases, info).sum(), 1)
     names = [f"{name} {share:.2%}" for name, share in zip(classes, shares, strict=True)]
     values = [*painted, *([IGNORE] if info["ignore"] else [])]
     handles = legend_handles(names_of_values(names, info), painted, values)

@@ -167,9 +167,7 @@ class Prepared:
 
     def labelled(self) -> np.ndarray:
         """Voxels per case that are not ignored: int (n_cases,)."""
-        if self.regions:
-            return self.cases["labelled_voxels"].to_numpy()
-        return self.voxels().sum(axis=1)
+        return labelled_voxels(self.cases, self.info)
 
     def foreground_voxels(self) -> np.ndarray:
         """Voxels per case of any class but the background: int (n_cases,)."""
@@ -246,6 +244,13 @@ class Prepared:
 def foreground_labels(info: Mapping[str, Any]) -> list[int]:
     """Indices of all classes but the background, by classes.json."""
     return [label for label in range(len(info["classes"])) if label != info["background"]]
+
+
+def labelled_voxels(cases: pd.DataFrame, info: Mapping[str, Any]) -> np.ndarray:
+    """Voxels per case that are not ignored, int (n_cases,), by cases.csv and classes.json."""
+    if info.get("regions"):  # which overlap: those of the classes are no parts of a sum
+        return cases["labelled_voxels"].to_numpy()
+    return cases[[f"voxels_{name}" for name in info["classes"]]].to_numpy().sum(axis=1)
 
 
 class GrowingArray:

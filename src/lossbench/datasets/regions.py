@@ -72,9 +72,9 @@ def voxel_columns(
 
 def region_masks(label: np.ndarray, regions: Regions) -> np.ndarray:
     """A label map (*S) as a mask of each region: uint8 (R, *S) of 0 and 1, `IGNORE` as before."""
-    ignored = label == IGNORE
-    masks = [np.where(ignored, IGNORE, np.isin(label, region)) for region in regions]
-    return np.stack(masks).astype(np.uint8)
+    masks = np.stack([np.isin(label, region) for region in regions]).astype(np.uint8)
+    masks[:, label == IGNORE] = IGNORE
+    return masks
 
 
 def region_map(masks: np.ndarray, regions: Regions) -> np.ndarray:
@@ -86,3 +86,13 @@ def region_map(masks: np.ndarray, regions: Regions) -> np.ndarray:
     for number in sorted(range(len(regions)), key=lambda r: -len(regions[r])):
         painted[masks[number] == 1] = number + 1
     return painted
+
+
+def as_predicted(label: np.ndarray, regions: Regions | None) -> np.ndarray:
+    """A label (*S) in the form of a prediction: itself, or masks of regions that overlap."""
+    return region_masks(label, regions) if regions else label
+
+
+def as_drawn(prediction: np.ndarray, regions: Regions | None) -> np.ndarray:
+    """A prediction, or a label in its form, as one map (*S) for a picture."""
+    return region_map(prediction, regions) if regions else prediction

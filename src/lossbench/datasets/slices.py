@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lossbench.datasets.prepared import IGNORE, Prepared, foreground_labels
-from lossbench.datasets.regions import region_map, region_masks
+from lossbench.datasets.regions import as_drawn, as_predicted
 
 MAX_PIXELS = 1024  # along an axis of a picture
 
@@ -21,15 +21,18 @@ def drawn_values(info: Mapping[str, Any]) -> list[int]:
 
 def drawn_label(data: Prepared, row: int) -> np.ndarray:
     """The label of a case as it is drawn: (*S), regions as `region_map` maps them."""
-    label = data.original_label(row)
-    return region_map(region_masks(label, data.regions), data.regions) if data.regions else label
+    return as_drawn(as_predicted(data.original_label(row), data.regions), data.regions)
 
 
-def shown_of(prediction: np.ndarray, row: int, data: Prepared) -> np.ndarray:
-    """What a picture shows of a prediction: uint8 (H, W), on the slice where the label has most."""
-    drawn = region_map(prediction, data.regions) if data.regions else prediction
-    number = best_slice(drawn_label(data, row), drawn_values(data.info))
-    return plane(drawn, number).copy()  # a view would keep the whole volume
+def shown_slice(data: Prepared, row: int) -> int | None:
+    """The slice of a case that a picture shows: where the label has most; None for an image."""
+    return best_slice(drawn_label(data, row), drawn_values(data.info))
+
+
+def shown_of(prediction: np.ndarray, number: int | None, data: Prepared) -> np.ndarray:
+    """What a picture shows of a prediction: uint8 (H, W), of a volume the slice of that number."""
+    # A view would keep the whole volume.
+    return plane(as_drawn(prediction, data.regions), number).copy()
 
 
 def best_slice(label: np.ndarray, foreground: Sequence[int]) -> int | None:

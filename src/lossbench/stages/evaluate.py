@@ -27,7 +27,7 @@ from lossbench.common.user_code import changed_files, refuse_other_code
 from lossbench.config import METRICS, UserError
 from lossbench.datasets.batches import patch_size
 from lossbench.datasets.prepared import Prepared
-from lossbench.datasets.slices import shown_of
+from lossbench.datasets.slices import shown_of, shown_slice
 from lossbench.metrics import OwnMetric, build_metric, measure_case
 from lossbench.models import load_run
 from lossbench.predictions import predict
@@ -65,13 +65,16 @@ def evaluate(block: Path, data: Path, output: Path, threads: int = 1) -> None:
         for name, metric in spec.get("metrics", {}).items()
     }
     tables, digests = [], {}
+    slices = {row: shown_slice(prepared, row) for row in prepared.evaluation(spec["fold"])}
     shown: dict[str, np.ndarray] = {}
     for loss, run in spec["runs"].items():
         digests[loss] = run_digest(run, prepared.digest)
         _check_digest(block, loss, run, digests[loss])
         keys = {"dataset": spec["dataset"], "model": spec["model"], "loss": loss}
         keys |= {"fold": spec["fold"], "seed": spec["seed"]}
-        tables.append(_cases(block.parent / loss, run, prepared, own, shown).assign(**keys))
+        measured_cases, pictures = _cases(block.parent / loss, run, prepared, own, slices)
+        tables.append(measured_cases.assign(**keys))
+        shown |= pictures
     table = pd.concat(tables, ignore_index=True)
     measured = {key: spec.get(key, {}) for key in ("metrics", "metrics_code")}
     measured["surface_tolerance"] = prepared.info["surface_tolerance"]
@@ -114,25 +117,29 @@ def _cases(
     run: dict,
     data: Prepared,
     own: dict[str, OwnMetric],
-    shown: dict[str, np.ndarray],
-) -> pd.DataFrame:
-    """Measure a run on the cases of its fold; what a picture shows of them goes to `shown`."""
+    slices: dict[int, int | None],
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Measure a run on the cases of its fold, and keep what pictures show of its predictions.
+
+    `slices`: the slice of each case that a picture shows, by its row.
+    """
     device = pick_device()
     model = load_run(folder, data).to(device)
     rows = data.evaluation(run["fold"])
     patch, name = patch_size(data, run["training"]), folder.name
     found = predict(model, data, rows, patch, device, f"{name}: predicted")
-    measured = []
+    measured, shown = [], {}
     cases = zip(found, rows, strict=True)
     for prediction, row in progress(cases, len(rows), f"{name}: measured"):
-        label, spacing = np.asarray(data.original_label(row)), data.original_spacing(row)
         figures = measure_case(prediction, row, data)
-        figures |= {name: metric(prediction, label, spacing) for name, metric in own.items()}
+        if own:
+            label, spacing = np.asarray(data.original_label(row)), data.original_spacing(row)
+            figures |= {key: metric(prediction, label, spacing) for key, metric in own.items()}
         measured.append(figures)
-        shown[f"{folder.name}/{row}"] = shown_of(prediction, row, data)
+        shown[f"{name}/{row}"] = shown_of(prediction, slices[row], data)
     names = np.repeat(data.cases["case"].iloc[rows].to_numpy(), len(data.classes))
     subjects = np.repeat(data.cases["subject"].iloc[rows].to_numpy(), len(data.classes))
     table = pd.DataFrame({"case": names, "subject": subjects, "class": data.classes * len(rows)})
     for column in (*COUNTS, *METRICS, *own):
         table[column] = np.concatenate([figures[column] for figures in measured])
-    return table
+    return table, shown

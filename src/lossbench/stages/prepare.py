@@ -34,7 +34,7 @@ from lossbench.datasets.normalisation import (
     normalisation_problem,
     normalised,
 )
-from lossbench.datasets.prepared import IGNORE, ORIGINAL_LABELS, GrowingArray
+from lossbench.datasets.prepared import IGNORE, ORIGINAL_LABELS, GrowingArray, labelled_voxels
 from lossbench.datasets.regions import Regions, regions_of, voxel_columns
 from lossbench.datasets.resampling import (
     axes_problem,
@@ -279,7 +279,7 @@ def _counted_parts(cases: pd.DataFrame) -> dict[str, int]:
 
 def _log_summary(cases: pd.DataFrame, info: Mapping[str, Any]) -> None:
     voxels = cases[[f"voxels_{name}" for name in info["classes"]]].sum().to_numpy()
-    labelled = cases["labelled_voxels"].sum() if info["regions"] else voxels.sum()
+    labelled = labelled_voxels(cases, info).sum()
     shares = ", ".join(
         f"{n} {v:.3%}" for n, v in zip(info["classes"], voxels / labelled, strict=True)
     )

@@ -76,8 +76,8 @@ def check(
     unknown = {
         file: what
         for file, what in reads.items()
-        if digest_of(file) not in digests
-        and not any(file.is_relative_to(data.folder.absolute()) for data in datasets)
+        if not any(file.is_relative_to(data.folder.absolute()) for data in datasets)
+        and digest_of(file) not in digests
     }
     measured = {data.info["name"]: cards(settings, data) for data in datasets}
     surveys = {data.info["name"]: survey(data, settings.matrix.fold) for data in datasets}
@@ -137,8 +137,7 @@ def _try(
             # So that no entry is judged by what another one does.
             with preserve_global_state(), record_reads() as read:
                 attempt()
-            # Weights that a library has downloaded lie in a hidden folder.
-            shown = [path for path in read if path.is_file() and "/." not in str(path)]
+            shown = [path for path in read if path.is_file() and not _is_hidden(path)]
             reads = dict.fromkeys(shown, what) | reads
             tried.append(what)
         except UserError as error:
@@ -148,3 +147,10 @@ def _try(
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return tried, reads
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file lies in a hidden folder, as weights do that a library has downloaded."""
+    here = Path.cwd()
+    parts = path.relative_to(here).parts if path.is_relative_to(here) else path.parts
+    return any(part.startswith(".") for part in parts)

@@ -14,7 +14,7 @@ from lossbench.common.device import device_name, peak_memory, wait_for
 from lossbench.config import TUNED, Experiment
 from lossbench.datasets.batches import patch_size
 from lossbench.datasets.prepared import IGNORE, Prepared
-from lossbench.datasets.regions import region_masks
+from lossbench.datasets.regions import as_predicted
 from lossbench.metrics import measure_case
 from lossbench.models import precision_used
 from lossbench.predictions import predict
@@ -137,7 +137,7 @@ def _case_seconds(probe: GradientProbe, data: Prepared) -> tuple[float, float]:
         for row in rows:
             label = np.asarray(data.original_label(row))
             moved = np.roll(np.where(label == IGNORE, 0, label), 1, axis=0)
-            moved = region_masks(moved, data.regions) if data.regions else moved
+            moved = as_predicted(moved, data.regions)
             measure_case(moved, row, data)
 
     predicting = _timed(device, partial(predict, probe.model, data, rows, patch, device))

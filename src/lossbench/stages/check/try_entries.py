@@ -17,7 +17,7 @@ from lossbench.config import Experiment, UserError, did_you_mean, unnamed
 from lossbench.config.claims import Claim
 from lossbench.datasets.inner_split import InnerSplit
 from lossbench.datasets.prepared import IGNORE, Prepared
-from lossbench.datasets.regions import region_masks
+from lossbench.datasets.regions import as_predicted
 from lossbench.losses import (
     IndexTarget,
     MaskedLoss,
@@ -187,7 +187,7 @@ def _check_metric(name: str, spec: dict[str, Any], data: Prepared) -> None:
     """On the first case, with a perfect prediction and with one of nothing but background."""
     metric = build_metric(name, spec, data)
     label = np.asarray(data.original_label(0))
-    perfect = region_masks(label, data.regions) if data.regions else label
+    perfect = as_predicted(label, data.regions)
     for prediction in (np.where(perfect == IGNORE, 0, perfect), np.zeros_like(perfect)):
         metric(prediction.astype(np.uint8), label, data.original_spacing(0))
 

@@ -74,7 +74,7 @@ def chosen(results: Results, dataset: str, model: str) -> dict[str, str]:
 
 def _of_group(results: Results, dataset: str, model: str) -> list[Picture]:
     data = results.prepared(dataset)
-    figures = {}  # all are drawn before one is saved: where weights are missing, none is left over
+    figures = {}  # all are drawn before one is saved: where predictions are missing, none is left
     for number, (label, case) in enumerate(chosen(results, dataset, model).items(), 1):
         index = int(np.flatnonzero(data.cases["case"] == case)[0])
         rows = results.of(results.cases, dataset, model, case=case)

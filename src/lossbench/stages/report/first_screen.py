@@ -154,7 +154,7 @@ def warnings(results: Results, data: dict[str, Any]) -> list[tuple[str, str]]:
     if data["provenance"] and data["provenance"]["mixed"]:
         found.append(("The runs mix commits, versions or devices.", "provenance"))
     if (collapses := data["collapses"]) and len(collapses["table"]):
-        names = _collapsed(collapses["table"], len(results.losses))
+        names = _collapsed(**collapses, n_losses=len(results.losses))
         found.append((_named("Some runs never found a class", names), "collapses"))
     cautions = results.comparisons.dropna(subset="caution")
     for caution, rows in cautions.groupby("caution", sort=False):
@@ -168,11 +168,11 @@ def warnings(results: Results, data: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _collapsed(table: pd.DataFrame, n_losses: int) -> list[str]:
+def _collapsed(table: pd.DataFrame, in_all_runs: pd.Series, n_losses: int) -> list[str]:
     """Runs that never found a class: by loss and class, or once where no run of any loss did."""
     names, by_none = [], []
     for (_, _, name), rows in table.groupby(["dataset", "model", "class"], sort=False):
-        if len(rows) == n_losses and all(n == of for n, _, of, _ in rows["collapsed"].str.split()):
+        if len(rows) == n_losses and in_all_runs[rows.index].all():
             by_none.append(name)
         else:
             names += [f"{r['loss']} on {name}, {r['collapsed']}" for r in rows.to_dict("records")]

@@ -260,7 +260,8 @@ class Results:
 
 def case_metric(study: config.Study) -> str:
     """The metric of cases that the first compared metric is or, pooled, is made of."""
-    return study.comparison.metrics[0].removeprefix("pooled_")
+    metric = study.comparison.metrics[0]
+    return metric.removeprefix("pooled_") if metric in config.POOLED else metric
 
 
 def _read(path: Path, read: Callable[[Path], pd.DataFrame], columns: list[str]) -> pd.DataFrame:

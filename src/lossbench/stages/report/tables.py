@@ -200,7 +200,7 @@ def _wide(
     return wide.rename_axis(columns=None).reset_index()
 
 
-def collapses(results: Results) -> dict[str, pd.DataFrame] | None:
+def collapses(results: Results) -> dict[str, Any] | None:
     """Runs that never found a class, from the first validation to the end: a table, maybe empty."""
     table = results.optional("collapses")
     if table is None:
@@ -209,7 +209,8 @@ def collapses(results: Results) -> dict[str, pd.DataFrame] | None:
     frame = table[[*GROUP, "loss", "class"]].copy()
     pairs = zip(table["n_collapsed"], table["n_runs"], strict=True)
     frame["collapsed"] = [f"{n:.0f} of {runs:.0f} runs" for n, runs in pairs]
-    return {"table": frame.assign(runs=table["seeds"].fillna(NOTHING))}
+    in_all_runs = table["n_collapsed"] == table["n_runs"]
+    return {"table": frame.assign(runs=table["seeds"].fillna(NOTHING)), "in_all_runs": in_all_runs}
 
 
 def scale(results: Results) -> pd.DataFrame | None:

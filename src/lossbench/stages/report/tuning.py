@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench.common.tables import GROUP
+from lossbench.config import counted
 from lossbench.stages.report import wording
 from lossbench.stages.report.plotting import (
     MAX_LINES,
@@ -36,7 +37,7 @@ def tuning(results: Results) -> dict[str, Any] | None:
     ]
     frame["explained by the rate"] = table["explained_by_lr"].map(wording.signed)
     frame["its interval"] = [wording.difference_interval(row, "ci") for _, row in table.iterrows()]
-    frame["at an edge"] = table["at_edge"].map(lambda n: f"{n} folds" if n else "no")
+    frame["at an edge"] = table["at_edge"].map(lambda n: counted(n, "fold") if n else "no")
     pictures = [
         picture
         for dataset, model in results.groups

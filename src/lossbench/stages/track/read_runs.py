@@ -213,9 +213,10 @@ class Study:
         for row in read_table(path).to_dict("records") if path.exists() else ():
             group = (row["dataset"], row["model"], row["loss"] + TUNED)
             history = self.stored / row["digest"] / "history.csv"
-            keys = {key: str(row[key]) for key in ("fold", "seed", "learning_rate")}
-            steps = self.e.tuning.learning_rate.steps
-            steps = steps or self.e.training_of(row["dataset"], row["loss"]).steps
+            params = self._params(row["dataset"], row["model"], row["loss"])
+            params |= {key: str(row[key]) for key in ("fold", "seed", "learning_rate")}
+            if steps := self.e.tuning.learning_rate.steps:
+                params["steps"] = str(steps)
             yield Record(
                 key=f"tuning/{row['digest']}",
                 kind="tuning",
@@ -223,7 +224,7 @@ class Study:
                 start=_ms(row["started"]),
                 end=_ms(row["finished"]),
                 parent="/".join(["loss", *group]),
-                params={**self._params(*group), **keys, "loss": row["loss"], "steps": str(steps)},
+                params=params,
                 tags={"lossbench.status": row["status"]},
                 dataset=self.datasets[row["dataset"]],
                 history=history.read_bytes() if history.exists() else b"",

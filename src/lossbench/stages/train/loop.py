@@ -61,7 +61,9 @@ def train_runs(
             if step == first + (not compiled):  # else the first step says how long all will take
                 left = (time.monotonic() - begin) * (last - step)
                 active = [r for r in runs if r.status == "training" and r.name not in failures]
-                compile_networks(active, optimise, left, compiled)
+                if active:
+                    with isolate_failures(active[0].name, failures, active[0]):
+                        compile_networks(active, optimise, left, compiled)
             for run in runs:
                 # A resumed run waits until the others have come to its step.
                 if run.step != step or run.status != "training" or run.name in failures:
