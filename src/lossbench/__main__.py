@@ -17,6 +17,7 @@ from lossbench.common.quick_imports import UNUSED, quick_imports
 from lossbench.config import FreshProcessError, UserError
 
 THEN = "+"  # between two subcommands that one process runs
+FRESH = "LOSSBENCH_FRESH_PROCESS"  # set where a process goes on in place of another
 FOLD = "results/default/mni152/unet_small/fold0"
 BLOCK = f"{FOLD}/seed0"
 # The module of each subcommand, and how it is called.
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
     except FreshProcessError as error:
         log.warning("%s; going on in a fresh process", error)
-        os.environ |= error.environment
+        os.environ |= error.environment | {FRESH: "1"}
         os.execv(sys.executable, sys.orig_argv)
     except UserError as error:
         log.error("error: %s", error)
@@ -207,7 +208,9 @@ def _log_to(file: Path | None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("")  # "a" opens it again after logging.config of a user's has closed it
+        if not os.environ.pop(FRESH, ""):  # whose predecessor has said why it is there
+            file.write_text("")
+        # "a" opens it again after logging.config of a user's has closed it.
         handlers.append(
             logging.FileHandler(file, mode="a", encoding="utf-8", errors="backslashreplace")
         )

@@ -132,7 +132,8 @@ def _matched(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dic
 
 def _adapted(weight: Tensor, expected: Tensor) -> Tensor:
     """A first convolution (O, 3, ...) for another number of channels; other tensors as they are."""
-    if weight.ndim < 4 or weight.shape == expected.shape or weight.shape[1] != 3:
+    is_kernel = weight.ndim >= 4 and weight.ndim == expected.ndim and weight.shape[1] == 3
+    if not is_kernel or weight.shape == expected.shape:
         return weight
     channels = expected.shape[1]
     if channels == 1:

@@ -13,7 +13,7 @@ from lossbench.common.files import block_folder, read_json
 from lossbench.common.provenance import run_digest
 from lossbench.common.rounds import last_look, look_file, planned_blocks
 from lossbench.common.sources import sources_version
-from lossbench.common.tuning import rates_file, run_of
+from lossbench.common.tuning import run_of, tuned
 from lossbench.common.user_code import changed_files
 from lossbench.config import Experiment, Training, UserError, canonical, counted
 
@@ -198,7 +198,7 @@ def _tuning(experiment: Experiment, folder: Path) -> list[str]:
     matrix, grid = experiment.matrix, experiment.tuning.learning_rate
     n_losses = sum(map(experiment.is_tuned, matrix.loss))
     folds = [*product(matrix.dataset, matrix.model, matrix.fold)]
-    n_folds, n_tuned = len(folds), sum(rates_file(folder, *keys).exists() for keys in folds)
+    n_folds, n_tuned = len(folds), sum(tuned(experiment, folder.parent, *keys) for keys in folds)
     low, high = (grid.rate(1, side * (grid.points // 2)) for side in (-1, 1))
     n_trainings = counted(grid.points * grid.trainings * n_folds * n_losses, "training")
     steps = f" of {grid.steps} steps" if grid.steps else ""

@@ -20,7 +20,7 @@ from lossbench.common.files import block_folder, read_json
 from lossbench.common.instantiate import USER_PATH
 from lossbench.common.provenance import run_digest, sha256
 from lossbench.common.rounds import losses_of, planned_blocks
-from lossbench.common.tuning import rates_file, run_of
+from lossbench.common.tuning import run_of
 from lossbench.common.user_code import code_of, weights_file
 from lossbench.config import Component, Experiment, UserError, merged, validate
 
@@ -247,16 +247,5 @@ def trained(
             == run_digest(run_of(experiment, folder, dataset, model, loss, fold, seed), data_digest)
             for loss in losses
         )
-    except (UserError, KeyError, TypeError):  # missing or damaged
-        return False
-
-
-def tuned(experiment: Experiment, results: Path, dataset: str, model: str, fold: int) -> bool:
-    """Whether the learning rates of a fold are those of its settings and data."""
-    try:
-        rates = read_json(rates_file(results / experiment.experiment, dataset, model, fold))
-        data_digest = read_json(results / "datasets" / dataset / "classes.json")["digest"]
-        tuning = json.loads(experiment.tuning_json(dataset, model, fold))
-        return rates["digest"] == run_digest(tuning, data_digest)
     except (UserError, KeyError, TypeError):  # missing or damaged
         return False

@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
 from lossbench.common.sources import sources_version
-from lossbench.common.tuning import RATES
+from lossbench.common.tuning import rates_file, tuned
 from lossbench.config import UserError
 from lossbench.overview import overview
 from lossbench.workflow import (
@@ -26,7 +26,6 @@ from lossbench.workflow import (
     require_packages,
     settings_digest,
     trained,
-    tuned,
     user_files,
     with_code,
     with_weights,
@@ -43,11 +42,7 @@ try:
     if not workflow.deployment_settings.deployment_method:
         require_packages(ROOT)
     EXPERIMENT = configure(config, DEFAULTS, FILES)
-except UserError as error:
-    raise WorkflowError(str(error)) from None
-
-os.environ.update(job_environment(os.environ, ROOT, FILES, EXPERIMENT.data_root))
-try:
+    os.environ.update(job_environment(os.environ, ROOT, FILES, EXPERIMENT.data_root))
     EXPERIMENT = with_code(with_weights(EXPERIMENT))
 except UserError as error:
     raise WorkflowError(str(error)) from None
@@ -103,8 +98,8 @@ def checked_tuning(wildcards):
 
 def rates(wildcards):
     """The learning rates that a block is trained with; no file where they are not tuned."""
-    folder = "results/{experiment}/{dataset}/{model}/fold{fold}"
-    return f"{folder.format(**wildcards)}/{RATES}" if EXPERIMENT.tuning else []
+    file = rates_file(Path("results", wildcards.experiment), **fold_keys(wildcards))
+    return str(file) if EXPERIMENT.tuning else []
 
 
 def look_after(round_):

@@ -37,6 +37,8 @@ def pick_device(wait: bool = True) -> torch.device:
     UserError
         Where a GPU was asked for or is there, and torch cannot use it, with torch's reason.
     """
+    if _held:  # by a stage of this process that was told otherwise whether to wait
+        return torch.device("cuda", torch.cuda.current_device())
     if not torch.cuda.is_available():
         if gpu := _expected_gpu():
             raise UserError(f"{gpu}, but torch cannot use a GPU: {_reason()}")

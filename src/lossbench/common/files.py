@@ -92,11 +92,7 @@ def try_lock(path: Path) -> FileLock | None:
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 of files of a folder, by name."""
-    digests = {}
-    for name in names:
-        with (folder / name).open("rb") as file:
-            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    return {name: digest_of(folder / name) for name in names}
 
 
 def digest_of(path: Path) -> str:

@@ -82,7 +82,7 @@ def _write(state: dict[str, Any]) -> None:
                     signal.signal(number, handler)
             case "logging":
                 _write_logging(*value)
-            case "denormal":
+            case "denormal" if torch:
                 torch.set_flush_denormal(not value)
             case "numpy":
                 numpy.seterr(**value)

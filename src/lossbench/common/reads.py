@@ -34,7 +34,7 @@ def record_reads() -> Iterator[list[Path]]:
     try:
         yield found
     finally:
-        _recording.remove(names)
+        _recording.pop()
         found += dict.fromkeys(path for name in names if (path := _users_path(name)))
 
 

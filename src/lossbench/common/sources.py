@@ -56,11 +56,11 @@ def add_reads(record: dict[str, Any], reads: Iterable[Path], root: Path) -> None
         The data root.
     """
     sources = record["sources"]
-    known = [_filled(source, root).resolve() for source in sources]
+    known = {_filled(source, root).resolve() for source in sources}
     more = [
         _portable(path, root)
         for path in reads
-        if _is_source(path) and not any(path.resolve().is_relative_to(other) for other in known)
+        if _is_source(path) and known.isdisjoint([(whole := path.resolve()), *whole.parents])
     ]
     if more and _fingerprint(sources, root) == record["fingerprint"]:
         record |= {"sources": sources + more, "fingerprint": _fingerprint(sources + more, root)}

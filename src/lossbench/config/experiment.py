@@ -205,7 +205,9 @@ class Experiment(Study):
         losses, entries = [], dict(self.losses)
         for loss in self.matrix.loss:
             losses.append(loss)
-            if not (self.comparison.scale_control and loss.endswith(MATCHED)):
+            of = loss.removesuffix(MATCHED)
+            is_control = self.comparison.scale_control and of != loss and of in self.matrix.loss
+            if not is_control:
                 losses.append(loss + TUNED)
                 entries[loss + TUNED] = self.losses[loss]
         matrix = self.matrix.model_copy(update={"loss": losses})

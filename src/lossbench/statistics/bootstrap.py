@@ -66,7 +66,7 @@ def ranks(
     values: Sequence[np.ndarray],
     confidence: float = 0.95,
     seed: int = 0,
-    shared_weights: bool = False,
+    units: Sequence[int] | None = None,
 ) -> Ranks:
     """Ranks of losses by their mean, and how stable they are over blocks and cases.
 
@@ -77,9 +77,10 @@ def ranks(
         better: give the negative of a metric of which less is better.
     confidence, seed
         Of the interval of the rank, and of the resampling.
-    shared_weights
-        Whether the trainings of a seed start from the same weights in all folds: then all blocks of
-        a seed are drawn together, and count as one.
+    units
+        What the trainings along the second axis are of that is drawn together and counts as one,
+        such as the seeds whose trainings start from the same weights in all folds; None: each block
+        is drawn by itself.
 
     Returns
     -------
@@ -100,10 +101,10 @@ def ranks(
         for s in np.flatnonzero(np.isfinite(v).any(axis=(0, 2)))
     ]
     # What is drawn together, a position for each block.
-    units = [s for _, s in blocks] if shared_weights else list(range(len(blocks)))
-    n_units = len({*units})
-    units = np.unique(units, return_inverse=True)[1]
-    drawn = np.vstack([np.ones(n_units), _draws(n_units, (seed, 2))])[:, units] if blocks else None
+    together = range(len(blocks)) if units is None else [units[s] for _, s in blocks]
+    found, places = np.unique([*together], return_inverse=True)
+    n_units = len(found)
+    drawn = np.vstack([np.ones(n_units), _draws(n_units, (seed, 2))])[:, places] if blocks else None
     # The first row is of the values themselves, the others of resamples.
     sums, counts = np.zeros((RESAMPLES + 1, n)), np.zeros((RESAMPLES + 1, n))
     for b, (f, s) in enumerate(blocks):

@@ -182,7 +182,7 @@ def _tables(
         "ranks": rank_table(shared, study),
         "collapses": collapsed,
         "failures": failures(groups, collapsed, study),
-        "scale": scale(pairs, settings),
+        "scale": scale(pairs, study),
         "looks": looks(tested),
     }
     tables["datasets"], tables["over_datasets"] = over_datasets(groups, study, background)

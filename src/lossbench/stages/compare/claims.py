@@ -12,7 +12,6 @@ from lossbench.common.files import block_folder, read_json, reading
 from lossbench.common.rounds import planned_blocks
 from lossbench.config import Experiment
 from lossbench.config.claims import ComparisonClaim, LedgerClaim
-from lossbench.stages.compare.comparisons import max_difference
 from lossbench.stages.compare.family import Tested
 from lossbench.stages.compare.scores import Scores
 from lossbench.statistics import Decision, Difference
@@ -49,7 +48,7 @@ def claims(
         if claim.comparison:
             c = claim.comparison
             key = (*scores.keys.values(), c.loss, c.against, c.of_class, c.metric)
-            limit = max_difference(c.metric)
+            limit = settings.metric(c.metric).high
             row = _test_comparison(c, tested[key].difference, tested[key].decision, limit)
         elif claim.ledger:
             row = _test_ledger(claim.ledger, _shares(claim.ledger, settings, folder, scores))

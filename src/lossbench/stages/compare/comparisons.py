@@ -7,7 +7,7 @@ import pandas as pd
 
 from lossbench.common import tables
 from lossbench.common.tables import BLOCK
-from lossbench.config import MATCHED, METRICS, POOLED, Comparison, Study, outcome
+from lossbench.config import MATCHED, Study, outcome
 from lossbench.stages.compare.cautions import cautions
 from lossbench.stages.compare.failures import missing
 from lossbench.stages.compare.family import Result, Tested, difference
@@ -28,15 +28,6 @@ FEWEST_SUBJECTS = 10  # for a verdict on two models: Student's t is no better wi
 # What is said of two trained models on new subjects, as figures and not as quality.
 OF_MODELS = {"better": "higher", "worse": "lower", "equivalent": "same", "undecided": "unclear"}
 NO_VERDICT = ""  # on a metric that is reported only
-
-
-def max_difference(metric: str) -> float:
-    """The largest difference that there can be: 1 of a metric between 0 and 1, else infinite.
-
-    Intervals are cut there where they are written; verdicts are from whole ones.
-    """
-    facts = METRICS | POOLED
-    return facts[metric].high if metric in facts else np.inf
 
 
 def looks(tested: Tested) -> pd.DataFrame:
@@ -89,7 +80,7 @@ def comparisons(
             for i, pair in enumerate(pairs)
             if is_tested[i] and tested[tuple(pair.keys.values())].difference.n_blocks == 1
         },
-        settings,
+        study,
     )
     rows = []
     for i, pair in enumerate(pairs):
@@ -111,7 +102,7 @@ def comparisons(
         n_needed = (np.nan, np.nan)
         if decision.verdict == "undecided":
             n_needed = needed(d, settings.margin_of(metric), alpha, n_tests)
-        limit = max_difference(metric)
+        limit = study.metric(metric).high  # intervals are cut where they are written
         low, high = d.interval(1 - alpha, limit)
         share_higher = improvement(pair.case_folds)
         # What a test over cases alone concludes: it takes one training's luck for the loss.
@@ -162,16 +153,15 @@ def comparisons(
     return pd.DataFrame(rows, columns=tables.COMPARISONS)
 
 
-def _compare_models(
-    pairs: Mapping[int, Pair], settings: Comparison
-) -> dict[int, dict[str, float | str]]:
+def _compare_models(pairs: Mapping[int, Pair], study: Study) -> dict[int, dict[str, float | str]]:
     """What is known of the two trained models of pairs with one block, by their position."""
+    settings = study.comparison
     differences = [models_difference(pair.folds) for pair in pairs.values()]
     margins = [settings.margin_of(pair.keys["metric"]) for pair in pairs.values()]
     decisions = decide(differences, margins, [True] * len(pairs), settings.alpha)
     rows = {}
     for (i, pair), d, decision in zip(pairs.items(), differences, decisions, strict=True):
-        limit = max_difference(pair.keys["metric"])
+        limit = study.metric(pair.keys["metric"]).high
         tolerated = np.nan
         if d.variance > 0:
             quantile = d.components.quantile(settings.alpha / 2)
@@ -220,17 +210,17 @@ def rank_table(groups: Sequence[Scores], study: Study) -> pd.DataFrame:
                 folds = scores.subject_means(sign * scores.compared(metric)[..., k])
                 # Without the subjects that have no value in any training.
                 folds = [fold[..., ~np.isnan(fold).all(axis=(0, 1))] for fold in folds]
-                shared, confidence = scores.shared_weights, 1 - study.comparison.alpha
-                of_classes.append(ranks(folds, confidence, shared_weights=shared))
+                seeds = [seed for _, seed in scores.trainings] if scores.shared_weights else None
+                of_classes.append(ranks(folds, 1 - study.comparison.alpha, units=seeds))
             rank, low, high, first = np.moveaxis(np.array(of_classes), 0, 2)
             figures = {"rank": rank, "rank_low": low, "rank_high": high, "p_first": first}
             rows += to_rows(scores, figures, metric=metric)
     return pd.DataFrame(rows, columns=tables.RANKS)
 
 
-def scale(pairs: Sequence[Pair], settings: Comparison) -> pd.DataFrame:
+def scale(pairs: Sequence[Pair], study: Study) -> pd.DataFrame:
     """What gradient scale alone explains: a loss minus itself at the reference's scale."""
-    rows = []
+    settings, rows = study.comparison, []
     for pair in pairs:
         loss, metric, class_ = (pair.keys[name] for name in ("loss", "metric", "class"))
         matched = loss + MATCHED
@@ -238,7 +228,7 @@ def scale(pairs: Sequence[Pair], settings: Comparison) -> pd.DataFrame:
             continue
         of_matched = pair.scores.pairs(metric, matched, settings.reference, class_)
         explained = difference(pair.scores, pair.scores.pairs(metric, loss, matched, class_))
-        limit = max_difference(metric)
+        limit = study.metric(metric).high
         low, high = explained.interval(1 - settings.alpha, limit)
         rows.append(
             {

@@ -129,23 +129,24 @@ def failures(groups: Sequence[Scores], collapses: pd.DataFrame, study: Study) ->
     return table.astype(dict.fromkeys(whole, int))[list(tables.FAILURES)]
 
 
-def failure_text(table: pd.DataFrame, reference: str, compared: pd.DataFrame) -> str:
+def failure_text(table: pd.DataFrame, study: Study, compared: pd.DataFrame) -> str:
     """What verdict.txt says of failures: who failed where, and what nobody can exclude.
 
     Parameters
     ----------
     table
         Of `failures`.
-    reference
-        The loss that the others are compared with.
+    study
+        What is compared with what.
     compared
         Of `comparisons`: where some verdict was reached, failures that are not in the data matter.
     """
-    some = table["loss"].ne(reference) & table[["n_failed", "n_failed_reference"]].gt(0).any(axis=1)
+    failed = table[["n_failed", "n_failed_reference"]].gt(0).any(axis=1)
+    some = table["loss"].isin(study.compared) & failed
     lines = [
         f"no overlap with {row['class']}: {row['loss']} on {row['n_failed']} of "
-        f"{row['n_subjects']} subjects, {reference} on {row['n_failed_reference']} (McNemar p "
-        f"{row['p_mcnemar']:.2g})"
+        f"{row['n_subjects']} subjects, {study.reference_of(row['loss'])} on "
+        f"{row['n_failed_reference']} (McNemar p {row['p_mcnemar']:.2g})"
         for row in table[some].to_dict("records")
     ]
     if len(lines) > MOST_LINES:

@@ -7,10 +7,9 @@ from functools import lru_cache
 from lossbench.common.tables import COUNTS
 from lossbench.config import Study
 from lossbench.stages.compare.conventions import CONVENTIONS, QUOTED, overlap
-from lossbench.stages.compare.family import Tested, by_blocks, family, rules, share
+from lossbench.stages.compare.family import Tested, family
 from lossbench.stages.compare.scores import Pair, Scores, iterate_pairs
 from lossbench.stages.compare.summary import TIE, has_conventions, means_by_convention
-from lossbench.statistics import decide
 
 
 def flips(
@@ -32,7 +31,7 @@ def flips(
         if study.rounds:  # each look is taken again
             verdicts = _verdicts_after(last_look, pairs, convention, study)
         else:
-            verdicts = _verdicts(pairs, concerned, tested, convention, study)
+            verdicts = _verdicts(pairs, concerned, convention, study)
         for pair in concerned:
             key = tuple(pair.keys.values())
             if key in tested and verdicts[key] != tested[key].decision.verdict:
@@ -41,29 +40,25 @@ def flips(
 
 
 def _verdicts(
-    pairs: Sequence[Pair],
-    concerned: Sequence[Pair],
-    tested: Tested,
-    convention: str,
-    study: Study,
+    pairs: Sequence[Pair], concerned: Sequence[Pair], convention: str, study: Study
 ) -> dict[tuple[str, ...], str]:
-    """The verdicts under a convention, which changes some of the comparisons."""
+    """The verdicts under a convention, which changes some of the comparisons.
+
+    What claims compare besides stays as it is.
+    """
     changed = {tuple(pair.keys.values()) for pair in concerned}
-    found = {}
-    for pair in pairs:
-        key, scores, folds = tuple(pair.keys.values()), pair.scores, pair.folds
-        if key in tested:
-            if key in changed:
-                of = (pair.keys[x] for x in ("metric", "loss", "reference", "class"))
-                scores = _under(scores, convention, pair.keys["metric"])
-                folds = scores.pairs(*of)
-            found[key] = by_blocks(scores, folds)
-    found = share(found)
-    # What claims compare besides stays as it is.
-    differences = {key: found.get(key, result.difference) for key, result in tested.items()}
-    margins, higher = rules([metric for *_, metric in differences], study)
-    decisions = decide(list(differences.values()), margins, higher, study.comparison.alpha)
-    return {key: x.verdict for key, x in zip(differences, decisions, strict=True)}
+    under = [
+        _pair_under(pair, convention) if tuple(pair.keys.values()) in changed else pair
+        for pair in pairs
+    ]
+    groups = list(dict.fromkeys(pair.scores for pair in pairs))
+    return {key: x.decision.verdict for key, x in family(under, groups, study).items()}
+
+
+def _pair_under(pair: Pair, convention: str) -> Pair:
+    scores = _under(pair.scores, convention, pair.keys["metric"])
+    of = (pair.keys[name] for name in ("metric", "loss", "reference", "class"))
+    return pair._replace(scores=scores, folds=scores.pairs(*of))
 
 
 def _verdicts_after(

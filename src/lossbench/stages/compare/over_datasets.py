@@ -8,7 +8,6 @@ import pandas as pd
 
 from lossbench.common import tables
 from lossbench.config import Study
-from lossbench.stages.compare.comparisons import max_difference
 from lossbench.stages.compare.family import difference, rules
 from lossbench.stages.compare.scores import Scores, mean
 from lossbench.statistics import RandomEffects, decide, random_effects
@@ -42,7 +41,7 @@ def over_datasets(
         keys = {"model": model, "loss": loss, "reference": study.reference_of(loss)}
         keys |= {"metric": metric}
         rows, effects = [], []
-        limit = max_difference(metric)
+        limit = study.metric(metric).high
         for scores in groups:
             if scores.model != model:
                 continue

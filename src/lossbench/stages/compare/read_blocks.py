@@ -27,7 +27,7 @@ from lossbench.common.tables import (
     STATUS,
     case_schema,
 )
-from lossbench.common.tuning import run_of
+from lossbench.common.tuning import rates_file, with_rate
 from lossbench.config import Experiment, UserError, canonical
 from lossbench.stages.compare.arrange import DuplicateRowError, to_scores
 from lossbench.stages.compare.penalty import penalise_distances
@@ -194,17 +194,17 @@ def _refuse_others(experiment: Path, settings: Experiment, runs: pd.DataFrame) -
         Names a run of other settings, code or data.
     """
     data_digests: dict[str, str] = {}
-    specs: dict[tuple[Any, ...], dict[str, Any]] = {}  # slow to make; seeds differ alone
+    specs: dict[tuple[str, ...], dict[str, Any]] = {}  # slow to make; folds and seeds differ alone
     for run in runs.to_dict("records"):
         if not isinstance(run["data_digest"], str):  # of an earlier version
             continue
         block = block_folder(experiment.parent, **{name: run[name] for name in BLOCK})
         file = block / run["loss"] / "status.json"
-        group = (run["dataset"], run["model"], run["loss"], run["fold"])
+        group = (run["dataset"], run["model"], run["loss"])
         if group not in specs:
-            keys = {name: run[name] for name in RUN}
-            specs[group] = run_of(settings, experiment.parent, **keys)
-        spec = specs[group] | {"seed": run["seed"]}
+            specs[group] = settings.run(**{name: run[name] for name in RUN})
+        rates = rates_file(experiment.parent, run["dataset"], run["model"], run["fold"])
+        spec = with_rate(specs[group], rates) | {"fold": run["fold"], "seed": run["seed"]}
         if run["digest"] != run_digest(spec, run["data_digest"]):
             raise UserError(
                 f"{file}: not of the settings and the code in {experiment.name}; "

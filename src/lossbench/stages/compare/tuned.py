@@ -1,6 +1,5 @@
 """What tuning found: every training of it, and each verdict at the common rate beside the own."""
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -12,10 +11,8 @@ from scipy.stats import gmean
 
 from lossbench.common import tables
 from lossbench.common.files import read_json
-from lossbench.common.provenance import run_digest
-from lossbench.common.tuning import rates_file
+from lossbench.common.tuning import rates_file, tuning_digest
 from lossbench.config import TUNED, Experiment, Study, UserError, counted
-from lossbench.stages.compare.comparisons import max_difference
 from lossbench.stages.compare.family import difference
 from lossbench.stages.compare.scores import Scores
 
@@ -23,7 +20,7 @@ Rates = dict[tuple[str, str, int], dict[str, Any]]  # of dataset, model and fold
 
 
 def read_rates(settings: Experiment, folder: Path) -> Rates:
-    """Read rates.json of every fold, where learning rates are tuned.
+    """Read rates.json of every fold of an experiment whose learning rates are tuned.
 
     Raises
     ------
@@ -31,11 +28,11 @@ def read_rates(settings: Experiment, folder: Path) -> Rates:
         Where one is missing, damaged, or of other settings or data.
     """
     matrix, found = settings.matrix, {}
-    for keys in product(matrix.dataset, matrix.model, matrix.fold) if settings.tuning else ():
+    for keys in product(matrix.dataset, matrix.model, matrix.fold):
         file = rates_file(folder, *keys)
         data_digest = read_json(folder.parent / "datasets" / keys[0] / "classes.json")["digest"]
         found[keys] = read_json(file)
-        expected = run_digest(json.loads(settings.tuning_json(*keys)), data_digest)
+        expected = tuning_digest(settings, data_digest, *keys)
         if found[keys]["digest"] != expected:
             raise UserError(f"{file}: of other settings or data; delete it and run the workflow")
     return found
@@ -82,7 +79,7 @@ def tuning(
             continue
         own, scores = at_own.loc[key], of_group[key[:2]]
         d = difference(scores, _explained(scores, row))
-        low, high = d.interval(1 - study.comparison.alpha, max_difference(row["metric"]))
+        low, high = d.interval(1 - study.comparison.alpha, study.metric(row["metric"]).high)
         of_folds = [found for keys, found in rates.items() if keys[:2] == key[:2]]
         rows.append(
             {

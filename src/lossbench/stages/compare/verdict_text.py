@@ -32,7 +32,7 @@ def verdict_text(study: Study, tables: dict[str, pd.DataFrame], output: Path) ->
         f"{tuning_text(tables['tuning']) if study.tuning else ''}"
         f"{_missing(compared, settings.alpha)}{_cautions(compared)}"
         f"{_models(compared)}{_over_datasets(tables)}"
-        f"{failure_text(tables['failures'], settings.reference, compared)}\n"
+        f"{failure_text(tables['failures'], study, compared)}\n"
         f"report:  {output / 'report.html'}\n"
     )
 

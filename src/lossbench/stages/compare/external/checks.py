@@ -63,13 +63,16 @@ def check_folds(table: pd.DataFrame, files: list[dict[str, str]]) -> None:
 
 def unmatched(table: pa.Table, reference: str, files: str) -> list[str]:
     """Say of each loss which cases, classes and trainings it has alone; refuse one without any."""
-    rows = table.select(list(CASE)).to_pandas().drop_duplicates()
-    rows["training"] = "fold " + rows["fold"].astype(str) + ", seed " + rows["seed"].astype(str)
+    rows = table.select(list(CASE)).to_pandas()
     notes = []
     for key, plural in (("case", "cases"), ("class", "classes"), ("training", "trainings")):
+        columns = ["fold", "seed"] if key == "training" else [key]
+        few = rows[["dataset", "model", "loss", *columns]].drop_duplicates()
+        if key == "training":
+            few[key] = "fold " + few["fold"].astype(str) + ", seed " + few["seed"].astype(str)
         of = {
             loss: set(zip(some["dataset"], some["model"], some[key], strict=True))
-            for loss, some in rows.groupby("loss", sort=False, observed=True)
+            for loss, some in few.groupby("loss", sort=False, observed=True)
         }
         for loss, found in of.items():
             alone, lacks = sorted(found - of[reference]), sorted(of[reference] - found)

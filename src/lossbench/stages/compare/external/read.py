@@ -207,7 +207,7 @@ def _together(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     table = tables[0]
     for other in tables[1:]:
         keys = [*CASE, *({"subject"} & set(table) & set(other))]
-        table = table.merge(other, on=keys, how="outer", suffixes=("", " of another"))
+        table = table.merge(other, on=keys, how="outer")
     return table
 
 
@@ -217,7 +217,7 @@ def _spelled_alike(table: pd.DataFrame, key: str) -> list[str]:
     if (table.groupby([table["loss"], lower], sort=False)[key].nunique() > 1).any():
         return []  # a loss tells them apart
     first = table.groupby(lower, sort=False)[key].transform("first")
-    differs = first != table[key]
+    differs = first.notna() & (first != table[key])  # a file may lack the column
     if not differs.any():
         return []
     example = f"{table.loc[differs, key].iloc[0]} is {first[differs].iloc[0]}"
