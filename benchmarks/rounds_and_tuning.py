@@ -1,70 +1,135 @@
-"""Error rates and costs of rounds and of tuning: python -m benchmarks.rounds_and_tuning --output DIR
+"""Error rates and costs of rounds and of tuning: python -m benchmarks.rounds_and_tuning rounds tuning --output DIR
 
 Rounds: studies of three losses and two classes, 52 cases a fold, margin 0.005, at most ten rounds, in which all
 true differences are as large. A false winner is *better* or *worse* where the difference is 0 (or, beyond it, of
 the wrong sign), a false equivalent one where it is the margin or more. Trainings are counted as blocks of a
 comparison until its verdict, and of a loss until those of both classes; the last column is that of a prototype
-(its notes count comparisons).
+(its notes count comparisons, and its intervals held no training sets).
 
 Tuning: three losses that are equally good at their best rates, which lie up to a half-decade step apart, against
 a reference; curves are parabolas that fall off three times as fast to the right, and diverge beyond. Each fold
-is tuned on its own, on seven points. Nothing is taken from the trainings but their noise. False calls are verdicts
-of better or worse, after three seeds and after ten, at the rates that `peak` finds and, for contrast, at those of the best point.
+is tuned on its own, on seven points. Nothing is taken from the trainings but their noise. At the common rate
+every loss is far worse than the reference, so that these verdicts are reached and leave all of alpha to those at
+own rates. False calls are verdicts of better or worse at own rates, after three seeds and after ten, at those that
+`peak` finds and, for contrast, at the best point.
 
-Through `decide_rounds`, `more_rounds_lack`, `peak` and `decide`, as the workflow. 300 studies a row take
-about 10 minutes on one core.
+Through `family` and `rounds_trained`, as the workflow: a study is a `Scores` that grows. 200 studies a row take
+about an hour on one core.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
 from benchmarks.error_rates import ALPHA, COMPARISONS, Design, study
-from lossbench.statistics import (
-    Looks,
-    decide,
-    decide_rounds,
-    more_rounds_lack,
-    paired_difference,
-    peak,
-)
+from lossbench.config import TUNED, Study
+from lossbench.stages.compare.family import Tested, family
+from lossbench.stages.compare.look import rounds_trained
+from lossbench.stages.compare.scores import Scores, iterate_pairs
+from lossbench.statistics import Difference, paired_difference, peak
 
-MARGIN, LOOKS, CASES = 0.005, Looks(2, 10), 52
+MARGIN, BUDGET, FIRST, CASES = 0.005, 10, 2, 52
+CLASSES, LOSSES = ["small", "large"], ["dice", "a", "b", "c"]  # the first is the reference
 EFFECTS = (0.0, 0.5, 1.0, 2.0)  # margins
 PROTOTYPE = {(0.003, 0): 15.5, (0.003, 0.5): 25.4, (0.003, 1): 14.8, (0.003, 2): 10.0}
 PROTOTYPE |= {(0.006, 0): 32.3, (0.006, 0.5): 45.4, (0.006, 1): 30.2, (0.006, 2): 12.0}
 POINTS, TOP = np.arange(-3, 4), 0.85
 CURVATURE, FALL, CLIFF = 0.004, 3.0, 1.5  # Dice a squared step; times this to the right; steps
+FAR = -0.05  # Dice that the losses lose at the common rate
 
 
-def rounds_row(folds: int, block: float, effect: float, diverged: bool, studies: int) -> dict:
+def settings(losses: Sequence[str], **sections: dict) -> Study:
+    """What the simulated studies compare."""
+    matrix = {"dataset": ["simulated"], "model": ["none"], "loss": losses, "fold": [0], "seed": [0]}
+    comparison = {"reference": LOSSES[0], "metrics": ["dice"], "margin": MARGIN, "alpha": ALPHA}
+    return Study(experiment="simulated", matrix=matrix, comparison=comparison, **sections)
+
+
+def measured(losses: Sequence[str], values: dict[str, list[list[np.ndarray]]]) -> Scores:
+    """Scores of trainings whose differences to the reference are simulated.
+
+    Parameters
+    ----------
+    losses
+        Every one; the value of those that are references is 0.
+    values
+        Of the others: for each class a matrix (seeds, cases) for each fold.
+    """
+    folds = next(iter(values.values()))[0]
+    n_seeds, n_cases = len(folds[0]), [fold.shape[1] for fold in folds]
+    table = np.zeros((len(losses), n_seeds, sum(n_cases), len(CLASSES)))
+    for loss, of_classes in values.items():
+        for k, of_class in enumerate(of_classes):
+            table[losses.index(loss), :, :, k] = np.concatenate(of_class, axis=1)
+    return Scores(
+        *("simulated", "none", list(losses), [(None, seed) for seed in range(n_seeds)]),
+        *([f"case{i}" for i in range(sum(n_cases))], CLASSES, list(range(len(folds)))),
+        *(np.repeat(np.arange(len(folds)), n_cases), np.arange(sum(n_cases))),
+        np.ones(table.shape, dtype=bool),
+        {"dice": table},
+    )
+
+
+def trained(scores: Scores, n_rounds: dict[str, int]) -> Scores:
+    """What a study has where each loss was trained for so many rounds."""
+    until = scores.until(max(n_rounds.values()))
+    rows = until.rows.copy()
+    for i, loss in enumerate(scores.losses):
+        rows[i, n_rounds[loss] :] = False
+    return replace(until, rows=rows, values={"dice": np.where(rows, until.values["dice"], np.nan)})
+
+
+def decided(scores: Scores, of: Study, after: int = 0) -> Tested:
+    """What `compare` decides of a study."""
+    return family(list(iterate_pairs([scores], ["dice"], of)), [scores], of, after)
+
+
+class Remembered:
+    """`paired_difference`, once for the same values: each look takes all earlier ones again."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[bytes, ...], Difference] = {}
+
+    def __call__(self, folds: Sequence[np.ndarray]) -> Difference:
+        key = tuple(fold.tobytes() for fold in folds)
+        if key not in self.found:
+            self.found[key] = paired_difference(folds)
+        return self.found[key]
+
+
+def rounds_row(folds: int, diverged: bool, block: float, effect: float, studies: int) -> dict:
     """What studies in rounds of one design call, and what they cost."""
     generator = np.random.default_rng(0)
-    design = Design(folds, LOOKS.budget, CASES, block, diverged=diverged)
+    design = Design(folds, BUDGET, CASES, block, diverged=diverged)
+    of = settings(LOSSES, rounds={"budget": BUDGET, "first": FIRST})
     winners = equivalents = 0
     of_comparison, of_loss = [], []
     for _ in range(studies):
-        whole = [study(generator, design, effect * MARGIN) for _ in range(COMPARISONS)]
-        history = [
-            [paired_difference([fold[:k] for fold in x]) for k in LOOKS.rounds] for x in whole
-        ]
-        decided = decide_rounds(history, [MARGIN] * COMPARISONS, [True] * COMPARISONS, ALPHA, LOOKS)
-        needed, verdicts = [], []
-        for of_looks, differences in zip(decided, history, strict=True):
-            for k, d, decision in zip(LOOKS.rounds, differences, of_looks, strict=True):
-                hopeless = bool(more_rounds_lack(d, MARGIN, ALPHA, LOOKS))
-                if decision.verdict != "undecided" or hopeless or k == LOOKS.budget:
-                    needed.append(k)
-                    verdicts.append(decision.verdict)
+        values = {
+            loss: [study(generator, design, effect * MARGIN) for _ in CLASSES]
+            for loss in LOSSES[1:]
+        }
+        whole = measured(LOSSES, values)
+        n_rounds, settled = dict.fromkeys(LOSSES, FIRST), {}
+        with mock.patch.dict(family.__globals__, paired_difference=Remembered()):
+            for after in range(FIRST, BUDGET + 1):
+                scores = trained(whole, n_rounds)
+                results = decided(scores, of, after)
+                settled = {k: after for k, x in results.items() if not x.is_open} | settled
+                if len(settled) == COMPARISONS:
                     break
-        winners += bool(({"worse"} if effect else {"better", "worse"}) & {*verdicts})
+                n_rounds = rounds_trained(of, scores, results)
+        verdicts = {x.decision.verdict for x in results.values()}
+        winners += bool(({"worse"} if effect else {"better", "worse"}) & verdicts)
         equivalents += effect >= 1 and "equivalent" in verdicts
-        needed = np.array(needed)
-        of_comparison.append(needed.mean() * folds)
-        of_loss.append(needed.reshape(-1, 2).max(axis=1).mean() * folds)
+        of_comparison.append(np.mean([*settled.values()]) * folds)
+        of_loss.append(np.mean([n_rounds[loss] for loss in LOSSES[1:]]) * folds)
     return {
         "design": f"{folds} folds, block {block}" + ", one run diverged" * diverged,
         "difference": f"{effect:g} margins",
@@ -87,7 +152,9 @@ def tuning_row(folds: int, block: float, trainings: int, studies: int) -> dict:
     """False calls between losses that are equally good at their best rates."""
     generator = np.random.default_rng(0)
     found = {(rule, seeds): 0 for rule in ("vertex", "best point") for seeds in (3, 10)}
-    lost = []
+    design, lost = Design(folds, 10, CASES, block), []
+    own = [loss + TUNED for loss in LOSSES]
+    of = settings([*LOSSES, *own], tuning={})
     for _ in range(studies):
         shift = {rule: np.zeros((4, folds)) for rule in ("vertex", "best point")}
         bests = generator.uniform(-0.5, 0.5, 4)
@@ -101,19 +168,25 @@ def tuning_row(folds: int, block: float, trainings: int, studies: int) -> dict:
                 value = dice(np.array(position - best))
                 shift[rule][loss, fold] = np.nan_to_num(value, nan=TOP - 0.1) - TOP
         lost.append(shift["vertex"].mean())
-        design = Design(folds, 10, CASES, block)
-        noise_only = [study(generator, design) for _ in range(COMPARISONS)]
+        pairs = list(product(LOSSES[1:], CLASSES))
+        common, noise = (
+            {pair: study(generator, design, effect) for pair in pairs} for effect in (FAR, 0.0)
+        )
         for rule, seeds in found:
-            row = []
-            for i, comparison in enumerate(noise_only):
-                luck = shift[rule][1 + i // 2] - shift[rule][0]
-                row.append(
-                    paired_difference(
-                        [x[:seeds] + y for x, y in zip(comparison, luck, strict=True)]
-                    )
-                )
-            decisions = decide(row, [MARGIN] * COMPARISONS, [True] * COMPARISONS, ALPHA)
-            found[rule, seeds] += any(x.verdict in ("better", "worse") for x in decisions)
+            values = {}
+            for i, loss in enumerate(LOSSES[1:], 1):
+                luck = shift[rule][i] - shift[rule][0]
+                values[loss] = [[x[:seeds] for x in common[loss, k]] for k in CLASSES]
+                values[loss + TUNED] = [
+                    [x[:seeds] + y for x, y in zip(noise[loss, k], luck, strict=True)]
+                    for k in CLASSES
+                ]
+            results = decided(measured([*LOSSES, *own], values), of)
+            found[rule, seeds] += any(
+                x.decision.verdict in ("better", "worse")
+                for (_, _, loss, *_), x in results.items()
+                if loss in own
+            )
     return {
         "design": f"{folds} folds, block {block}",
         "trainings a point": trainings,
@@ -136,24 +209,31 @@ def markdown(rows: list[dict], studies: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+DESIGNS = {
+    "rounds": [
+        (*design, block, effect)
+        for design, block, effect in product(
+            [(5, False), (5, True), (1, False)], (0.003, 0.006), EFFECTS
+        )
+    ],
+    "tuning": [*product((5, 1), (0.003, 0.006), (1, 3))],
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=300, help="a row of rounds; of tuning twice")
+    parser.add_argument("tables", choices=[*DESIGNS], nargs="+")
+    parser.add_argument("--studies", type=int, default=200, help="a row of rounds; of tuning twice")
     parser.add_argument("--output", type=Path, required=True, help="folder")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    n = arguments.studies
-    tables = {"tuning": [], "rounds": []}
-    for folds, block, trainings in product((5, 1), (0.003, 0.006), (1, 3)):
-        tables["tuning"].append(tuning_row(folds, block, trainings, 2 * n))
-        print(tables["tuning"][-1], flush=True)
-    designs = [(5, False), (5, True), (1, False)]
-    for (folds, diverged), block, effect in product(designs, (0.003, 0.006), EFFECTS):
-        tables["rounds"].append(rounds_row(folds, block, effect, diverged, n))
-        print(tables["rounds"][-1], flush=True)
-        (arguments.output / "rounds_and_tuning.json").write_text(json.dumps(tables, indent=1))
-        texts = [markdown(rows, n if name == "rounds" else 2 * n) for name, rows in tables.items()]
-        (arguments.output / "rounds_and_tuning.md").write_text("\n".join(texts))
+    for name in arguments.tables:
+        rows, n = [], arguments.studies * (1 if name == "rounds" else 2)
+        for design in DESIGNS[name]:
+            rows.append({"rounds": rounds_row, "tuning": tuning_row}[name](*design, n))
+            print(rows[-1], flush=True)
+            (arguments.output / f"{name}.json").write_text(json.dumps(rows, indent=1))
+            (arguments.output / f"{name}.md").write_text(markdown(rows, n))
 
 
 if __name__ == "__main__":

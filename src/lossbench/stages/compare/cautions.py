@@ -24,12 +24,19 @@ ONE_TRAINING_SET = (
     "all trainings have one training set: this holds for new trainings on it, and what another "
     "training set would give is unknown (train further folds)"
 )
+ONE_TUNING = (
+    "the learning rates were chosen once, so that this holds at these rates: how lucky the choice "
+    "was, more seeds do not tell"
+)
 
 
-def cautions(pair: Pair, d: Difference, flipped: list[str], reason: str) -> list[str]:
+def cautions(
+    pair: Pair, d: Difference, flipped: list[str], reason: str, is_tuned: bool = False
+) -> list[str]:
     """Sentences on one comparison: its values, difference, and conventions that say otherwise.
 
-    `reason` is why it is undecided, as `Result` has it.
+    `reason` is why it is undecided, as `Result` has it; `is_tuned` whether the losses have rates of
+    their own.
     """
     found = [SHARED_WEIGHTS] if pair.scores.shared_weights else []
     if d.n_folds > 1:
@@ -53,6 +60,8 @@ def cautions(pair: Pair, d: Difference, flipped: list[str], reason: str) -> list
         found.append(UNDECIDED_FOR_FOLDS)
     if d.n_blocks > 1 and len({fold for fold, *_ in pair.scores.blocks()}) == 1:
         found.append(ONE_TRAINING_SET)
+        if is_tuned:
+            found.append(ONE_TUNING)
     return found
 
 

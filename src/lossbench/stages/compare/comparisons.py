@@ -145,7 +145,10 @@ def comparisons(
                 "sd_fold": np.sqrt(d.components.fold),
                 "p_fold": d.components.p_fold,
                 "caution": "; ".join(
-                    cautions(pair, d, flipped[tuple(pair.keys.values())], result.reason)
+                    cautions(
+                        *(pair, d, flipped[tuple(pair.keys.values())], result.reason),
+                        study.is_tuned(pair.keys["loss"]),
+                    )
                 ),
                 **models.get(i, {}),
             }

@@ -1,7 +1,7 @@
 """All that an experiment tests, decided together: at once, or look by look."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -160,7 +160,9 @@ def differences(
 ) -> dict[Key, Difference]:
     """Of every comparison, and of what claims compare beside these.
 
-    What training sets add is estimated from all comparisons of a dataset, model and metric.
+    What training sets add is estimated from all comparisons of a dataset, model and metric that
+    share it; those at own learning rates by themselves, since a fold's choice of a rate is luck
+    that its seeds share, and that comparisons at the common rate do not have.
     """
     found: dict[Key, Difference] = {}
     for pair in pairs:
@@ -173,17 +175,13 @@ def differences(
             if key not in found:
                 folds = scores.pairs(c.metric, c.loss, c.against, c.of_class)
                 found[key] = by_blocks(scores, folds)
-    return share(found)
-
-
-def share(found: Mapping[Key, Difference]) -> dict[Key, Difference]:
-    """Add what training sets add, from all comparisons of a dataset, model and metric."""
-    shared: dict[Key, Difference] = {}
-    for together in {(*key[:2], key[-1]) for key in found}:
-        keys = [key for key in found if (*key[:2], key[-1]) == together]
+    together: dict[tuple[Any, ...], list[Key]] = {}
+    for key in found:
+        together.setdefault((*key[:2], key[-1], study.is_tuned(key[2])), []).append(key)
+    for keys in together.values():
         of_group = share_training_sets([found[key] for key in keys])
-        shared |= dict(zip(keys, of_group, strict=True))
-    return {key: shared[key] for key in found}
+        found.update(zip(keys, of_group, strict=True))
+    return found
 
 
 def _history(

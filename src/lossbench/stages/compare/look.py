@@ -8,7 +8,7 @@ import pandas as pd
 
 from lossbench.common.files import read_json, write_json
 from lossbench.common.rounds import last_look, look_file, plan_of
-from lossbench.config import Experiment, UserError, load
+from lossbench.config import Experiment, Study, UserError, load
 from lossbench.stages.compare import read_blocks
 from lossbench.stages.compare.comparisons import looks
 from lossbench.stages.compare.family import Tested, family
@@ -53,7 +53,7 @@ def look(experiment: Path, after: int, output: Path) -> None:
     tested = family(pairs, groups, settings, after)
     rounds = {name: {} for name in settings.matrix.dataset}
     for scores in groups:
-        rounds[scores.dataset][scores.model] = _rounds(settings, scores, tested)
+        rounds[scores.dataset][scores.model] = rounds_trained(settings, scores, tested)
     table = looks(tested)
     decisions = table[table["round"] == after].drop(columns="round")
     is_open = any(result.is_open for result in tested.values())
@@ -67,7 +67,7 @@ def look(experiment: Path, after: int, output: Path) -> None:
     )  # fmt: skip
 
 
-def _rounds(settings: Experiment, scores: Scores, tested: Tested) -> dict[str, int]:
+def rounds_trained(settings: Study, scores: Scores, tested: Tested) -> dict[str, int]:
     """How many rounds each loss is trained for, of a dataset and model."""
     reference = settings.comparison.reference
     n_rounds = {loss: scores.n_seeds(loss) for loss in scores.losses}
