@@ -282,7 +282,7 @@ def _status(block: dict, position: int, steps: int, digest: str, diverged: bool)
         "commit": "0123456789abcdef0123456789abcdef01234567",
         "versions": {"python": "3.11.7", "torch": "2.15.0"},
         "device": "cpu",
-        "engine": "eager",
+        "engine": {"compiled": False, "graph": True, "precision": "float32"},
         "started": start.isoformat(),
         "finished": (start + timedelta(seconds=seconds + 3)).isoformat(),
     }

@@ -52,7 +52,7 @@ def test_its_figures_are_those_of_the_study(tmp_path):
     assert "new subjects of this kind, and new trainings" in text
     assert f"Version {__version__}." in text
     versions = "commit 0123456789abcdef0123456789abcdef01234567, device cpu, python 3.11.7"
-    assert f"{versions}, torch 2.15.0, computed as eager" in text
+    assert f"{versions}, torch 2.15.0, computed in float32, CUDA graph" in text
     for loss in LOSSES:
         keywords = settings["losses"][loss]
         assert f"- {loss}: `monai.losses.DiceLoss(smooth_nr={keywords['smooth_nr']}" in text
@@ -66,6 +66,8 @@ def test_it_names_what_was_done_in_this_study_alone(tmp_path):
     settings["training"]["optimizer"] = "sgd"
     settings["comparison"]["also"] = ["hd95"]
     settings["rounds"] = {"budget": 7, "first": 3}
+    settings["losses"]["dice_no_background"]["weight"] = "$inverse_frequency"
+    settings["models"]["unet"]["out_channels"] = "$num_classes"
     write_json(experiment, settings)
     plain = text_of(experiment)
     assert "SGD (Nesterov momentum 0.99)" in plain
@@ -73,6 +75,8 @@ def test_it_names_what_was_done_in_this_study_alone(tmp_path):
     assert "HD95 for information, without a verdict" in plain
     assert "from round 3 to at most round 7" in plain
     assert "Lan, DeMets (1983)" in plain
+    assert "`$inverse_frequency`: weights from the voxels of each class" in plain
+    assert "$num_classes" not in plain  # it says nothing of the model
     assert "diverged" not in plain
     assert "random-effects" not in plain
     status = ["diverged"] + ["finished"] * 11

@@ -601,6 +601,7 @@ def test_lost_and_unlearned_classes_of_eleven(tmp_path):
     page = Page(experiment.parent / "report/report.html")
     assert lost in page.text
     assert "not learned: by the loss and the reference alike" in page.text
+    assert "nearest to a verdict: dice_" in page.text
     table = first_screen.verdict_table(results, "hippocampus", "unet")
     assert [row["name"] for row in table["rows"]][:3] == ["sky", "building", "pole"]
     kinds = {row["name"]: [cell["kind"] for cell in row["cells"]] for row in table["rows"]}
@@ -651,7 +652,7 @@ def test_a_loss_that_lost_a_class_is_not_recommended(tmp_path):
     text = wording.answer(Results.read(experiment, output), "hippocampus", "unet", "dice")
     assert text == (
         "Train with dice_inverse_frequency: better on car, not shown to be worse on any class "
-        "(undecided on 9 of 10 classes)."
+        "(undecided on 9 of 11 classes)."
     )
     only_lost = lambda t: t[t["loss"] == "dice_no_background"]  # noqa: E731
     edit(output / "comparisons.csv", only_lost)

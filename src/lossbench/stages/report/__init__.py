@@ -84,6 +84,7 @@ def report(experiment: Path, output: Path) -> None:
         ],
         data=data,
         warnings=first_screen.warnings(results, data),
+        nearest=wording.nearest_to_a_verdict(results),
         demonstrations=provenance.demonstrations(results),
         colours={name: colour for name, (colour, _) in plotting.VERDICTS.items()}
         | {"lost": plotting.LOST},

@@ -1,5 +1,7 @@
 """Text for the methods section of a paper, with the figures of this study."""
 
+import ast
+import re
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -47,17 +49,19 @@ def methods(results: Results) -> str:
         "trained_here": results.trained_here,
     }
     if results.trained_here:
+        entries = {name: _called(experiment.losses[name]) for name in results.losses}
         values |= {
             "training": experiment.training,
             "augmentation": _augmentation(experiment.training),
             "models": {name: _called(experiment.models[name]) for _, name in results.groups},
-            "loss_entries": {name: _called(experiment.losses[name]) for name in results.losses},
+            "loss_entries": entries,
+            "weighted": sorted({f"`{x}`" for x in re.findall(r"\$\w+", str(entries))}),
             "overrides": provenance.overrides(results),
             "n_diverged": len(provenance.diverged(results)),
             "n_claims": sum(claim.comparison is not None for claim in experiment.claims),
             "pairing": provenance.pairing(results),
             "facts": provenance.provenance(results)["facts"],
-            "engines": sorted(runs["engine"].dropna().unique()) if "engine" in runs else [],
+            "engines": sorted({_computed_as(text) for text in runs["engine"].dropna()}),
         }
     text = environment.get_template("methods.md.jinja").render(values)
     return text.strip() + "\n"
@@ -82,11 +86,19 @@ def _dataset(results: Results, name: str) -> dict[str, Any]:
 
 
 def _called(entry: Component) -> str:
-    """An entry of a catalogue as a call of its class."""
-    spec = {key: value for key, value in entry.spec().items() if value not in (None, {})}
+    """An entry of a catalogue as a call of its class, without what follows from the data set."""
+    omitted = (None, {}, "$in_channels", "$num_classes", "$spatial_dims")
+    spec = {key: value for key, value in entry.spec().items() if value not in omitted}
     target = spec.pop("_target_")
     keywords = ", ".join(f"{key}={value!r}" for key, value in spec.items())
     return f"{target}({keywords})"
+
+
+def _computed_as(engine: str) -> str:
+    """What runs.csv says of the engine of a run, such as "float32, compiled"."""
+    used = ast.literal_eval(engine)
+    extras = {"graph": "CUDA graph", "compiled": "compiled", "tf32": "TF32 convolutions"}
+    return ", ".join([used["precision"], *(text for key, text in extras.items() if used.get(key))])
 
 
 def _augmentation(training: Training) -> str:

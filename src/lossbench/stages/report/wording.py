@@ -133,6 +133,17 @@ def needed(row: pd.Series) -> list[str]:
     return texts
 
 
+def nearest_to_a_verdict(results: Results) -> str:
+    """The undecided comparison that takes the fewest blocks, and how many; empty without one."""
+    rows = results.comparisons
+    rows = rows[(rows["metric"] == results.metric) & (rows["verdict"] == "undecided")]
+    rows = rows[rows["loss"].isin(results.compared) & (rows["n_blocks_needed"] <= MAX_NEEDED)]
+    if rows.empty or results.experiment.rounds:
+        return ""
+    row = rows.loc[rows["n_blocks_needed"].idxmin()]
+    return f"{row['loss']} on {row['class']} needs {' or '.join(needed(row))}"
+
+
 def by_gains(rows: pd.DataFrame) -> list[str]:
     """The losses of some comparisons, those that are better on most classes first."""
     better = rows[rows["verdict"] == "better"]["loss"].value_counts()
@@ -179,8 +190,7 @@ def answer(results: Results, dataset: str, model: str, metric: str, tuned: bool 
     pairs = zip(rows["class"], rows["loss"], rows["verdict"], strict=True)
     verdicts = [outcomes.get((name, loss), verdict) for name, loss, verdict in pairs]
     rows = rows.assign(verdict=verdicts)
-    rows = rows[rows["verdict"] != "not learned"]
-    if rows.empty:
+    if (rows["verdict"] == "not learned").all():
         return f"Nothing can be said: neither {reference} nor another loss finds any class."
     by_loss = {
         loss: rows[rows["loss"] == loss].groupby("verdict")["class"].agg(list).to_dict()
