@@ -18,7 +18,7 @@ from lossbench.config import FreshProcessError, UserError
 
 THEN = "+"  # between two subcommands that one process runs
 FRESH = "LOSSBENCH_FRESH_PROCESS"  # set where a process goes on in place of another
-FOLD = "results/default/mni152/unet_small/fold0"
+FOLD = "results/default/mni152/monai_unet_small/fold0"
 BLOCK = f"{FOLD}/seed0"
 # The module of each subcommand, and how it is called.
 STAGES = {

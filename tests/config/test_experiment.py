@@ -14,7 +14,7 @@ from tests.helpers.configs import CONFIG, default, merged, problems
 def test_default_experiment_is_valid():
     experiment = validate(default())
     assert experiment.matrix.loss == ["dice", "dice_no_background", "dice_inverse_frequency"]
-    assert len(list(experiment.blocks())) == 4
+    assert len(list(experiment.blocks())) == 8
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_dataset_overrides_the_training_settings_for_itself_alone_and_a_loss_o
     phantom = experiment.run(dataset="phantom", loss="dice", **keys)["training"]
     assert (phantom["steps"], phantom["patch_size"]) == (9, [32, 32])
     assert experiment.run(dataset="phantom", loss="focal", **keys)["training"]["steps"] == 7
-    assert experiment.run(dataset="mni152", loss="focal", **keys)["training"]["steps"] == 120
+    assert experiment.run(dataset="mni152", loss="focal", **keys)["training"]["steps"] == 100
     assert experiment.shares_batches("dice")  # since the losses of a block have one patch size
     raw["datasets"]["phantom"]["training"] = {"lr": 1}
     assert "datasets.phantom.training.lr: unknown key" in problems(raw)
@@ -269,7 +269,7 @@ def test_tuning_adds_each_loss_at_a_rate_of_its_own():
     runs = json.loads(experiment.block_json(**keys))["runs"]
     assert runs["dice_tuned"]["training"]["learning_rate"] is None
     fixed, own = (runs[loss]["training"] for loss in ("dice", "dice_tuned"))
-    assert {k: v for k, v in fixed.items() if v != own[k]} == {"learning_rate": 0.003}
+    assert {k: v for k, v in fixed.items() if v != own[k]} == {"learning_rate": 0.005}
     written = json.loads(experiment.experiment_json())
     assert Experiment.model_validate(written).matrix == experiment.matrix
     assert experiment.at_common_rate().matrix.loss == default()["matrix"]["loss"]
@@ -281,9 +281,9 @@ def test_each_loss_is_tuned_around_the_same_rate():
     raw["losses"]["dice_no_background"]["training"] = {"learning_rate": 0.1}
     experiment = validate(raw)
     assert "dice_no_background_matched_tuned" not in experiment.matrix.loss
-    tuning = json.loads(experiment.tuning_json("mni152", "unet_small", 0))
+    tuning = json.loads(experiment.tuning_json("mni152", "monai_unet_small", 0))
     assert {*tuning["runs"]} == {*default()["matrix"]["loss"]}
-    assert tuning["learning_rate"]["middle"] == 0.003
+    assert tuning["learning_rate"]["middle"] == 0.005
     assert {run["training"]["steps"] for run in tuning["runs"].values()} == {30}
     assert tuning["execution"]["ledger"] is None
 

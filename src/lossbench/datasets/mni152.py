@@ -14,9 +14,9 @@ FIELD = (224, 256, 188)  # mm along x, y, z: the template padded (x, y) and cut 
 SMALLEST_BRAIN = 0.15  # share of a slice; smaller ones hold little but the edge of the brain
 SMOOTHNESS = 20.0  # mm, standard deviation of the Gaussian that smooths a field
 DISPLACEMENT = 5.0  # mm, standard deviation along each axis
-GAMMA = (0.7, 1.4)  # range of the exponent that changes the contrast between tissues
-BIAS = 0.2  # standard deviation of the logarithm of the intensity bias
-NOISE = 0.15  # standard deviation, where the brightest voxel of the template is 1
+GAMMA = (0.8, 1.25)  # range of the exponent that changes the contrast between tissues
+BIAS = 0.15  # standard deviation of the logarithm of the intensity bias
+NOISE = 0.08  # standard deviation, where the brightest voxel of the template is 1
 
 
 class MNI152:
@@ -24,10 +24,11 @@ class MNI152:
 
     A patient is a slice at a random height of the template (2009a, symmetric, skull removed),
     mirrored or not, smoothly deformed, with another contrast between tissues, an intensity bias
-    and noise, all drawn from a seed of its own. Its labels come from the template's grey and white
-    matter maps, which are deformed alike: grey_matter or white_matter where the map exceeds one
-    half, csf elsewhere in the brain, background outside. Patients are independent draws, so that
-    something can be said of new patients of this population; of real patients it says nothing.
+    and noise, all drawn from a seed of its own. Its labels come from the template's maps of the
+    brain and of grey and white matter, which are deformed alike: within the brain the tissue with
+    the largest share, where csf has what the two maps leave; background outside. Patients are
+    independent draws, so that something can be said of new patients of this population; of real
+    patients it says nothing.
 
     Parameters
     ----------
@@ -75,7 +76,8 @@ class MNI152:
         intensity, brain, grey, white = (
             map_coordinates(values, displaced, order=1) for values in maps
         )
-        label = np.select([grey > 0.5, white > 0.5, brain > 0.5], [2, 3, 1], default=0)
+        tissue = 1 + np.argmax([brain - grey - white, grey, white], axis=0)
+        label = np.where(brain > 0.5, tissue, 0)
         image = intensity ** rng.uniform(*GAMMA) * np.exp(BIAS * self._smooth_field(shape, rng))
         image = image + NOISE * rng.standard_normal(shape)
         # Rows from the front of the head, as images are shown.
