@@ -1,5 +1,7 @@
 """A block's networks are compiled where that pays: all of them or none, and the same after a kill."""
 
+from functools import partial
+
 import pandas as pd
 import pytest
 import torch
@@ -67,6 +69,22 @@ def test_a_long_one_is_all_losses_or_none(phantom, tmp_path, compilations, caplo
     assert used(folder) == [True, True]
     assert len(compilations[0]) == 2
     assert "compiled, a step is 10.00 times as fast" in caplog.text
+
+
+def test_torch_compile_itself_takes_the_steps(phantom, tmp_path, monkeypatch):
+    """Not the stand-in: what torch gives is no plain module (it has a length, which fails)."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward  # traced and run by torch, without the minute of a C++ compiler
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setitem(compiled.LONG, "cpu", 0.0)
+    monkeypatch.setattr(compiled, "GAIN", 0.0)
+    folder = run(block(tmp_path, phantom, LOSSES), phantom)
+    assert used(folder) == [True, True]
+    assert graphs
 
 
 @pytest.mark.parametrize(

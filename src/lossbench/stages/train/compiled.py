@@ -52,7 +52,7 @@ def compile_networks(
     long = seconds > LONG.get(run.device.type, float("inf"))
     if run.execution["speed"] == "exact" or False in before or not (before or long):
         return
-    log.info("the steps take up to %s: the network is compiled", duration(seconds))
+    log.info("the steps take up to %s: compiling, a minute or more", duration(seconds))
     plain, expected = _measured(run, optimise)
     for each in runs:
         each.forward = torch.compile(each.model, dynamic=False)

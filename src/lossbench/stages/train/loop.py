@@ -64,6 +64,7 @@ def train_runs(
                 if active:
                     with isolate_failures(active[0].name, failures, active[0]):
                         compile_networks(active, optimise, left, compiled)
+                begin = time.monotonic()  # what is left does not go at the pace of a compiler
             for run in runs:
                 # A resumed run waits until the others have come to its step.
                 if run.step != step or run.status != "training" or run.name in failures:

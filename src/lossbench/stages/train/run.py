@@ -133,7 +133,7 @@ class Run:
         """Logits in float32: losses run outside autocast. Of the network, or its compiled form."""
         enabled, version = self.precision == "bf16", images._version
         with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
-            logits = logits_of(model or self.model, images)
+            logits = logits_of(self.model if model is None else model, images)
         if images._version != version:  # torch counts the changes in place
             raise changed_input(self.spec["model"])
         return logits
