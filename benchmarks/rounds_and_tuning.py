@@ -103,9 +103,11 @@ class Remembered:
         return self.found[key]
 
 
-def rounds_row(folds: int, diverged: bool, block: float, effect: float, studies: int) -> dict:
+def rounds_row(
+    folds: int, diverged: bool, block: float, effect: float, studies: int, seed: int = 0
+) -> dict:
     """What studies in rounds of one design call, and what they cost."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     design = Design(folds, BUDGET, CASES, block, diverged=diverged)
     of = settings(LOSSES, rounds={"budget": BUDGET, "first": FIRST})
     winners = equivalents = 0
@@ -148,9 +150,9 @@ def dice(away: np.ndarray) -> np.ndarray:
     return np.where(away > CLIFF, np.nan, value)
 
 
-def tuning_row(folds: int, block: float, trainings: int, studies: int) -> dict:
+def tuning_row(folds: int, block: float, trainings: int, studies: int, seed: int = 0) -> dict:
     """False calls between losses that are equally good at their best rates."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     found = {(rule, seeds): 0 for rule in ("vertex", "best point") for seeds in (3, 10)}
     design, lost = Design(folds, 10, CASES, block), []
     own = [loss + TUNED for loss in LOSSES]
@@ -224,13 +226,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", choices=[*DESIGNS], nargs="+")
     parser.add_argument("--studies", type=int, default=200, help="a row of rounds; of tuning twice")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="folder")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     for name in arguments.tables:
         rows, n = [], arguments.studies * (1 if name == "rounds" else 2)
         for design in DESIGNS[name]:
-            rows.append({"rounds": rounds_row, "tuning": tuning_row}[name](*design, n))
+            rows.append(
+                {"rounds": rounds_row, "tuning": tuning_row}[name](*design, n, arguments.seed)
+            )
             print(rows[-1], flush=True)
             (arguments.output / f"{name}.json").write_text(json.dumps(rows, indent=1))
             (arguments.output / f"{name}.md").write_text(markdown(rows, n))

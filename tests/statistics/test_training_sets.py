@@ -39,6 +39,21 @@ def test_a_comparison_that_is_far_off_does_not_widen_the_others():
     assert shared_ratios(np.array([1.0, 1.2, 0.8, 50.0])) == pytest.approx([1.1, 1.15, 1.1, 25.55])
 
 
+def test_a_component_that_one_comparison_has_alone_calls_no_false_winners():
+    """As large as two blocks, with ten seeds: 8 % half-way to the others."""
+    rng, false, n = np.random.default_rng(0), 0, 150
+    others, own = Hard("", (20,) * 5, 10), Hard("", (20,) * 5, 10, fold=0.02)
+    for _ in range(n):
+        row = [paired_difference(simulate(rng, own))]
+        row += [paired_difference(simulate(rng, others)) for _ in range(5)]
+        found = share_training_sets(row)[0]
+        false += found.p() < ALPHA
+        if row[0].components.p_fold < 1e-6:
+            assert found.components.shared_by == 1
+            assert found.components.df == 4
+    assert false / n < 0.08
+
+
 def test_with_one_fold_or_one_seed_nothing_is_added():
     rng = np.random.default_rng(0)
     for sizes, seeds in (((52,), 5), ((20,) * 5, 1)):

@@ -154,6 +154,37 @@ class Components(NamedTuple):
     training_sets: float = 0.0
     shared_by: int = 0
 
+    def with_spread(
+        self,
+        spread: float,
+        expected: float,
+        df_fold: float,
+        df_within: float,
+        scale: float,
+        share: np.ndarray,
+    ) -> "Components":
+        """With what the spread of the folds' means says of their training sets.
+
+        Parameters
+        ----------
+        spread, df_fold
+            Of the means, and its degrees of freedom.
+        expected, df_within
+            What cases and trainings explain of it, and degrees of freedom of that.
+        scale
+            How much of the component `fold` is in the spread.
+        share
+            (folds,): weight of each fold in the mean.
+        """
+        ratio, found = spread / expected if expected > 0 else np.nan, max(0.0, spread - expected)
+        return self._replace(
+            fold=float(found / scale),
+            p_fold=float(special.fdtrc(df_fold, df_within, ratio)),
+            ratio=float(ratio / special.fdtri(df_fold, df_within, 0.5)),
+            unit=float(expected / scale * share @ share) if expected > 0 else 0.0,
+            df_fold=float(df_fold) if expected > 0 else np.nan,
+        )
+
     def tail(self, t: float) -> float:
         """Probability that the mean over its standard error lies above t, without a difference."""
         few, many = special.stdtr(self.df, -t), special.stdtr(self.df_case, -t)
@@ -238,16 +269,9 @@ def combine(folds: Sequence[Fold]) -> Components:
     components = components._replace(df=pooled)
     if df_block and df_fold:
         expected = between @ (within * each("coef_block") + explained)
-        p = special.fdtrc(effective[1], effective[0], spread / expected) if expected else np.nan
-        found = max(0.0, float((spread - expected) / between.sum()))
-        components = components._replace(fold=found, p_fold=float(p))
-        if expected > 0:
-            median = special.fdtri(effective[1], effective[0], 0.5)
-            components = components._replace(
-                ratio=float(spread / expected / median),
-                unit=float(expected / between.sum() * share @ share),
-                df_fold=float(effective[1]),
-            )
+        components = components.with_spread(
+            spread, expected, effective[1], effective[0], between.sum(), share
+        )
     return components
 
 

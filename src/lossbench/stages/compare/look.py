@@ -89,7 +89,8 @@ def record_look(
     Parameters
     ----------
     settings
-        The experiment: with rounds it plans several looks, else one, at all its seeds and folds.
+        The experiment: with rounds it plans several looks, else one, at all its seeds and folds
+        and at the learning rates of one tuning.
     folder
         Of the experiment; looks/record.json in it has an entry a look, and one for several that are
         the same.
@@ -106,13 +107,16 @@ def record_look(
         exploratory.
     """
     file = folder / "looks" / "record.json"
-    record = read_json(file)["looks"] if file.exists() else []
+    tuning = settings.tuning and settings.tuning.model_dump()
+    # Early records do not say how rates were tuned.
+    record = [{"tuning": tuning, **x} for x in read_json(file)["looks"]] if file.exists() else []
     matrix = settings.matrix
     plan = settings.rounds and settings.rounds.model_dump()
     of_reference = runs[runs["loss"] == settings.comparison.reference]
     digests = sorted(of_reference["digest"].str[:DIGITS])
     seeds = sorted(matrix.seed) if n_rounds is None else list(range(n_rounds))
     look = {"folds": sorted(matrix.fold), "seeds": seeds, "rounds": plan, "runs": digests}
+    look["tuning"] = tuning
     if look not in record:
         write_json(file, {"looks": [*record, look]})
     planned = [seeds]
@@ -121,9 +125,12 @@ def record_look(
         planned = [list(range(n)) for n in rounds]
     found = []
     for other in record:
-        as_planned = other["rounds"] == plan and other["folds"] == look["folds"]
+        as_planned = all(other[name] == look[name] for name in ("rounds", "folds", "tuning"))
         if {*other["runs"]} & {*digests} and not (as_planned and other["seeds"] in planned):
             blocks = f"{len(other['seeds'])} seeds x {len(other['folds'])} folds"
-            of = other["rounds"]
-            found.append(f"{blocks}, in a plan of at most {of['budget']} rounds" if of else blocks)
+            if of := other["rounds"]:
+                blocks += f", in a plan of at most {of['budget']} rounds"
+            if (of := other["tuning"]) != tuning:
+                blocks += ", at other learning rates" if of else ", without tuning"
+            found.append(blocks)
     return list(dict.fromkeys(found))

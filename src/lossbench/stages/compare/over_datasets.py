@@ -45,10 +45,8 @@ def over_datasets(
         for scores in groups:
             if scores.model != model:
                 continue
-            classes = [x for x in scores.classes if x != background.get(scores.dataset)]
-            d = difference(
-                scores, mean_of_classes(scores, metric, loss, keys["reference"], classes)
-            )
+            kept = scores.foreground(background)
+            d = difference(scores, mean_of_classes(scores, metric, loss, keys["reference"], kept))
             if np.isfinite(d.variance):
                 low, high = d.interval(1 - alpha, limit)
                 figures = {"n_subjects": d.n_cases, "n_blocks": d.n_blocks, "difference": d.mean}
@@ -93,19 +91,18 @@ def _rows(
 
 
 def mean_of_classes(
-    scores: Scores, metric: str, loss: str, reference: str, classes: Sequence[str]
+    scores: Scores, metric: str, loss: str, reference: str, classes: Sequence[int]
 ) -> list[np.ndarray]:
     """Matrices (seeds, subjects), a fold each, whose mean is the mean over classes of differences.
 
-    A class that some subjects lack is to count as much as the others, so that the mean is that of
-    the differences in comparisons.csv. Each subject's deviations from the means of its classes are
-    therefore weighted by how rare a class is, which also carries the correlation of the classes
-    into the standard error.
+    `classes` are their positions. A class that some subjects lack is to count as much as the
+    others, so that the mean is that of the differences in comparisons.csv. Each subject's
+    deviations from the means of its classes are therefore weighted by how rare a class is, which
+    also carries the correlation of the classes into the standard error.
     """
     a, b = (scores.compared(metric)[scores.losses.index(name)] for name in (loss, reference))
     differences = np.where(np.isfinite(a - b), a - b, np.nan)
-    kept = [scores.classes.index(name) for name in classes]
-    folds = scores.subject_means(np.moveaxis(differences[..., kept], -1, 0))  # (K, S, subjects)
+    folds = scores.subject_means(np.moveaxis(differences[..., classes], -1, 0))  # (K, S, subjects)
     per_subject = mean(np.concatenate(folds, axis=2), axis=1)
     n_subjects = np.isfinite(per_subject).sum(axis=1)
     seen = n_subjects > 0

@@ -20,8 +20,8 @@ from lossbench.stages.compare.family import by_blocks, differences
 from lossbench.stages.compare.penalty import penalise_distances
 from lossbench.stages.compare.pooled import with_pooled
 from lossbench.stages.compare.read_blocks import share_initial_weights
-from lossbench.stages.compare.scores import Scores, iterate_pairs
-from lossbench.statistics import Looks, pairing_gain, planned, rounds_needed
+from lossbench.stages.compare.scores import Pair, Scores, iterate_pairs
+from lossbench.statistics import Difference, Looks, pairing_gain, planned, rounds_needed
 
 STUDIES = 100  # that are simulated for what rounds cost
 ROUNDS_AT = (0, 0.5, 1, 2)  # true differences, in margins
@@ -52,14 +52,19 @@ def plan(results: Path, difference: float, power: float = 0.8, output: Path | No
     if not 0 < power < 1:
         raise UserError(f"--power {power:g}: expected: a number above 0 and below 1")
     study, groups, hours = _pilot(results)
-    table = pd.DataFrame(list(_rows(study, groups, hours, difference, power)), columns=PLAN)
+    pairs = list(iterate_pairs(groups, study.comparison.metrics, study))
+    of_keys = differences(pairs, groups, study)
+    found = [(pair, of_keys[tuple(pair.keys.values())]) for pair in pairs]
+    # What claims compare besides is tested, too.
+    rows = _rows(study, found, len(of_keys), hours, difference, power)
+    table = pd.DataFrame(list(rows), columns=PLAN)
     if table.empty:
         raise UserError(f"{results}: one loss alone; a plan needs two or more to compare")
     if output:
         with whole(output) as part:
             table.to_csv(part, index=False)
     print(_text(study, table, difference, power))
-    print(_rounds_text(study, groups, hours))
+    print(_rounds_text(study, found, hours))
     if any(scores.folds == [None] for scores in groups):
         print("Where folds have the same cases (a test set), each fold x seed counts as a seed.")
 
@@ -105,16 +110,14 @@ def _told_shared(source: Path) -> bool:
 
 def _rows(
     study: Study,
-    groups: list[Scores],
+    found: Sequence[tuple[Pair, Difference]],
+    n_tests: int,
     hours: dict[tuple[str, str, str], float],
     goal: float,
     power: float,
 ) -> Iterator[dict[str, Any]]:
     """A row per comparison and plan; one without a plan where nothing can be planned."""
-    settings = study.comparison
-    pairs = list(iterate_pairs(groups, settings.metrics, study))
-    found = differences(pairs, groups, study)
-    for pair in pairs:
+    for pair, d in found:
         scores, metric = pair.scores, pair.keys["metric"]
         loss, reference = pair.keys["loss"], pair.keys["reference"]
         k = scores.classes.index(pair.keys["class"])
@@ -122,7 +125,6 @@ def _rows(
             scores.subject_means(scores.compared(metric)[scores.losses.index(name), ..., k])
             for name in (loss, reference)
         )
-        d = found[tuple(pair.keys.values())]
         pilot = {
             **pair.keys,
             "pilot_cases": pair.n_cases,
@@ -140,7 +142,7 @@ def _rows(
         per_block = sum(
             hours.get((scores.dataset, scores.model, name), np.nan) for name in (loss, reference)
         )
-        plans = planned(d, goal, power, settings.alpha, len(found))
+        plans = planned(d, goal, power, study.comparison.alpha, n_tests)
         for x in plans:
             yield {
                 **pilot,
@@ -224,15 +226,15 @@ def _together(table: pd.DataFrame, chosen: Sequence[pd.Series | None]) -> str:
 
 
 def _rounds_text(
-    study: Study, groups: list[Scores], hours: dict[tuple[str, str, str], float]
+    study: Study,
+    found: Sequence[tuple[Pair, Difference]],
+    hours: dict[tuple[str, str, str], float],
 ) -> str:
     """What a study in rounds would cost, at several true differences."""
     settings, rounds = study.comparison, study.rounds or Rounds()
     looks = Looks(rounds.first, rounds.budget)
-    pairs = list(iterate_pairs(groups, settings.metrics, study))
-    found = differences(pairs, groups, study)
-    pilot = [found[tuple(pair.keys.values())] for pair in pairs]
-    if any(scores.shared_weights for scores in groups):
+    pairs, pilot = zip(*found, strict=True)
+    if any(pair.scores.shared_weights for pair in pairs):
         return "What rounds would cost cannot be said: the folds share their initial weights."
     if not all(np.isfinite(d.variance) for d in pilot):
         return "What rounds would cost cannot be said: some comparison has too few blocks or cases."

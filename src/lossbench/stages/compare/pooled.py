@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from lossbench.common.tables import COUNTS, RUN
 from lossbench.config import POOLED
 from lossbench.stages.compare.conventions import ratios
 from lossbench.stages.compare.scores import Scores, mean, to_rows
-from lossbench.stages.compare.summary import dice_of_runs
 from lossbench.statistics import jackknife_ratio
 
 OVER_CLASSES = ("micro", "macro")
@@ -50,7 +50,7 @@ def pooled(groups: Sequence[Scores], background: Mapping[str, str]) -> pd.DataFr
         counts = {name: values.astype(np.int64) for name, values in sums.items()}
         n_cases = scores.rows.any(axis=1).sum(axis=1)
         rows += to_rows(scores, {"n_cases": n_cases, **counts, **ratios(*sums.values(), "nnunet")})
-        kept = foreground(scores, background)
+        kept = scores.foreground(background)
         over = over_classes(*(sums[name][:, kept] for name in COUNTS))
         micro = {name: values[:, kept].sum(axis=1) for name, values in counts.items()}
         for i, loss in enumerate(scores.losses):
@@ -63,26 +63,42 @@ def pooled(groups: Sequence[Scores], background: Mapping[str, str]) -> pd.DataFr
 
 
 def figures_of_runs(groups: Sequence[Scores], background: dict[str, str]) -> pd.DataFrame:
-    """`dice_of_runs` and, where there are counts, micro and macro figures over its cases."""
-    rows = []
+    """Mean Dice of every run and, where there are counts, micro and macro figures over its cases.
+
+    Parameters
+    ----------
+    groups
+        What was measured, for each dataset and model.
+    background
+        Name of the background of each dataset that has one.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row per run that has rows: its keys, dice (without any background) and
+        dice_with_background (over all classes), as DiceMetric's reduction "mean": over classes,
+        then over cases; n_missing: cases of the fold that other runs have and this one has not;
+        and the pooled figures.
+    """
+    rows: list[dict[str, Any]] = []
     for scores in groups:
-        if not set(COUNTS) <= scores.values.keys():
-            continue
-        kept = foreground(scores, background)
+        dice = scores.values.get("dice", np.full(scores.rows.shape, np.nan))
+        kept = scores.foreground(background)
+        means = {"dice": mean(dice[..., kept], 3), "dice_with_background": mean(dice, 3)}
+        missing = (scores.rows.any(axis=(0, 1)) & ~scores.rows).any(axis=3)
         for fold, seed, s, of_fold in scores.blocks():
-            sums = [np.nansum(scores.values[name][:, s, of_fold][..., kept], 1) for name in COUNTS]
-            over = over_classes(*sums)
+            figures = {name: mean(x[:, s, of_fold], 1) for name, x in means.items()}
+            figures["n_missing"] = missing[:, s, of_fold].sum(axis=1)
+            if set(COUNTS) <= scores.values.keys():
+                counts = (scores.values[name][:, s, of_fold] for name in COUNTS)
+                over = over_classes(*(np.nansum(x[..., kept], 1) for x in counts))
+                for kind, name in product(OVER_CLASSES, ("dice", "iou")):
+                    figures[f"{kind}_{name}"] = over[kind][name]
             for i, loss in enumerate(scores.losses):
                 if scores.rows[i, s, of_fold].any():
                     keys = {**scores.keys, "loss": loss, "fold": fold, "seed": seed}
-                    figures = {
-                        f"{kind}_{name}": over[kind][name][i]
-                        for kind in OVER_CLASSES
-                        for name in ("dice", "iou")
-                    }
-                    rows.append(keys | figures)
-    of_runs = dice_of_runs(groups, background)
-    return of_runs.merge(pd.DataFrame(rows), on=list(RUN), how="left") if rows else of_runs
+                    rows.append(keys | {name: values[i] for name, values in figures.items()})
+    return pd.DataFrame(rows, columns=None if rows else [*RUN, "dice"])
 
 
 def over_classes(
@@ -92,8 +108,3 @@ def over_classes(
     micro = ratios(*(counts.sum(axis=1) for counts in (tp, fp, fn)), "nnunet")
     macro = {name: mean(values, 1) for name, values in ratios(tp, fp, fn, "nnunet").items()}
     return {"micro": micro, "macro": macro}
-
-
-def foreground(scores: Scores, background: Mapping[str, str]) -> list[int]:
-    """Positions of the classes that are not the background."""
-    return [k for k, x in enumerate(scores.classes) if x != background.get(scores.dataset)]

@@ -1,6 +1,6 @@
 """Measured values as arrays: (loss, training, case, class) of a dataset and model; pairs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -72,6 +72,10 @@ class Scores:
         """How many seeds each of these losses was trained with."""
         pairs = zip(self.trainings, self.trained(*losses), strict=True)
         return len({seed for (_, seed), trained in pairs if trained})
+
+    def foreground(self, background: Mapping[str, str]) -> list[int]:
+        """Positions of the classes that are not the background, by its name in each dataset."""
+        return [k for k, x in enumerate(self.classes) if x != background.get(self.dataset)]
 
     def until(self, seed: int) -> "Scores":
         """The trainings of the seeds before one."""

@@ -7,47 +7,12 @@ import numpy as np
 import pandas as pd
 
 from lossbench.common import tables
-from lossbench.common.tables import COUNTS, RUN
+from lossbench.common.tables import COUNTS
 from lossbench.stages.compare.conventions import CONVENTIONS, overlap
 from lossbench.stages.compare.scores import Scores, deviation, mean, to_rows
 from lossbench.statistics import mean_interval
 
 TIE = 1e-9  # means that differ by less are equal: the order of a sum moves them by more
-
-
-def dice_of_runs(groups: Sequence[Scores], background: dict[str, str]) -> pd.DataFrame:
-    """Mean Dice of every run, as DiceMetric's reduction "mean": over classes, then over cases.
-
-    Parameters
-    ----------
-    groups
-        What was measured, for each dataset and model.
-    background
-        Name of the background of each dataset that has one.
-
-    Returns
-    -------
-    pd.DataFrame
-        A row per run that has rows: its keys, dice (without any background), dice_with_background
-        (over all classes), and n_missing: cases of the fold that other runs have and this one has
-        not.
-    """
-    rows = []
-    for scores in groups:
-        dice = scores.values.get("dice", np.full(scores.rows.shape, np.nan))
-        kept = [name != background.get(scores.dataset) for name in scores.classes]
-        foreground, everything = mean(dice[..., kept], axis=3), mean(dice, axis=3)
-        missing = (scores.rows.any(axis=(0, 1)) & ~scores.rows).any(axis=3)
-        for fold, seed, s, of_fold in scores.blocks():
-            without, with_background = (
-                mean(per_case[:, s, of_fold], axis=1) for per_case in (foreground, everything)
-            )
-            for i, loss in enumerate(scores.losses):
-                if scores.rows[i, s, of_fold].any():
-                    keys = {**scores.keys, "loss": loss, "fold": fold, "seed": seed}
-                    keys |= {"dice": without[i], "dice_with_background": with_background[i]}
-                    rows.append({**keys, "n_missing": missing[i, s, of_fold].sum()})
-    return pd.DataFrame(rows, columns=[*RUN, "dice", "dice_with_background", "n_missing"])
 
 
 def summary(groups: Sequence[Scores], background: dict[str, str], alpha: float) -> pd.DataFrame:
@@ -73,7 +38,8 @@ def summary(groups: Sequence[Scores], background: dict[str, str], alpha: float) 
             per_subject = np.moveaxis(averaged, 2, 1)
             low, high = mean_interval(np.moveaxis(per_subject, 1, 0), 1 - alpha)
             of_seeds = [mean(values[:, seeds == s], axis=(1, 2)) for s in np.unique(seeds)]
-            is_background = [name == background.get(scores.dataset) for name in scores.classes]
+            kept = scores.foreground(background)
+            is_background = ~np.isin(np.arange(len(scores.classes)), kept)
             figures = {
                 "n_cases": (~np.isnan(per_case)).sum(axis=1),
                 "n_subjects": (~np.isnan(per_subject)).sum(axis=1),
