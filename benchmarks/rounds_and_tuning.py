@@ -1,4 +1,4 @@
-"""Error rates and costs of rounds and of tuning: python -m benchmarks.rounds_and_tuning rounds tuning --output DIR
+"""Error rates and costs of rounds and of tuning: python -m benchmarks.rounds_and_tuning rounds many_rounds tuning --output DIR
 
 Rounds: studies of three losses and two classes, 52 cases a fold, margin 0.005, at most ten rounds, in which all
 true differences are as large. A false winner is *better* or *worse* where the difference is 0 (or, beyond it, of
@@ -13,8 +13,8 @@ every loss is far worse than the reference, so that these verdicts are reached a
 own rates. False calls are verdicts of better or worse at own rates, after three seeds and after ten, at those that
 `peak` finds and, for contrast, at the best point.
 
-Through `family` and `rounds_trained`, as the workflow: a study is a `Scores` that grows. 200 studies a row take
-about an hour on one core.
+Through `family` and `rounds_trained`, as the workflow: a study is a `Scores` that grows. 120 studies a row take
+about half an hour on one core. `many_rounds` draws means and mean squares instead, ten times as many in a minute.
 """
 
 import argparse
@@ -26,13 +26,17 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from scipy import special
 
-from benchmarks.error_rates import ALPHA, COMPARISONS, Design, study
+from benchmarks.error_rates import ALPHA, COMPARISONS, Design, study, truth
 from lossbench.config import TUNED, Study
 from lossbench.stages.compare.family import Tested, family
 from lossbench.stages.compare.look import rounds_trained
 from lossbench.stages.compare.scores import Scores, iterate_pairs
-from lossbench.statistics import Difference, paired_difference, peak
+from lossbench.statistics import Difference, Looks, paired_difference, peak
+from lossbench.statistics.planning import _estimate
+from lossbench.statistics.sequential import both_p
+from lossbench.statistics.verdicts import step_down
 
 MARGIN, BUDGET, FIRST, CASES = 0.005, 10, 2, 52
 CLASSES, LOSSES = ["small", "large"], ["dice", "a", "b", "c"]  # the first is the reference
@@ -144,6 +148,48 @@ def rounds_row(
     }
 
 
+def many_rounds_row(block: float, effect: float, studies: int, seed: int = 0) -> dict:
+    """As `rounds_row`, of five folds: means and mean squares are drawn in place of the cases.
+
+    No loss stops being trained before the others, and comparisons end with a verdict alone.
+    """
+    generator, d = np.random.default_rng(seed), truth(Design(5, BUDGET, CASES, block))
+    looks, n = Looks(FIRST, BUDGET), (studies, COMPARISONS)
+    training = block**2 + d.components.residual / CASES
+    of_case = np.sqrt(d.components.case / CASES) * generator.standard_normal((*n, 5))
+    noise = np.sqrt(training) * generator.standard_normal((BUDGET, *n, 5)).cumsum(axis=0)
+    squares = 2 * training * generator.gamma(5 / 2, size=(BUDGET - 1, *n)).cumsum(axis=0)
+    p = np.empty((len(looks.rounds), *n, 4))
+    for j, k in enumerate(looks.rounds):
+        means = of_case + noise[k - 1] / k
+        within = squares[k - 2] / (5 * (k - 1)) / k
+        e = _estimate(d, d.n_cases, k, means.var(axis=-1, ddof=1), within)
+        mean, error = means.mean(axis=-1) + effect * MARGIN, np.sqrt(e.variance)
+        for side, shift in enumerate((mean, -mean, mean + MARGIN, MARGIN - mean)):
+            few, many = (special.stdtr(df, -shift / error) for df in (e.df, e.df_case))
+            p[j, ..., side] = e.weight * few + (1 - e.weight) * many
+    p = looks.sequential_p(p)
+    both, settled, kinds = both_p(p), np.full(n, BUDGET), np.full(n, "undecided ")
+    for j, s in np.ndindex(both.shape[:2]):
+        corrected, _ = step_down(both[j, s])
+        new = (kinds[s] == "undecided ") & (corrected < ALPHA).any(axis=1)
+        settled[s, new] = looks.rounds[j]
+        sign = np.where(p[j, s, :, 0] < p[j, s, :, 1], "better", "worse")
+        kinds[s, new] = np.where(corrected[:, 1] < ALPHA, "equivalent", sign)[new]
+    of_comparison = 5 * settled.mean(axis=1)
+    false = kinds == "worse" if effect else (kinds == "worse") | (kinds == "better")
+    return {
+        "design": f"5 folds, block {block}",
+        "difference": f"{effect:g} margins",
+        "false winners": float(false.any(axis=1).mean()),
+        "false equivalents": float((kinds == "equivalent").any(axis=1).mean() * (effect >= 1)),
+        "blocks of a comparison": float(of_comparison.mean()),
+        "error": float(of_comparison.std() / np.sqrt(studies)),
+        "blocks of a loss": float(5 * settled.reshape(studies, 3, 2).max(axis=2).mean()),
+        "prototype": PROTOTYPE[block, effect],
+    }
+
+
 def dice(away: np.ndarray) -> np.ndarray:
     """Mean Dice at a rate so many steps from the best one; NaN where it diverges."""
     value = TOP - CURVATURE * np.where(away < 0, 1, FALL) * away**2
@@ -211,31 +257,33 @@ def markdown(rows: list[dict], studies: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-DESIGNS = {
-    "rounds": [
-        (*design, block, effect)
-        for design, block, effect in product(
-            [(5, False), (5, True), (1, False)], (0.003, 0.006), EFFECTS
-        )
-    ],
-    "tuning": [*product((5, 1), (0.003, 0.006), (1, 3))],
+FIVE_FOLDS = [*product((0.003, 0.006), EFFECTS)]
+TABLES = {  # a function, its rows, and how many times as many studies
+    "rounds": (
+        rounds_row,
+        [(*x, *y) for x, y in product([(5, False), (5, True), (1, False)], FIVE_FOLDS)],
+        1,
+    ),
+    "many_rounds": (many_rounds_row, FIVE_FOLDS, 10),
+    "tuning": (tuning_row, [*product((5, 1), (0.003, 0.006), (1, 3))], 2),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tables", choices=[*DESIGNS], nargs="+")
-    parser.add_argument("--studies", type=int, default=200, help="a row of rounds; of tuning twice")
+    parser.add_argument("tables", choices=[*TABLES], nargs="+")
+    parser.add_argument(
+        "--studies", type=int, default=120, help="a row of rounds; others have more"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="folder")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     for name in arguments.tables:
-        rows, n = [], arguments.studies * (1 if name == "rounds" else 2)
-        for design in DESIGNS[name]:
-            rows.append(
-                {"rounds": rounds_row, "tuning": tuning_row}[name](*design, n, arguments.seed)
-            )
+        function, designs, times = TABLES[name]
+        rows, n = [], arguments.studies * times
+        for design in designs:
+            rows.append(function(*design, n, arguments.seed))
             print(rows[-1], flush=True)
             (arguments.output / f"{name}.json").write_text(json.dumps(rows, indent=1))
             (arguments.output / f"{name}.md").write_text(markdown(rows, n))

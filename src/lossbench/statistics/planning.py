@@ -11,7 +11,7 @@ from scipy import special
 
 from lossbench.statistics.differences import Difference
 from lossbench.statistics.sequential import Looks, both_p
-from lossbench.statistics.training_sets import shared_ratios
+from lossbench.statistics.training_sets import ALONE, shared_ratios
 from lossbench.statistics.variance_components import NOISE_EXPONENT
 from lossbench.statistics.verdicts import step_down
 
@@ -174,7 +174,7 @@ def rounds_needed(
             mean = effect * margin + means.mean(axis=-1)
             error = np.sqrt(np.maximum(e.variance[:, 0], np.finfo(float).tiny))
             for side, shift in enumerate((mean, -mean, mean + margin, margin - mean)):
-                few, many = (special.stdtr(df, -shift / error) for df in (e.df, e.df_case))
+                few, many = (special.stdtr(df, -shift / error) for df in (e.df[:, 0], e.df_case))
                 weight = e.weight[:, 0]
                 p[j, :, i, side] = weight * few + (1 - weight) * many
     both = both_p(looks.sequential_p(p))
@@ -186,11 +186,11 @@ def rounds_needed(
 
 
 class _Estimate(NamedTuple):
-    """What studies of a design estimate, arrays (studies, comparisons); `df` is of all."""
+    """What studies of a design estimate, arrays (studies, comparisons)."""
 
     variance: np.ndarray
     weight: np.ndarray
-    df: float
+    df: np.ndarray
     df_case: float
 
 
@@ -211,15 +211,18 @@ def _estimate(
     variance = (of_case + trainings) / folds
     # As `variance_of_mean` has it.
     noise = (trainings + (df_fold / df) ** 2 * of_case) / folds if cases > folds else variance
+    dfs = np.full_like(variance, df)
     if df_block and df_fold and c.shared_by:
         expected = of_case + np.maximum(within, of_residual)
         own = spread / np.maximum(expected, np.finfo(float).tiny)
-        ratio = shared_ratios(own / special.fdtri(df_fold, df_block, 0.5))
-        part = np.maximum(ratio - 1, 0) * expected / folds
+        own, p = own / special.fdtri(df_fold, df_block, 0.5), special.fdtrc(df_fold, df_block, own)
+        ratio = shared_ratios(own)
+        alone = (p < ALONE) & (own > ratio)
+        part = np.maximum(np.where(alone, own, ratio) - 1, 0) * expected / folds
         variance, noise = variance + part, noise + part
-        df = min(df, c.shared_by * df_fold)
+        dfs = np.minimum(dfs, np.where(alone, 1, c.shared_by) * df_fold)
     weight = (noise / np.maximum(variance, np.finfo(float).tiny)) ** NOISE_EXPONENT
-    return _Estimate(variance, weight, df, cases - folds if cases > folds else np.inf)
+    return _Estimate(variance, weight, dfs, cases - folds if cases > folds else np.inf)
 
 
 @lru_cache(maxsize=256)
@@ -243,16 +246,21 @@ def _studies(
     n = min(max(c.shared_by, 1), MOST_SHARED)
     spread = of_folds * _drawn(folds - 1, n, 0)
     within = of_trainings * _drawn(folds * (seeds - 1), n, 1)
-    variance, weight, df, df_case = _estimate(d, cases, seeds, spread, within)
-    # The quantile x of a mixture is that of weight few + (1 - weight) many = p. It is easy to solve
-    # for the weight: on a grid of x, which is then read the other way round.
-    low, high = np.sort(-special.stdtrit([df, df_case], p))
-    x = np.linspace(high, low, 64)
-    few, many = special.stdtr(df, -x), special.stdtr(df_case, -x)
-    gap = few - many
-    weights = np.where(gap > 0, (p - many) / np.where(gap > 0, gap, 1), 1.0)
-    quantiles = np.interp(weight[:, 0], weights[::-1], x[::-1])
-    return float(np.sqrt(of_folds / folds)), np.sqrt(variance[:, 0]), quantiles
+    variance, weight, df, df_case = (
+        x if np.isscalar(x) else x[:, 0] for x in _estimate(d, cases, seeds, spread, within)
+    )
+    quantiles = np.empty_like(variance)
+    for value in np.unique(df):
+        # The quantile x of a mixture is that of weight few + (1 - weight) many = p. It is easy to
+        # solve for the weight: on a grid of x, which is then read the other way round.
+        low, high = np.sort(-special.stdtrit([value, df_case], p))
+        x = np.linspace(high, low, 64)
+        few, many = special.stdtr(value, -x), special.stdtr(df_case, -x)
+        gap = few - many
+        weights = np.where(gap > 0, (p - many) / np.where(gap > 0, gap, 1), 1.0)
+        of = df == value
+        quantiles[of] = np.interp(weight[of], weights[::-1], x[::-1])
+    return float(np.sqrt(of_folds / folds)), np.sqrt(variance), quantiles
 
 
 def _power_differs(d: Difference, cases: float, seeds: float, goal: float, alpha: float) -> float:
