@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.rounds_and_tuning import many_rounds_row, rounds_row
 from lossbench.common.files import read_json
 from lossbench.common.provenance import seed_of
 from lossbench.common.rounds import last_look, planned_blocks
@@ -160,3 +161,13 @@ def test_where_cases_are_too_few_training_ends_early(tmp_path):
     assert not found["open"]
     assert set(rows["verdict"]) == {"undecided"}
     assert set(rows["reason"]) == {"more cases, not more seeds"}
+
+
+def test_simulated_studies_take_as_many_blocks_as_the_docs_say():
+    """docs/verdicts.md, SD .003, no difference; without what training sets add it is 15."""
+    name = "blocks of a comparison"
+    drawn, of_cases = many_rounds_row(0.003, 0, 100), rounds_row(5, False, 0.003, 0, 12)
+    assert drawn[name] == pytest.approx(18, abs=1)
+    error = (drawn["error"] ** 2 + of_cases["error"] ** 2) ** 0.5
+    assert drawn[name] == pytest.approx(of_cases[name], abs=3 * error)
+    assert drawn["false winners"] < 0.1
