@@ -1,4 +1,4 @@
-"""Error rates and costs of rounds and of tuning: python -m benchmarks.rounds_and_tuning rounds many_rounds tuning --output DIR
+"""Error rates and costs of rounds and of tuning: python -m benchmarks.rounds_and_tuning rounds tuning --output DIR
 
 Rounds: studies of three losses and two classes, 52 cases a fold, margin 0.005, at most ten rounds, in which all
 true differences are as large. A false winner is *better* or *worse* where the difference is 0 (or, beyond it, of
@@ -13,30 +13,26 @@ every loss is far worse than the reference, so that these verdicts are reached a
 own rates. False calls are verdicts of better or worse at own rates, after three seeds and after ten, at those that
 `peak` finds and, for contrast, at the best point.
 
-Through `family` and `rounds_trained`, as the workflow: a study is a `Scores` that grows. 120 studies a row take
-about half an hour on one core. `many_rounds` draws means and mean squares instead, ten times as many in a minute.
+Through `family` and `rounds_trained`, as the workflow: a study is a `Scores` that grows. It takes some two hours on one
+core; benchmarks.drawn_means has the same for many studies.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from scipy import special
 
-from benchmarks.error_rates import ALPHA, COMPARISONS, Design, study, truth
+from benchmarks.error_rates import ALPHA, COMPARISONS, Design, study
 from lossbench.config import TUNED, Study
 from lossbench.stages.compare.family import Tested, family
 from lossbench.stages.compare.look import rounds_trained
 from lossbench.stages.compare.scores import Scores, iterate_pairs
-from lossbench.statistics import Difference, Looks, paired_difference, peak
-from lossbench.statistics.planning import _estimate
-from lossbench.statistics.sequential import both_p
-from lossbench.statistics.verdicts import step_down
+from lossbench.statistics import Difference, paired_difference, peak
 
 MARGIN, BUDGET, FIRST, CASES = 0.005, 10, 2, 52
 CLASSES, LOSSES = ["small", "large"], ["dice", "a", "b", "c"]  # the first is the reference
@@ -45,6 +41,7 @@ PROTOTYPE = {(0.003, 0): 15.5, (0.003, 0.5): 25.4, (0.003, 1): 14.8, (0.003, 2):
 PROTOTYPE |= {(0.006, 0): 32.3, (0.006, 0.5): 45.4, (0.006, 1): 30.2, (0.006, 2): 12.0}
 POINTS, TOP = np.arange(-3, 4), 0.85
 CURVATURE, FALL, CLIFF = 0.004, 3.0, 1.5  # Dice a squared step; times this to the right; steps
+SEEDS = (3, 10)  # after which tuned losses are compared
 FAR = -0.05  # Dice that the losses lose at the common rate
 
 
@@ -148,85 +145,66 @@ def rounds_row(
     }
 
 
-def many_rounds_row(block: float, effect: float, studies: int, seed: int = 0) -> dict:
-    """As `rounds_row`, of five folds: means and mean squares are drawn in place of the cases.
-
-    No loss stops being trained before the others, and comparisons end with a verdict alone.
-    """
-    generator, d = np.random.default_rng(seed), truth(Design(5, BUDGET, CASES, block))
-    looks, n = Looks(FIRST, BUDGET), (studies, COMPARISONS)
-    training = block**2 + d.components.residual / CASES
-    of_case = np.sqrt(d.components.case / CASES) * generator.standard_normal((*n, 5))
-    noise = np.sqrt(training) * generator.standard_normal((BUDGET, *n, 5)).cumsum(axis=0)
-    squares = 2 * training * generator.gamma(5 / 2, size=(BUDGET - 1, *n)).cumsum(axis=0)
-    p = np.empty((len(looks.rounds), *n, 4))
-    for j, k in enumerate(looks.rounds):
-        means = of_case + noise[k - 1] / k
-        within = squares[k - 2] / (5 * (k - 1)) / k
-        e = _estimate(d, d.n_cases, k, means.var(axis=-1, ddof=1), within)
-        mean, error = means.mean(axis=-1) + effect * MARGIN, np.sqrt(e.variance)
-        for side, shift in enumerate((mean, -mean, mean + MARGIN, MARGIN - mean)):
-            few, many = (special.stdtr(df, -shift / error) for df in (e.df, e.df_case))
-            p[j, ..., side] = e.weight * few + (1 - e.weight) * many
-    p = looks.sequential_p(p)
-    both, settled, kinds = both_p(p), np.full(n, BUDGET), np.full(n, "undecided ")
-    for j, s in np.ndindex(both.shape[:2]):
-        corrected, _ = step_down(both[j, s])
-        new = (kinds[s] == "undecided ") & (corrected < ALPHA).any(axis=1)
-        settled[s, new] = looks.rounds[j]
-        sign = np.where(p[j, s, :, 0] < p[j, s, :, 1], "better", "worse")
-        kinds[s, new] = np.where(corrected[:, 1] < ALPHA, "equivalent", sign)[new]
-    of_comparison = 5 * settled.mean(axis=1)
-    false = kinds == "worse" if effect else (kinds == "worse") | (kinds == "better")
-    return {
-        "design": f"5 folds, block {block}",
-        "difference": f"{effect:g} margins",
-        "false winners": float(false.any(axis=1).mean()),
-        "false equivalents": float((kinds == "equivalent").any(axis=1).mean() * (effect >= 1)),
-        "blocks of a comparison": float(of_comparison.mean()),
-        "error": float(of_comparison.std() / np.sqrt(studies)),
-        "blocks of a loss": float(5 * settled.reshape(studies, 3, 2).max(axis=2).mean()),
-        "prototype": PROTOTYPE[block, effect],
-    }
-
-
 def dice(away: np.ndarray) -> np.ndarray:
     """Mean Dice at a rate so many steps from the best one; NaN where it diverges."""
     value = TOP - CURVATURE * np.where(away < 0, 1, FALL) * away**2
     return np.where(away > CLIFF, np.nan, value)
 
 
+RULES = ("vertex", "best point")
+
+
+def luck(
+    generator: np.random.Generator, folds: int, block: float, trainings: int
+) -> dict[str, np.ndarray]:
+    """Dice that each loss loses by its rate in each fold, (losses, folds), by the rule."""
+    lost = {rule: np.zeros((len(LOSSES), folds)) for rule in RULES}
+    bests = generator.uniform(-0.5, 0.5, len(LOSSES))
+    for (loss, best), fold in product(enumerate(bests), range(folds)):
+        # The noise of a training is that of one side of a difference.
+        noise = block / np.sqrt(2) * generator.standard_normal((trainings, len(POINTS)))
+        scores = dice(POINTS - best) + noise
+        means = np.nan_to_num(scores, nan=np.nanmin(scores)).mean(axis=0)
+        at = {"vertex": POINTS[0] + peak(scores).position, "best point": POINTS[means.argmax()]}
+        for rule, position in at.items():
+            value = dice(np.array(position - best))
+            lost[rule][loss, fold] = np.nan_to_num(value, nan=TOP - 0.1) - TOP
+    return lost
+
+
+def of_tuning(
+    folds: int, block: float, trainings: int, found: dict[tuple[str, int], float], lost: float
+) -> dict:
+    """A row of the tables on tuning."""
+    return {
+        "design": f"{folds} folds, block {block}",
+        "trainings a point": trainings,
+        **{f"{rule}, {seeds} seeds": float(share) for (rule, seeds), share in found.items()},
+        "Dice lost by tuning": float(lost),
+    }
+
+
 def tuning_row(folds: int, block: float, trainings: int, studies: int, seed: int = 0) -> dict:
     """False calls between losses that are equally good at their best rates."""
     generator = np.random.default_rng(seed)
-    found = {(rule, seeds): 0 for rule in ("vertex", "best point") for seeds in (3, 10)}
-    design, lost = Design(folds, 10, CASES, block), []
+    found = dict.fromkeys(product(RULES, SEEDS), 0)
+    design, lost = Design(folds, max(SEEDS), CASES, block), []
     own = [loss + TUNED for loss in LOSSES]
     of = settings([*LOSSES, *own], tuning={})
+    pairs = list(product(LOSSES[1:], CLASSES))
     for _ in range(studies):
-        shift = {rule: np.zeros((4, folds)) for rule in ("vertex", "best point")}
-        bests = generator.uniform(-0.5, 0.5, 4)
-        for (loss, best), fold in product(enumerate(bests), range(folds)):
-            # The noise of a training is that of one side of a difference.
-            noise = block / np.sqrt(2) * generator.standard_normal((trainings, len(POINTS)))
-            scores = dice(POINTS - best) + noise
-            worst = np.nan_to_num(scores, nan=np.nanmin(scores)).mean(axis=0)
-            at = {"vertex": POINTS[0] + peak(scores).position, "best point": POINTS[worst.argmax()]}
-            for rule, position in at.items():
-                value = dice(np.array(position - best))
-                shift[rule][loss, fold] = np.nan_to_num(value, nan=TOP - 0.1) - TOP
-        lost.append(shift["vertex"].mean())
-        pairs = list(product(LOSSES[1:], CLASSES))
+        shift = luck(generator, folds, block, trainings)
+        lost.append(-shift["vertex"].mean())
         common, noise = (
             {pair: study(generator, design, effect) for pair in pairs} for effect in (FAR, 0.0)
         )
         for rule, seeds in found:
             values = {}
             for i, loss in enumerate(LOSSES[1:], 1):
-                luck = shift[rule][i] - shift[rule][0]
+                of_folds = shift[rule][i] - shift[rule][0]
                 values[loss] = [[x[:seeds] for x in common[loss, k]] for k in CLASSES]
                 values[loss + TUNED] = [
-                    [x[:seeds] + y for x, y in zip(noise[loss, k], luck, strict=True)]
+                    [x[:seeds] + y for x, y in zip(noise[loss, k], of_folds, strict=True)]
                     for k in CLASSES
                 ]
             results = decided(measured([*LOSSES, *own], values), of)
@@ -235,12 +213,8 @@ def tuning_row(folds: int, block: float, trainings: int, studies: int, seed: int
                 for (_, _, loss, *_), x in results.items()
                 if loss in own
             )
-    return {
-        "design": f"{folds} folds, block {block}",
-        "trainings a point": trainings,
-        **{f"{rule}, {seeds} seeds": n / studies for (rule, seeds), n in found.items()},
-        "Dice lost by tuning": float(-np.mean(lost)),
-    }
+    shares = {key: n / studies for key, n in found.items()}
+    return of_tuning(folds, block, trainings, shares, np.mean(lost))
 
 
 def markdown(rows: list[dict], studies: int) -> str:
@@ -258,30 +232,22 @@ def markdown(rows: list[dict], studies: int) -> str:
 
 
 FIVE_FOLDS = [*product((0.003, 0.006), EFFECTS)]
-TABLES = {  # a function, its rows, and how many times as many studies
-    "rounds": (
-        rounds_row,
-        [(*x, *y) for x, y in product([(5, False), (5, True), (1, False)], FIVE_FOLDS)],
-        1,
-    ),
-    "many_rounds": (many_rounds_row, FIVE_FOLDS, 10),
-    "tuning": (tuning_row, [*product((5, 1), (0.003, 0.006), (1, 3))], 2),
-}
+TUNINGS = [*product((5, 1), (0.003, 0.006), (1, 3))]
+ROUNDS = [(*x, *y) for x, y in product([(5, False), (5, True), (1, False)], FIVE_FOLDS)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tables", choices=[*TABLES], nargs="+")
-    parser.add_argument(
-        "--studies", type=int, default=120, help="a row of rounds; others have more"
-    )
+def write_tables(tables: dict[str, tuple[Callable[..., dict], list[tuple], int]]) -> None:
+    """Write tables as the command line asks: by name a function, its rows, and studies a row."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("tables", choices=[*tables], nargs="+")
+    parser.add_argument("--studies", type=int, help="a row")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="folder")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     for name in arguments.tables:
-        function, designs, times = TABLES[name]
-        rows, n = [], arguments.studies * times
+        function, designs, usual = tables[name]
+        rows, n = [], arguments.studies or usual
         for design in designs:
             rows.append(function(*design, n, arguments.seed))
             print(rows[-1], flush=True)
@@ -290,4 +256,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write_tables({"rounds": (rounds_row, ROUNDS, 120), "tuning": (tuning_row, TUNINGS, 240)})

@@ -198,6 +198,7 @@ def test_it_says_what_rounds_would_cost(tmp_path, capsys):
     capsys.readouterr()
     plan(experiment.parent, 0.005)
     text = capsys.readouterr().out.partition("In rounds ({budget: 10, first: 2})")[2]
+    assert "if all true differences are as large (a margin is 0.01)" in text
     rows = [line.split() for line in text.splitlines() if " margins " in line]
     assert [row[0] for row in rows] == ["0", "0.5", "1", "2"]
     blocks = [int(row[2]) for row in rows]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.rounds_and_tuning import many_rounds_row, rounds_row
+from benchmarks import drawn_means, rounds_and_tuning
 from lossbench.common.files import read_json
 from lossbench.common.provenance import seed_of
 from lossbench.common.rounds import last_look, planned_blocks
@@ -166,7 +166,10 @@ def test_where_cases_are_too_few_training_ends_early(tmp_path):
 def test_simulated_studies_take_as_many_blocks_as_the_docs_say():
     """docs/verdicts.md, SD .003, no difference; without what training sets add it is 15."""
     name = "blocks of a comparison"
-    drawn, of_cases = many_rounds_row(0.003, 0, 100), rounds_row(5, False, 0.003, 0, 12)
+    drawn, of_cases = (
+        drawn_means.rounds_row(0.003, 0, 100),
+        rounds_and_tuning.rounds_row(5, False, 0.003, 0, 12),
+    )
     assert drawn[name] == pytest.approx(18, abs=1)
     error = (drawn["error"] ** 2 + of_cases["error"] ** 2) ** 0.5
     assert drawn[name] == pytest.approx(of_cases[name], abs=3 * error)

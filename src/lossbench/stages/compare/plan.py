@@ -273,8 +273,10 @@ def _rounds_text(
     most = sum(n * hours.get(key, np.nan) for key, n in per_loss.items())
     return (
         f"In rounds ({{budget: {rounds.budget}, first: {rounds.first}}}), with the cases that "
-        f"there are, if all true differences are as large, in {STUDIES} simulated studies:\n\n"
+        f"there are, if all true differences are as large (a margin is "
+        f"{' or '.join(f'{x:g}' for x in dict.fromkeys(margins))}), in {STUDIES} simulated studies:"
+        "\n\n"
         f"{pd.DataFrame(lines).to_string(index=False)}\n\n"
         f"At most {counted(worst, 'block')}, {counted(sum(per_loss.values()), 'training')}"
-        + (f", {most:.2f} hours." if most == most else ".")
+        + (f", {most:.2f} hours one after another." if most == most else ".")
     )
