@@ -1,6 +1,6 @@
 """Print docs/which_loss.md: what each loss of the catalogue computes, measured.
 
-    python examples/which_loss.py > docs/which_loss.md
+    .venv/bin/python examples/which_loss.py > docs/which_loss.md
 
 Run it after a change of config/losses.yaml, or with entries of your own added there.
 """
@@ -32,8 +32,14 @@ INTRODUCTION = """\
 
 Two losses of one name can be different functions, and two names can stand for one. This page is
 measured, on batches of two samples with four classes, by the card that `check` makes for every
-study; none of it is taken from the libraries' documentation. `python examples/which_loss.py >
-docs/which_loss.md` writes it.
+study; none of it is taken from the libraries' documentation. `.venv/bin/python
+examples/which_loss.py > docs/which_loss.md` writes it.
+
+In short, with the libraries' defaults: MONAI's Dice loss is a mean over the samples of a batch,
+those of segmentation-models-pytorch and of Keras treat the batch as one image. An absent class
+adds a constant in MONAI and Keras, and counts as perfect in segmentation-models-pytorch. Sums of
+Dice and cross-entropy have gradients about five times as large as Dice alone, sums of Dice and
+focal loss twice as large.
 
 - **term of a class**: the formula that fits the loss, and its smoothing in voxels: a class of
   that many voxels, missed altogether, keeps half of its term.

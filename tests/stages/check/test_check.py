@@ -510,8 +510,11 @@ def test_text_for_a_terminal(found):
         "At the start",
         "After 20 steps of training with dice",
         "triple is about 3 times dice",
+        "cosine to dice",
+        "L1: background",
     ):
         assert part in shown
+    assert "cosine to triple" not in shown  # a terminal is narrow
     assert all(len(line) <= 250 for line in shown.splitlines())
 
 

@@ -55,7 +55,11 @@ def text(
         parts += [f"Gradients on {probe['dataset']}, {probe['model']}"]
         for snapshot in probe["snapshots"]:
             table = snapshot_table(snapshot, probe).set_index("loss").rename_axis(None)
-            parts += [snapshot_heading(snapshot, probe), _shown(table)]
+            # A terminal is narrow; the report's section Gradients has all of it.
+            few = ["gradient norm", *(f"{x} {probe['reference']}" for x in ("times", "cosine to"))]
+            few += [column for column in table if column.startswith("L1: ")]
+            parts += [snapshot_heading(snapshot, probe), _shown(table[few])]
+        parts += ["L1: share of the class in the L1 norm of the logits' gradient"]
     return "\n\n".join(parts)
 
 
