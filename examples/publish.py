@@ -24,7 +24,8 @@ GROUP = ["dataset", "loss"]
 def main(results: Path, page: Path) -> None:
     report = results / "report"
     page.mkdir(parents=True, exist_ok=True)
-    copied = [report / "methods.md", *report.glob("c[lo]*s.csv")]  # claims, comparisons, collapses
+    names = ("methods.md", "comparisons.csv", "claims.csv")
+    copied = [report / name for name in names if (report / name).exists()]
     if (report / "report.html").stat().st_size <= MAX_REPORT:
         copied.append(report / "report.html")
     elif not (report / "claims.csv").exists():
