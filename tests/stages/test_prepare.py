@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import lossbench.stages.prepare
@@ -13,8 +14,9 @@ from lossbench.common.files import read_json
 from lossbench.common.provenance import sha256
 from lossbench.common.sources import sources_version
 from lossbench.common.user_code import code_of
-from lossbench.config import UserError
+from lossbench.config import Training, UserError
 from lossbench.datasets import ImageFolder, Phantom
+from lossbench.datasets.batches import Batches
 from lossbench.datasets.normalisation import normalised
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.stages.prepare import prepare
@@ -232,6 +234,18 @@ class Colours(Made):
         return {**case, "image": image}
 
 
+class Widened(Colours):
+    """Some images are float64 with values of 8 bits."""
+
+    def __init__(self, wide):
+        super().__init__()
+        self.wide = wide
+
+    def __getitem__(self, index):
+        case = super().__getitem__(index)
+        return {**case, "image": case["image"].astype(float)} if index in self.wide else case
+
+
 NORMALISED = {
     "z_score": ("z_score", lambda x, all_: (x - x.mean()) / x.std()),
     "none": ("none", lambda x, all_: x),
@@ -257,8 +271,35 @@ def test_images_are_normalised_as_the_entry_says(name, run):
             np.testing.assert_allclose(prepared.image(index)[c], wanted, atol=1e-5)
         # A new image is normalised by what classes.json says alone.
         stored = json.loads((prepared.folder / "classes.json").read_text())["normalisation"]
-        np.testing.assert_array_equal(normalised(image, stored), prepared.image(index))
+        new = normalised(dataset[index]["image"], stored)
+        np.testing.assert_array_equal(new, prepared.image(index))
+    assert prepared.images.dtype == (np.float32 if name == "window" else np.uint8)
     prepared.verify()
+
+
+@pytest.mark.parametrize("normalisation", ["z_score", "dataset"])
+def test_images_of_8_bits_are_stored_as_they_are_and_the_same_as_others(run, normalisation):
+    """Whole images, patches and what is padded, up to rounding; alone and among other images."""
+    keys = {"normalisation": normalisation}
+    wide = {"out": [], "wide": list(range(6)), "mixed": [3, 4]}
+    stored, converted, mixed = (
+        run(Widened, out, keys=keys, wide=rows) for out, rows in wide.items()
+    )
+    assert stored.images.dtype == np.uint8
+    assert converted.images.dtype == mixed.images.dtype == np.float32
+    for other in (converted, mixed):
+        for index in range(6):
+            np.testing.assert_allclose(stored.image(index), other.image(index), atol=1e-5)
+        for size in ([4, 4], [16, 4]):  # cut out; padded with the background, which is 0
+            settings = {"batch_size": 3, "patch_size": size, "augmentation": None}
+            training = Training(**settings, min_foreground=0).model_dump()
+            one, two = (Batches(d, 0, 0, training, torch.device("cpu")) for d in (stored, other))
+            one.key = two.key
+            np.testing.assert_allclose(one(0).images, two(0).images, atol=1e-5)
+            assert one(0).images.dtype == torch.float32
+            assert size[0] < 16 or (one(0).images[:, :, :3] == 0).all()
+    assert "mean" in stored.cases
+    assert ("mean" in converted.cases) == (normalisation == "dataset")
 
 
 @pytest.mark.slow

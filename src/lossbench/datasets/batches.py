@@ -72,6 +72,7 @@ class Arrays:
                 log.info("the dataset is not kept on the GPU: out of memory")
             else:
                 self.images, self.labels = images, labels
+                self._set_statistics()
 
     @property
     def is_on_device(self) -> bool:
@@ -81,6 +82,16 @@ class Arrays:
     def map(self) -> None:
         """Leave the device."""
         self.images, self.labels = map(torch.from_numpy, (self.data.images, self.data.labels))
+        self._set_statistics()
+
+    def _set_statistics(self) -> None:
+        """Mean and std of each case, float32 (C, 1, ...), where the images are; or none."""
+        self.mean = self.std = ()
+        if "mean" in self.data.cases:
+            size = (len(self.data.cases), -1, *[1] * self.data.info["spatial_dims"])
+            tables = (self.data.cases[name].tolist() for name in ("mean", "std"))
+            tables = (torch.tensor(table, device=self.images.device).view(size) for table in tables)
+            self.mean, self.std = (table.unbind() for table in tables)
 
 
 class Batches:
@@ -155,8 +166,11 @@ class Batches:
 
     def _crop(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
         generator = torch.Generator().manual_seed(seed_of("batch", *self.key, step))
-        patches = [self._patch(row, generator) for row in self._rows(step)]
+        rows = self._rows(step)
+        patches = [self._patch(row, generator) for row in rows]
         images, labels = (torch.stack(parts) for parts in zip(*patches, strict=True))
+        if self.arrays.std:  # at once: what was padded is 0 and stays so
+            images /= torch.stack([self.arrays.std[row] for row in rows])
         if images.device.type != self.device.type:
             # Only from pinned memory does a copy to the device wait for nobody.
             images, labels = images.pin_memory(), labels.pin_memory()
@@ -191,6 +205,7 @@ class Batches:
             missing = max(extent - n, 0)
             padding = [missing // 2, missing - missing // 2, *padding]
         image, label = image[(slice(None), *window)], label[tuple(window)]
+        image = image - self.arrays.mean[row] if self.arrays.mean else image.to(torch.float32)
         if not self.pads_with_background:
             return pad_mirrored(image, self.patch), pad_mirrored(label, self.patch)
         if not any(padding):

@@ -16,6 +16,7 @@ from lossbench.datasets.regions import as_drawn, as_predicted
 from lossbench.datasets.slices import best_slice, drawn_values, plane
 
 MAX_CASES = 6  # in a picture
+MAX_PIXELS = 500  # along the longer side of a case, or up to twice as many
 MAX_LEGEND_ENTRIES = 24
 # Okabe and Ito's palette, which colour-blind people can tell apart, without black.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -63,7 +64,9 @@ def picture(
         label = as_drawn(as_predicted(label, regions), regions)
         number = best_slice(label, painted)
         image = images[start * channels : stop * channels].reshape(channels, *shape)
-        image, label = displayed(plane(image, number)), plane(label, number)
+        image, label = plane(image, number), plane(label, number)
+        step = max(1, max(label.shape) // MAX_PIXELS)  # of what a picture cannot show
+        image, label = displayed(image[:, ::step, ::step]), label[::step, ::step]
         part = row["part"] if "part" in row else f"fold {row['fold']}"
         title = f"{row['case'][:24]}\n{row['shape']}, {part}"
         above.set_title(title + (f"\n{notes[row['case']]}" if notes else ""), fontsize=8)

@@ -122,7 +122,7 @@ def pixel_spacing(spacing: float | Sequence[float] | None) -> tuple[float, ...]:
 
 
 def read_image(path: Path, channels: int) -> np.ndarray:
-    """Read an image as grey (1 channel) or colour (3): float32 (C, H, W).
+    """Read an image as grey (1 channel) or colour (3): (C, H, W), uint8 or, of more bits, float32.
 
     Raises
     ------
@@ -133,10 +133,10 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     image = _open(path)
     grey = _is_grey(image.mode)
     if channels == 3 and not grey:
-        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-        return np.moveaxis(pixels, 2, 0).copy()
-    pixels = np.asarray(image if grey else image.convert("L"), dtype=np.float32)
-    return np.repeat(pixels[None], channels, axis=0)
+        return np.moveaxis(np.asarray(image.convert("RGB")), 2, 0).copy()
+    pixels = np.asarray(image if grey else image.convert("L"))
+    dtype = np.uint8 if pixels.dtype in (np.uint8, bool) else np.float32
+    return np.repeat(pixels.astype(dtype)[None], channels, axis=0)
 
 
 def read_mask(path: Path, in_colour: bool = False) -> np.ndarray:

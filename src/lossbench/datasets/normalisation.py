@@ -1,7 +1,9 @@
 """Normalisation of images, as an entry of the catalogue sets it and classes.json stores it.
 
 Stored are "z_score", "none", {"window": [low, high]} or {"mean": [...], "std": [...]} with a number
-for each channel: what `normalised` takes, for a case of the dataset or for a new image.
+for each channel: what `normalised` takes, for a case of the dataset or for a new image. Where it is
+a shift and a scale, images are stored as they are, those of 8 bits as uint8, and normalised where
+they are read.
 """
 
 from collections.abc import Sequence
@@ -30,16 +32,44 @@ def normalised(image: np.ndarray, normalisation: Any = "z_score") -> np.ndarray:
     """
     if normalisation == "none":
         return np.array(image, dtype=np.float32, order="C")
-    if normalisation == "z_score":
-        return _z_score(image)
     if "window" in normalisation:
         low, high = normalisation["window"]
         result = (np.clip(image, low, high, dtype=np.float64) - low) / (high - low)
-    else:
-        shape = (-1, *[1] * (image.ndim - 1))
-        mean, std = (np.reshape(normalisation[key], shape) for key in ("mean", "std"))
-        result = (image - mean) / std
-    return result.astype(np.float32, order="C")
+        return result.astype(np.float32, order="C")
+    if normalisation == "z_score":
+        if image.dtype != np.uint8:
+            return _z_score(image)
+        normalisation = mean_and_std([image])
+    shape = (-1, *[1] * (image.ndim - 1))
+    mean, std = (np.reshape(normalisation[k], shape).astype(np.float32) for k in ("mean", "std"))
+    result = np.subtract(image, mean, dtype=np.float32, order="C")  # the operations of a batch
+    return np.divide(result, std, out=result)
+
+
+def as_stored(image: np.ndarray, normalisation: Any) -> tuple[np.ndarray, dict[str, list[float]]]:
+    """An image as prepare stores it, and what it is to be normalised by when it is read.
+
+    Parameters
+    ----------
+    image
+        Numbers (C, *S).
+    normalisation
+        As `normalised` takes it, or imagenet, or dataset, whose statistics are known later.
+
+    Returns
+    -------
+    np.ndarray
+        uint8 (C, *S) where it holds these and is stored as it is, else float32.
+    dict
+        mean and std of each channel; empty where nothing is left to do.
+    """
+    is_8_bit = image.dtype == np.uint8
+    if "window" in normalisation or (normalisation == "z_score" and not is_8_bit):
+        return normalised(image, normalisation), {}
+    stored = np.ascontiguousarray(image, dtype=np.uint8 if is_8_bit else np.float32)
+    if normalisation == "z_score":
+        return stored, mean_and_std([image])
+    return stored, IMAGENET if normalisation == "imagenet" else {}
 
 
 def normalisation_problem(image: np.ndarray, normalisation: Any, sliced: bool) -> str | None:
@@ -69,14 +99,26 @@ def normalisation_problem(image: np.ndarray, normalisation: Any, sliced: bool) -
 
 
 def mean_and_std(images: Sequence[np.ndarray]) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel over all voxels of some images (C, *S)."""
-    flat = [image.reshape(len(image), -1) for image in images]
-    count = sum(image.shape[1] for image in flat)
-    mean = sum(image.sum(axis=1, dtype=np.float64) for image in flat) / count
+    """Mean and standard deviation of each channel over all voxels of some images (C, *S).
+
+    A deviation of 0 becomes 1.
+    """
+    found = [_channel_mean_and_std(channels) for channels in zip(*images, strict=True)]
+    return {"mean": [mean for mean, _ in found], "std": [std or 1.0 for _, std in found]}
+
+
+def _channel_mean_and_std(channels: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Over all voxels of one channel of some images."""
+    n = sum(channel.size for channel in channels)
+    if all(channel.dtype == np.uint8 for channel in channels):  # which few numbers describe
+        counts = sum(np.bincount(channel.ravel(), minlength=256) for channel in channels)
+        values = np.arange(256)
+        mean = counts @ values / n
+        return float(mean), float(np.sqrt(counts @ np.square(values - mean) / n))
+    mean = sum(channel.sum(dtype=np.float64) for channel in channels) / n
     # Not from the sum of squares, which is rounded where the mean is large.
-    squares = [np.square(image - mean[:, None]).sum(axis=1, dtype=np.float64) for image in flat]
-    std = np.sqrt(sum(squares) / count)
-    return {"mean": mean.tolist(), "std": np.where(std > 0, std, 1).tolist()}
+    squares = (np.square(channel.astype(np.float64) - mean).sum() for channel in channels)
+    return float(mean), float(np.sqrt(sum(squares) / n))
 
 
 def _z_score(image: np.ndarray) -> np.ndarray:

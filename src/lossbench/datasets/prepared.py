@@ -13,9 +13,11 @@ import pandas as pd
 from lossbench.common.files import altered, read_json, reading
 from lossbench.config import UserError
 from lossbench.datasets.contract import PARTS
+from lossbench.datasets.normalisation import normalised
 
 ORIGINAL_LABELS = "original_labels.npy"  # where the training has another grid than the files
 IGNORE = 255  # in labels.npy; takes part in neither loss nor metric
+PIECE = 2**24  # elements of an array that are converted at a time
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,11 @@ class Prepared:
     def cases(self) -> pd.DataFrame:
         """cases.csv with `shape` as tuples of int and `spacing` as tuples of float.
 
-        There is a column part where the data come with a split, and columns original_shape,
-        original_spacing and original_offset where the training has another grid than the files.
+        There is a column part where the data come with a split, columns original_shape,
+        original_spacing and original_offset where the training has another grid than the files, and
+        mean and std of each channel, tuples of float, where images are normalised when read.
         """
-        sizes = {"shape": int, "spacing": float}
+        sizes = {"shape": int, "spacing": float, "mean": float, "std": float}
         sizes |= {f"original_{name}": number for name, number in sizes.items()}
         path, checksums = self.folder / "cases.csv", self.info.get("sha256", {})
         self._verify({name: sha256 for name, sha256 in checksums.items() if name == path.name})
@@ -83,7 +86,10 @@ class Prepared:
 
     @cached_property
     def images(self) -> np.ndarray:
-        """float32, one dimension: the cases one after another, each (C, *S)."""
+        """uint8 or float32, one dimension: the cases one after another, each (C, *S).
+
+        Not normalised where `cases` has mean and std.
+        """
         return self._mapped("images.npy")
 
     @cached_property
@@ -124,10 +130,13 @@ class Prepared:
         return self.info["digest"]
 
     def image(self, index: int) -> np.ndarray:
-        """Image of a row of `cases`: float32 (C, *S), a view."""
+        """Image of a row of `cases`, normalised: float32 (C, *S)."""
         row, channels = self.cases.iloc[index], self.info["channels"]
         start, size = row["offset"] * channels, int(np.prod(row["shape"])) * channels
-        return self.images[start : start + size].reshape(channels, *row["shape"])
+        image = self.images[start : start + size].reshape(channels, *row["shape"])
+        if "mean" in row:
+            return normalised(image, {"mean": row["mean"], "std": row["std"]})
+        return image.astype(np.float32, copy=False)
 
     def label(self, index: int) -> np.ndarray:
         """Label of a row of `cases`: uint8 (*S), a view."""
@@ -254,10 +263,13 @@ def labelled_voxels(cases: pd.DataFrame, info: Mapping[str, Any]) -> np.ndarray:
 
 
 class GrowingArray:
-    """A one-dimensional .npy file that is written piece by piece."""
+    """A one-dimensional .npy file of uint8 or float32 that is written piece by piece.
 
-    def __init__(self, path: Path, dtype: type) -> None:
-        self.length, self._dtype, self._file = 0, np.dtype(dtype), path.open("wb")
+    It is of uint8 as long as all pieces are.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.length, self._dtype, self._file = 0, np.dtype(np.uint8), path.open("w+b")
 
     def __enter__(self) -> "GrowingArray":
         self._write_header()
@@ -265,8 +277,22 @@ class GrowingArray:
 
     def append(self, array: np.ndarray) -> None:
         """Append the elements in C order."""
+        if array.dtype == np.float32 and self._dtype == np.uint8:
+            self._widen()
         self._file.write(np.ascontiguousarray(array, dtype=self._dtype).data)
         self.length += array.size
+
+    def _widen(self) -> None:
+        """Make float32 of what has been written, in place: from the end, where there is room."""
+        start = self._file.tell() - self.length
+        for end in range(self.length, 0, -PIECE):
+            begin = max(0, end - PIECE)
+            self._file.seek(start + begin)
+            piece = np.frombuffer(self._file.read(end - begin), np.uint8)
+            self._file.seek(start + 4 * begin)
+            self._file.write(piece.astype(np.float32).data)
+        self._dtype = np.dtype(np.float32)
+        self._file.seek(start + 4 * self.length)
 
     def __exit__(self, *error: object) -> None:
         with self._file:

@@ -30,9 +30,9 @@ from lossbench.datasets.drawing import picture
 from lossbench.datasets.folds import assign_folds
 from lossbench.datasets.normalisation import (
     IMAGENET,
+    as_stored,
     mean_and_std,
     normalisation_problem,
-    normalised,
 )
 from lossbench.datasets.prepared import IGNORE, ORIGINAL_LABELS, GrowingArray, labelled_voxels
 from lossbench.datasets.regions import Regions, regions_of, voxel_columns
@@ -95,7 +95,8 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
             cases = cases.drop(columns="part")
             cases["fold"] = assign_folds(cases, own, entry["folds"], entry["fold_seed"], where)
         if normalisation == "dataset":
-            normalisation = _normalise_by_dataset(files["images.npy"], cases)
+            normalisation = _statistics(files["images.npy"], cases)
+            cases["mean"], cases["std"] = (_joined(normalisation[key]) for key in ("mean", "std"))
         # All is in order: from here, until a new one is written, the folder holds a mixture.
         (output / "classes.json").unlink(missing_ok=True)
     stored = IMAGENET if normalisation == "imagenet" else normalisation
@@ -103,8 +104,8 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     voxels = [name for name in cases if "voxels" in name]
     with whole(output / "cases.csv") as part:
         part_or_fold = ["part", "fold"] if "part" in cases else ["fold"]
-        original = [name for name in cases if name.startswith("original_")]
-        columns = ["case", "subject", *part_or_fold, "shape", "spacing", "offset", *original]
+        more = [name for name in cases if name.startswith("original_") or name in ("mean", "std")]
+        columns = ["case", "subject", *part_or_fold, "shape", "spacing", "offset", *more]
         table = cases[[*columns, *voxels]].drop(columns="original_digest", errors="ignore")
         table.to_csv(part, index=False, lineterminator="\n")
     with whole(output / "cases.png") as part:
@@ -129,10 +130,9 @@ def _write_arrays(
 ) -> pd.DataFrame:
     """Append every case to the files; a row per case, with the digests of its bytes.
 
-    Images that are normalised by the dataset are not yet.
+    The statistics of the dataset, where images are normalised by them, are not known yet.
     """
     normalisation = entry.get("normalisation", "z_score")
-    applied = {"imagenet": IMAGENET, "dataset": "none"}.get(str(normalisation), normalisation)
     ignore, sliced = getattr(source, "ignore", None), bool(getattr(source, "sliced", False))
     hint = VALUES_HINT if isinstance(source, ImageFolder) else ""
     rows: list[dict[str, Any]] = []
@@ -140,8 +140,7 @@ def _write_arrays(
     sizes: dict[str, str] = {}
     with ExitStack() as stack:
         image_file, label_file, *original_file = [
-            stack.enter_context(GrowingArray(path, dtype))
-            for path, dtype in zip(files.values(), (np.float32, np.uint8, np.uint8), strict=False)
+            stack.enter_context(GrowingArray(path)) for path in files.values()
         ]
         for number, case in enumerate(read_cases(source)):
             if isinstance(case, UserError):
@@ -181,7 +180,7 @@ def _write_arrays(
                 shape = training_shape(label.shape, spacing, entry)
                 spacing = np.divide(np.multiply(spacing, label.shape), shape)
                 image, label = resample_image(image, shape), resample_label(label, shape)
-            image = normalised(image, applied)
+            image, statistics = as_stored(image, normalisation)
             counts = np.bincount(label.reshape(-1), minlength=IGNORE + 1)
             rows.append(
                 {
@@ -191,6 +190,7 @@ def _write_arrays(
                     "shape": _joined(label.shape),
                     "spacing": _joined(map(float, spacing)),
                     "channels": len(image),
+                    **{key: _joined(numbers) for key, numbers in statistics.items()},
                     "image_digest": hashlib.sha256(image).hexdigest(),
                     "label_digest": hashlib.sha256(label).hexdigest(),
                     **voxel_columns(counts, classes, regions),
@@ -204,31 +204,27 @@ def _write_arrays(
         raise problem_list(f"{where}: problems with the data", problems)
     if not rows:
         raise UserError(f"{where}: the dataset has no cases")
-    return pd.DataFrame(rows)
+    cases = pd.DataFrame(rows)
+    if "mean" in cases:  # where images of 8 bits and others are mixed, these are normalised already
+        n = len(image)
+        cases = cases.fillna({"mean": _joined([0.0] * n), "std": _joined([1.0] * n)})
+    return cases
 
 
 def _joined(numbers: Iterable[float]) -> str:
     return "x".join(repr(number) for number in numbers)
 
 
-def _normalise_by_dataset(path: Path, cases: pd.DataFrame) -> dict[str, list[float]]:
-    """Shift and scale all images by the mean and standard deviation of some.
-
-    These are the training cases of a split, else all that have a fold.
-    """
-    array = np.load(path, mmap_mode="r+")
+def _statistics(path: Path, cases: pd.DataFrame) -> dict[str, list[float]]:
+    """Mean and standard deviation of the training cases of a split, else of all with a fold."""
+    array = np.load(path, mmap_mode="r")
     images = []
     for row in cases.itertuples():
         shape = [row.channels, *map(int, row.shape.split("x"))]
         start = row.offset * row.channels
         images.append(array[start : start + int(np.prod(shape))].reshape(shape))
     used = cases["part"] == "train" if "part" in cases else cases["fold"] >= 0
-    statistics = mean_and_std([images[row] for row in np.flatnonzero(used)])
-    for image in images:
-        image[...] = normalised(image, statistics)
-    array.flush()
-    cases["image_digest"] = [hashlib.sha256(image).hexdigest() for image in images]
-    return statistics
+    return mean_and_std([images[row] for row in np.flatnonzero(used)])
 
 
 def _info(
@@ -239,7 +235,8 @@ def _info(
     regions: Regions | None,
 ) -> dict[str, Any]:
     """Content of classes.json."""
-    keys = ["case", "fold", "shape", "spacing", *(["part"] if "part" in cases else [])]
+    keys = ["case", "fold", "shape", "spacing"]
+    keys += [key for key in ("part", "mean", "std") if key in cases]
     described = cases[keys].to_dict("list")
     described["digest"] = (cases["image_digest"] + cases["label_digest"]).tolist()
     ignore = getattr(source, "ignore", None) is not None
