@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from lossbench.common.files import read_json, write_json
+from lossbench.config import UserError
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.metrics import build_metric, counts_of_case, measure_case
 from lossbench.models import load_run
@@ -215,7 +216,8 @@ def test_volumes_have_a_mask_for_each_region(tmp_path, slice_axis):
     patch = [8] * data.info["spatial_dims"]
     path = block(tmp_path / "results/test/d/m/fold0", data, LOSSES, steps=2, patch_size=patch)
     run(path, data)
-    predict(path.parent / "dice_ce", root / "imagesTr", tmp_path / "out", dataset)
+    trained = path.parent / "dice_ce"
+    predict(trained, root / "imagesTr", tmp_path / "out", dataset)
     given = nibabel.load(root / "labelsTr/a.nii.gz")
     for region in ("whole", "core"):
         mask = nibabel.load(tmp_path / f"out/{region}/a.nii.gz")
@@ -223,3 +225,25 @@ def test_volumes_have_a_mask_for_each_region(tmp_path, slice_axis):
         assert np.allclose(mask.affine, given.affine)
         assert {*np.unique(mask.dataobj)} <= {0, 1}
     assert read_json(dataset / "classes.json")["regions"] == [[1, 2], [2]]
+    # With an order, one label map as nnU-Net's; it changes nothing that is trained.
+    listing = read_json(root / "dataset.json")
+    write_json(root / "dataset.json", listing | {"regions_class_order": [1, 2]})
+    ordered = prepared(dataset, spec, folds=2)
+    assert ordered.digest == data.digest
+    predict(trained, root / "imagesTr", tmp_path / "maps", dataset)
+    masks = [nibabel.load(tmp_path / f"out/{name}/a.nii.gz") for name in ("whole", "core")]
+    whole, core = (np.asarray(mask.dataobj) for mask in masks)
+    found = np.asarray(nibabel.load(tmp_path / "maps/a.nii.gz").dataobj)
+    assert np.array_equal(found, np.where(core == 1, 2, whole))
+    assert len(np.unique(found)) > 1
+
+
+@pytest.mark.parametrize("order", [[1], [1, 3], 2, [1, [2]]])
+def test_an_order_that_does_not_suit_the_regions(order, tmp_path):
+    labels = {"background": 0, "whole": [1, 2], "core": [2]}
+    root = write_nnunet(tmp_path / "raw", labels, names="abcd")
+    listing = read_json(root / "dataset.json")
+    write_json(root / "dataset.json", listing | {"regions_class_order": order})
+    spec = {"_target_": "lossbench.datasets.NNUNet", "root": str(root)}
+    with pytest.raises(UserError, match="regions_class_order is .* a label for each of the 2 reg"):
+        prepared(tmp_path / "out", spec, folds=2)

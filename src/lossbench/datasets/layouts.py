@@ -2,7 +2,6 @@
 
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from lossbench.common.files import NOTHING, no_file, read_text
 from lossbench.config import UserError, did_you_mean
 from lossbench.datasets.contract import problem_list
 from lossbench.datasets.download import fetch
+from lossbench.datasets.label_names import class_names, nnunet_classes
 from lossbench.datasets.nifti import Files, Volumes
 from lossbench.datasets.splits import checked_split, part_of_names, read_lines
 
@@ -56,7 +56,7 @@ class MSD(Volumes):
                 "names with their labels are nnU-Net's layout: lossbench.datasets.NNUNet"
             )
         names = {int(value): str(name) for value, name in labels.items()}
-        classes = _class_names(names, len(labels), path)
+        classes = class_names(names, len(labels), path)
 
         def images_of(image: Path) -> list[Path]:
             stem, ending = NIFTI.sub("", image.name), NIFTI.search(image.name)
@@ -158,7 +158,8 @@ class NNUNet(Volumes):
                 f"{path}: file_ending is {ending!r}; NNUNet reads .nii and .nii.gz, "
                 "and lossbench.datasets.ImageFolder reads PNG, JPEG, TIFF and WebP"
             )
-        classes, ignore, self.regions = _nnunet_classes(listing["labels"], path)
+        classes, ignore, self.regions = nnunet_classes(listing["labels"], path)
+        self.regions_class_order = listing.get("regions_class_order")
         images, labels = root / "imagesTr", root / "labelsTr"
         channels = [f"_{number:04d}{ending}" for number in range(len(listing["channel_names"]))]
 
@@ -251,46 +252,6 @@ def _missing(files: Mapping[str, Files]) -> list[str]:
         for path in (*case.images, case.label)
         if (problem := no_file(path))
     ]
-
-
-def _class_names(names: Mapping[int, str], count: int, path: Path) -> list[str]:
-    """Names in order of their labels, in lower case, with _ for all but letters and digits.
-
-    `count` is the number of entries in the file: there are fewer names where two share a label.
-    """
-    if len(names) != count or sorted(names) != list(range(len(names))):
-        raise UserError(
-            f"{path}: labels are {sorted(names)}; they must be whole numbers from 0 without a gap"
-        )
-    letters = {n: unicodedata.normalize("NFC", name.lower()) for n, name in sorted(names.items())}
-    return [re.sub(r"[\W_]+", "_", name).strip("_") for name in letters.values()]
-
-
-def _nnunet_classes(
-    labels: Mapping[str, Any], path: Path
-) -> tuple[list[str], int | None, dict[str, list[int]] | None]:
-    """Classes, the ignore label if there is one, and the regions where labels are lists."""
-    lists = {name: x if isinstance(x, list) else [x] for name, x in labels.items()}
-    numbers = [label for of_name in lists.values() for label in of_name]
-    if not all(isinstance(label, int) and not isinstance(label, bool) for label in numbers):
-        raise UserError(
-            f'{path}: labels are {json.dumps(labels)}; expected {{"background": 0, ...}}; '
-            "labels with their names are the Decathlon's layout: lossbench.datasets.MSD"
-        )
-    (ignore,) = lists.pop("ignore", [None])
-    if not any(isinstance(label, list) for label in labels.values()):
-        names = {label: name for name, (label,) in lists.items()}
-        return _class_names(names, len(lists), path), ignore, None
-    regions = {name: of_name for name, of_name in lists.items() if of_name != [0]}
-    names = _class_names(dict(enumerate(regions)), len(regions), path)
-    if len(set(names)) < len(names):
-        raise UserError(f"{path}: two regions have one name in lower case: {', '.join(regions)}")
-    # As nnU-Net has it, all that is no background is a region; its labels have no names.
-    every = sorted({0}.union(*regions.values()))
-    classes = _class_names(
-        {n: f"label_{n}" if n else "background" for n in every}, len(every), path
-    )
-    return classes, ignore, dict(zip(names, regions.values(), strict=True))
 
 
 def _given_folds(root: Path) -> list[list[str]] | None:

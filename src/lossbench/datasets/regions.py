@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lossbench.config import UserError
 from lossbench.datasets.contract import class_problems, problem_list
 from lossbench.datasets.prepared import IGNORE
 
@@ -42,6 +43,43 @@ def regions_of(
     if problems := list(_problems(regions, list(source.classes))):
         raise problem_list(f"{where}.regions: cannot be used", problems)
     return list(regions), list(regions.values())
+
+
+def class_order(
+    source: Any, entry: Mapping[str, Any], regions: Regions | None, where: str
+) -> list[int] | None:
+    """The label that each region gets in a label map, painted in their order: `region_labels`.
+
+    nnU-Net's dataset.json has them as ``regions_class_order``. None where the dataset has none, or
+    the regions are those of the entry.
+
+    Raises
+    ------
+    UserError
+        Where they are not a label for each region.
+    """
+    order = getattr(source, "regions_class_order", None)
+    if order is None or not regions or entry.get("regions"):
+        return None
+    labels = {label for region in regions for label in region}
+    if (
+        not isinstance(order, list)
+        or len(order) != len(regions)
+        or any(x not in labels for x in order)
+    ):
+        raise UserError(
+            f"{where}: regions_class_order is {order!r}; expected a label for each of the "
+            f"{len(regions)} regions, of {sorted(labels)}"
+        )
+    return list(order)
+
+
+def region_labels(masks: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """Masks of regions (R, *S) as a label map, uint8 (*S): the last one of a voxel counts."""
+    painted = np.zeros(masks.shape[1:], np.uint8)
+    for mask, label in zip(masks, order, strict=True):
+        painted[mask == 1] = label
+    return painted
 
 
 def _problems(regions: Mapping[str, list[int]], classes: list[str]) -> Iterator[str]:

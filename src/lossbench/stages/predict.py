@@ -24,6 +24,7 @@ from lossbench.datasets.mask_values import mask_image
 from lossbench.datasets.nifti import Volumes, label_file, read_volume
 from lossbench.datasets.normalisation import normalised
 from lossbench.datasets.prepared import Prepared
+from lossbench.datasets.regions import region_labels
 from lossbench.datasets.resampling import resample_image, resample_prediction, training_shape
 from lossbench.models import load_run
 from lossbench.predictions import predict_images
@@ -49,8 +50,9 @@ def predict(
         own are called CASE_0000, CASE_0001, ...), or one such file.
     output
         Folder to write: CASE.png, with the values that the masks of the dataset have, or
-        CASE.nii.gz, on the grid and with the affine of the input. Where regions overlap, a folder
-        of masks for each: REGION/CASE.png (255 inside) or REGION/CASE.nii.gz (1 inside).
+        CASE.nii.gz, on the grid and with the affine of the input. Where regions overlap and no
+        regions_class_order (nnU-Net's) makes one map of them, a folder of masks for each:
+        REGION/CASE.png (255 inside) or REGION/CASE.nii.gz (1 inside).
     data
         Folder of the prepared dataset of the run; by default results/datasets/DATASET.
     threads
@@ -142,6 +144,9 @@ def _maps(classes: np.ndarray, output: Path, data: Prepared) -> Iterator[tuple[P
     if data.regions is None:
         yield output, classes
         return
+    if order := data.info.get("regions_class_order"):
+        yield output, region_labels(classes, order)
+        return
     for name, mask in zip(data.classes, classes, strict=True):
         yield output / name, mask
 
@@ -154,7 +159,8 @@ def _predict_image(
     values, spacing = (spec.get(key) if is_folder else None for key in ("values", "spacing"))
     image = read_image(path, data.info["channels"])
     (classes,) = classes_of(image[None], pixel_spacing(spacing))
-    values = {0: 0, 255: 1} if data.regions else values
+    if data.regions and not data.info.get("regions_class_order"):
+        values = {0: 0, 255: 1}
     for folder, label in _maps(classes, output, data):
         with whole(folder / name) as part:
             mask_image(label, values).save(part, format="PNG")

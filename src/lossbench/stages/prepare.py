@@ -28,14 +28,15 @@ from lossbench.datasets.contract import (
 )
 from lossbench.datasets.drawing import picture
 from lossbench.datasets.folds import assign_folds
+from lossbench.datasets.growing_array import GrowingArray
 from lossbench.datasets.normalisation import (
     IMAGENET,
     as_stored,
     mean_and_std,
     normalisation_problem,
 )
-from lossbench.datasets.prepared import IGNORE, ORIGINAL_LABELS, GrowingArray, labelled_voxels
-from lossbench.datasets.regions import Regions, regions_of, voxel_columns
+from lossbench.datasets.prepared import IGNORE, ORIGINAL_LABELS, labelled_voxels
+from lossbench.datasets.regions import Regions, class_order, regions_of, voxel_columns
 from lossbench.datasets.resampling import (
     axes_problem,
     is_resampled,
@@ -77,6 +78,7 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
         source = instantiate(entry["spec"], object, where, {"data_root": str(root)})
     check_dataset(source, where)
     classes, regions = regions_of(source, entry, where)
+    order = class_order(source, entry, regions, where)
     # Before the cases are read: what changes from here on is another version.
     record = sources.source_record(source, entry["spec"], root, entry.get("files", ""))
     code = entry.get("code", {}).values()
@@ -100,7 +102,8 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
         # All is in order: from here, until a new one is written, the folder holds a mixture.
         (output / "classes.json").unlink(missing_ok=True)
     stored = IMAGENET if normalisation == "imagenet" else normalisation
-    info = _info(source, entry, cases, classes, regions) | {"normalisation": stored}
+    info = _info(source, entry, cases, classes, regions)
+    info |= {"normalisation": stored, "regions_class_order": order}
     voxels = [name for name in cases if "voxels" in name]
     with whole(output / "cases.csv") as part:
         part_or_fold = ["part", "fold"] if "part" in cases else ["fold"]
