@@ -404,9 +404,9 @@ def test_labels_that_are_off_by_rounding_are_rounded(run, monkeypatch):
     assert run(Made, ignore=-1).digest == expected.digest
 
 
-def test_subjects_that_differ_in_spaces_are_one(run, monkeypatch):
+def test_subjects_that_differ_in_spaces_or_in_unicode_form_are_one(run, monkeypatch):
     given = Made.__getitem__
-    names = ["A", "A ", " A", "B", "B\t", "C"]
+    names = ["A", "A ", " A", "B\u00e9", "Be\u0301\t", "C"]  # two forms of é
     monkeypatch.setattr(Made, "__getitem__", lambda self, i: given(self, i) | {"subject": names[i]})
     folds = list(run(Made, folds=3).cases["fold"])
     assert len(set(folds[:3])) == len(set(folds[3:5])) == 1

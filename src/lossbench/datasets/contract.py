@@ -62,11 +62,10 @@ def case_problems(
         return [f"lacks {', '.join(missing)}; a case is a dict of {', '.join(_KEYS)}"]
     if not isinstance(case["case"], str) or not case["case"].strip():
         return [f"is named {case['case']!r}; expected a text"]
-    subject = str(case.get("subject", "")).strip()  # as it is stored
-    for key, name in {"name": case["case"], "subject": subject}.items():
+    for key, name in {"name": case["case"], "subject": subject_of(case)}.items():
         if not name.isprintable():  # as \n is, or a byte of a file's name that is not UTF-8
             return [f"its {key} is {name!r}, with characters that cannot be printed; rename it"]
-    if not str(case.get("subject", case["case"])).strip():
+    if not subject_of(case):
         return ["has an empty subject; name it, or leave subject out"]
     if case.get("part") not in (None, *PARTS):
         return [f"is of part {case['part']!r}; expected {', '.join(PARTS)}"]
@@ -77,6 +76,11 @@ def case_problems(
     ]:
         return problems
     return [*_image_problems(image, sliced), *_label_problems(label, n_classes, ignore, hint)]
+
+
+def subject_of(case: Mapping[str, Any]) -> str:
+    """The subject of a case as it is stored: one text, however its letters are written."""
+    return unicodedata.normalize("NFC", str(case.get("subject", case["case"])).strip())
 
 
 def read_cases(source: Any) -> Iterator[Any]:

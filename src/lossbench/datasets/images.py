@@ -1,6 +1,5 @@
 """Folders of images and masks: PNG, JPEG, TIFF, WebP."""
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -231,10 +230,7 @@ def _common_channels(paths: Sequence[Path]) -> int:
 
 def _read_subjects(path: Path, names: Sequence[str]) -> dict[str, str]:
     table = read_users_csv(path, ["case", "subject"], "subjects")
-    subjects = {
-        case: unicodedata.normalize("NFC", name.strip())
-        for case, name in zip(table["case"], table["subject"], strict=True)
-    }
+    subjects = dict(zip(table["case"], table["subject"], strict=True))
     if len(subjects) < len(table):
         twice = sorted(set(table["case"][table["case"].duplicated()]))
         raise problem_list(f"{path}: cases that are listed twice", twice)

@@ -25,6 +25,7 @@ from lossbench.datasets.contract import (
     describe_case,
     problem_list,
     read_cases,
+    subject_of,
 )
 from lossbench.datasets.drawing import picture
 from lossbench.datasets.folds import assign_folds
@@ -188,7 +189,7 @@ def _write_arrays(
             rows.append(
                 {
                     "case": case["case"],
-                    "subject": str(case.get("subject", case["case"])).strip(),
+                    "subject": subject_of(case),
                     "part": case.get("part") or "",
                     "shape": _joined(label.shape),
                     "spacing": _joined(map(float, spacing)),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from lossbench.common.case_names import common_beginnings
 from lossbench.common.files import write_json
 from lossbench.datasets.prepared import Prepared
 from lossbench.models import build_model
@@ -15,7 +16,6 @@ from lossbench.stages.check import cost
 from lossbench.stages.check.data import survey
 from lossbench.stages.check.findings import _grouped, _is_outlier
 from lossbench.stages.check.for_people import _draw
-from lossbench.stages.check.names import common_beginnings
 from lossbench.stages.check.wording import text
 from lossbench.stages.prepare import prepare
 from tests.helpers.check_runs import DICE, SMALL, experiment_of

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from lossbench.common.case_names import common_beginnings
 from lossbench.config import abridged
 from lossbench.datasets.prepared import Prepared
-from lossbench.stages.check.names import common_beginnings
 
 # Robust standard deviations of the logarithm, from which a case is far from the others.
 OUTLIER_MADS = 4.0

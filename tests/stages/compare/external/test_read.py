@@ -10,6 +10,7 @@ from scipy.stats import wilcoxon
 from lossbench.__main__ import main
 from lossbench.config import UserError, load_study
 from lossbench.stages.compare import compare
+from lossbench.stages.compare.external.read import read
 from tests.helpers.fake_results import compare_files, write_experiment
 
 
@@ -471,3 +472,26 @@ def test_a_verdict_that_changes_with_the_convention_is_flagged_where_the_sign_st
     assert (
         "the verdict changes with how cases without" in (tmp_path / "out/verdict.txt").read_text()
     )
+
+
+def test_names_that_look_like_slices_get_the_hint_of_check(tmp_path, output):
+    names = [f"patient{p}_slice{s:02d}" for p in range(3) for s in range(4)]
+    for subject in (False, True):
+        table = pd.DataFrame([
+            {"case": name, "loss": loss, "dice": 0.5 + 0.01 * i}
+            for loss in ("a", "b") for i, name in enumerate(names)
+        ])  # fmt: skip
+        if subject:
+            table["subject"] = table["case"].str[:8]
+        notes = read([csv(tmp_path, table.to_csv(index=False))]).notes
+        hints = [note for note in notes if "look like slices" in note]
+        assert len(hints) == (not subject)
+    numbered = table.assign(case=table["case"].factorize()[0].astype(str)).drop(columns="subject")
+    notes = read([csv(tmp_path, numbered.to_csv(index=False))]).notes
+    assert not [note for note in notes if "look like slices" in note]
+
+
+def test_names_that_differ_in_unicode_form_are_one(tmp_path):
+    one = csv(tmp_path, "case,dice\ncaf\u00e91,0.5\ncaf\u00e92,0.6\n", "a.csv")
+    other = csv(tmp_path, "case,dice\ncafe\u03011,0.5\ncafe\u03012,0.6\n", "b.csv")
+    assert set(read([f"a={one}", f"b={other}"]).table["case"].to_pylist()) == {"café1", "café2"}

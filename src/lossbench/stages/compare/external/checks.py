@@ -1,11 +1,12 @@
-"""What is refused in results of other programs, before anything is compared."""
+"""What is refused in results of other programs before anything is compared, and a hint."""
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from lossbench.common.case_names import common_beginnings
 from lossbench.common.tables import CASE
-from lossbench.config import METRICS, UserError
+from lossbench.config import METRICS, UserError, abridged
 
 
 def check_bounds(table: pd.DataFrame, files: list[dict[str, str]]) -> None:
@@ -89,3 +90,16 @@ def unmatched(table: pa.Table, reference: str, files: str) -> list[str]:
                     f"{reference} ({' and '.join(names)}, for example)."
                 )
     return notes
+
+
+def slices_hint(cases: pd.Series) -> list[str]:
+    """A hint where names look like slices of one thing, as `check` gives for a dataset."""
+    groups = common_beginnings(sorted(cases.unique()))
+    if not groups:
+        return []
+    sizes = [f"{name}* ({len(rows)} cases)" for name, rows in groups.items()]
+    return [
+        f"Names look like slices, tiles or frames of {len(groups)} subjects, and there is no "
+        f"column subject: {abridged(sizes)}; if so, add one, or cases that are alike count as "
+        "independent."
+    ]

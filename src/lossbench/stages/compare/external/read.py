@@ -22,6 +22,7 @@ from lossbench.stages.compare.external.checks import (
     check_bounds,
     check_folds,
     check_subjects,
+    slices_hint,
 )
 from lossbench.stages.compare.external.tables import FIGURES, is_summary, read_table
 from lossbench.stages.compare.external.values import IMAGE_END, checked, shares
@@ -146,6 +147,7 @@ def read(
         )
     keys = [key for key in ("case", "class", "subject") if key in table]
     notes += [note for key in keys for note in _spelled_alike(table, key)]
+    notes += [] if "subject" in keys else slices_hint(table["case"])
     table["subject"] = (
         table["subject"].fillna(table["case"]) if "subject" in keys else table["case"]
     )

@@ -32,7 +32,8 @@ def checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
             _refuse(frame, empty, path, name, "is empty")
             # 12.0 is a number that went through a column of floats.
-            frame[name] = frame[name].astype(str).str.strip().str.replace(WHOLE, r"\1", regex=True)
+            text = frame[name].astype(str).str.strip().str.normalize("NFC")
+            frame[name] = text.str.replace(WHOLE, r"\1", regex=True)
             if name == "case":
                 of_loss = frame.groupby("loss", sort=False)[name]
                 frame[name] = of_loss.transform(_without_folders)
