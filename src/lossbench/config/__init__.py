@@ -18,7 +18,9 @@ from lossbench.config.experiment import merged as merged
 from lossbench.config.experiment import unnamed as unnamed
 from lossbench.config.load import load as load
 from lossbench.config.load import load_study as load_study
+from lossbench.config.metrics import ALL_CLASSES as ALL_CLASSES
 from lossbench.config.metrics import METRICS as METRICS
+from lossbench.config.metrics import OF_ALL_CLASSES as OF_ALL_CLASSES
 from lossbench.config.metrics import PENALISED as PENALISED
 from lossbench.config.metrics import POOLED as POOLED
 from lossbench.config.metrics import STARTED as STARTED

@@ -41,8 +41,15 @@ METRICS = {
     "hd95": Metric("HD95", True, high=math.inf, needs_spacing=True, penalised=True),
     "surface_dice": Metric("surface Dice", needs_spacing=True),
 }
-# Of counts that are summed over the cases, by `compare`; no case has one.
-POOLED = {"pooled_dice": Metric("pooled Dice"), "pooled_iou": Metric("pooled IoU")}
+# Of counts that are summed over the cases, by `compare`; no case has one. micro sums over the
+# classes as well, and macro is the mean over them: these are figures of all classes together.
+POOLED = {
+    f"{kind}_{metric}": Metric(f"{kind} {METRICS[metric].title}")
+    for kind in ("pooled", "micro", "macro")
+    for metric in ("dice", "iou")
+}
+OF_ALL_CLASSES = tuple(name for name in POOLED if not name.startswith("pooled_"))
+ALL_CLASSES = "all classes"  # what stands for the class of these
 
 
 def outcome(dice: float, reference_dice: float) -> str:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from lossbench.config.errors import ConfigError, Where, did_you_mean, problem_text
 from lossbench.config.experiment import MATCHED, TAKEN, TUNED, Experiment, merged
-from lossbench.config.metrics import POOLED
+from lossbench.config.metrics import OF_ALL_CLASSES, POOLED
 from lossbench.config.rounds_and_tuning import LearningRateTuning, Rounds, Tuning
 from lossbench.config.sections import (
     Augmentation,
@@ -143,7 +143,10 @@ def _metric_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
         if claim.comparison:
             named.append((("claims", n, "comparison", "metric"), claim.comparison.metric))
     for path, metric in named:
-        if metric not in (known := [*e.all_metrics, *POOLED]):
+        known = [*e.all_metrics, *POOLED]
+        if path[0] == "claims":  # which are of a class
+            known = [name for name in known if name not in OF_ALL_CLASSES]
+        if metric not in known:
             yield path, f"no metric {metric!r}; {did_you_mean(metric, known)}"
         elif path[-1] == "metrics":
             facts, margin = e.metric(metric), e.comparison.margin_of(metric)

@@ -9,6 +9,8 @@ import segmentation_models_pytorch.metrics as smp
 import torch
 
 from lossbench.stages.compare import compare
+from lossbench.stages.compare.plan import plan
+from lossbench.stages.report import report as draw
 from tests.helpers.fake_results import compare_files, write_experiment
 
 CLASSES = ("background", "road", "car")
@@ -98,14 +100,48 @@ def test_a_verdict_by_a_pooled_figure_is_of_that_figure(tables):
     assert np.isfinite(table["ci_low"]).all()
 
 
-def test_a_study_is_compared_by_pooled_figures(tmp_path):
+@pytest.mark.parametrize(("where", "first"), [("all", 0), ("foreground", 1)])
+def test_verdicts_on_micro_and_macro_figures_are_of_all_classes(tables, where, first):
+    """One comparison each, whose difference is that of segmentation_models_pytorch's figures."""
+    folder, labels, predictions = tables
+    metrics = ["micro_iou", "macro_iou", "micro_dice"]
+    background = {"background": "none"} if where == "all" else {}
+    output = folder / f"over_{where}"
+    compare_files([str(folder / "cases.csv")], "a", output, metrics=metrics, **background)
+    table = read(output, "comparisons.csv").set_index("metric")
+    assert table["class"].tolist() == ["all classes"] * 3
+    summary = read(output, "summary.csv").set_index(["metric", "class", "loss"])["mean"]
+    for name in metrics:
+        kind, metric = name.split("_")
+        score = {"iou": smp.iou_score, "dice": smp.f1_score}[metric]
+        means = {"a": [], "b": []}
+        for (loss, _), prediction in predictions.items():
+            counts = (x.sum(dim=0, keepdim=True)[:, first:] for x in stats(prediction, labels))
+            means[loss].append(score(*counts, reduction=kind).item())
+        difference = np.mean(means["b"]) - np.mean(means["a"])
+        assert table.loc[name, "difference"] == pytest.approx(difference, abs=1e-6)
+        assert summary[name, "all classes", "a"] == pytest.approx(np.mean(means["a"]), abs=1e-6)
+        assert table.loc[name, "verdict"] != ""
+        assert table.loc[name, "ci_low"] < difference < table.loc[name, "ci_high"]
+
+
+@pytest.mark.parametrize("metric", ["pooled_iou", "micro_iou"])
+def test_a_study_is_compared_by_pooled_figures(tmp_path, metric):
     experiment = write_experiment(tmp_path, losses=["dice", "other"], n_cases=7)
     study = json.loads(experiment.read_text())
-    study["comparison"] |= {"metrics": ["pooled_iou"], "also": ["dice"], "margins": {}}
+    study["comparison"] |= {"metrics": [metric], "also": ["dice"], "margins": {}}
     experiment.write_text(json.dumps(study))
     compare(experiment, experiment.parent / "report")
     report = experiment.parent / "report"
     table = pd.read_csv(report / "comparisons.csv")
-    assert table.groupby("metric").size().to_dict() == {"pooled_iou": 3, "dice": 3}
-    assert (table["verdict"][table["metric"] == "pooled_iou"] != "").all()
+    n_classes = 1 if metric == "micro_iou" else 3
+    assert table.groupby("metric").size().to_dict() == {metric: n_classes, "dice": 3}
+    assert (table["verdict"][table["metric"] == metric] != "").all()
+    plan(report, 0.01, output=tmp_path / "plan.csv")
+    assert set(pd.read_csv(tmp_path / "plan.csv")["class"]) == set(
+        table["class"][table["metric"] == metric]
+    )
+    draw(experiment, report)
+    page = (report / "report.html").read_text()
+    assert ("all classes" in page) == (metric == "micro_iou")
     assert {"micro_iou", "macro_dice"} <= set(pd.read_csv(report / "runs.csv"))

@@ -136,7 +136,7 @@ def _compare_files(
     study = to_study(results, output.resolve().name, reference, metrics, numbers)
     groups = results.to_scores(study.matrix.loss)
     groups = [replace(scores, shared_weights=shared_weights) for scores in groups]
-    groups = [with_pooled(scores, metrics) for scores in groups]
+    groups = [with_pooled(scores, metrics, results.background) for scores in groups]
     runs = figures_of_runs(groups, results.background)
     tables = _tables(groups, runs, study, None, results.background)
     output.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,9 @@ def _tables(
         shared = [scores.until(n) for scores, n in zip(groups, n_shared, strict=True)]
     tables = {
         "runs": runs[[*first, *runs.columns.difference(first, sort=False)]],
-        "summary": summary(groups, background, settings.alpha),
+        "summary": summary(
+            [part for scores in groups for part in scores.parts()], background, settings.alpha
+        ),
         "comparisons": comparisons(
             pairs,
             study,

@@ -1,6 +1,7 @@
 """Each loss against the reference: difference, interval, verdict, ranks, scale."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -205,8 +206,10 @@ def pairing(runs: pd.DataFrame, reference: str) -> dict[tuple[str, str, str], bo
 def rank_table(groups: Sequence[Scores], study: Study) -> pd.DataFrame:
     """The rank of each loss with its interval, and how often it is first (see `ranks`)."""
     rows = []
-    for scores in groups:
+    for scores in chain.from_iterable(group.parts() for group in groups):
         for metric in study.comparison.metrics:
+            if metric not in scores.values:
+                continue
             sign = -1 if study.metric(metric).lower_is_better else 1
             of_classes = []
             for k in range(len(scores.classes)):

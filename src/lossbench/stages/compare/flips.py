@@ -51,8 +51,14 @@ def _verdicts(
         _pair_under(pair, convention) if tuple(pair.keys.values()) in changed else pair
         for pair in pairs
     ]
+    return {key: x.decision.verdict for key, x in family(under, _groups(pairs), study).items()}
+
+
+def _groups(pairs: Sequence[Pair]) -> list[Scores]:
+    """Those of each dataset and model, which hold what is of all classes together."""
     groups = list(dict.fromkeys(pair.scores for pair in pairs))
-    return {key: x.decision.verdict for key, x in family(under, groups, study).items()}
+    held = [scores.over_classes for scores in groups]
+    return [scores for scores in groups if scores not in held]
 
 
 def _pair_under(pair: Pair, convention: str) -> Pair:
@@ -66,7 +72,7 @@ def _verdicts_after(
 ) -> dict[tuple[str, ...], str]:
     """The verdicts of a study in rounds under a convention."""
     settings = study.comparison
-    groups = list(dict.fromkeys(pair.scores for pair in pairs))
+    groups = _groups(pairs)
     for metric in {"dice", "iou"} & {*settings.metrics}:
         groups = [_under(scores, convention, metric) for scores in groups]
     of_groups = list(iterate_pairs(groups, settings.metrics, study))

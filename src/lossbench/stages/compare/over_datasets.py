@@ -1,7 +1,7 @@
 """What holds over data sets: one value per data set, combined by random effects."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 import pandas as pd
@@ -42,8 +42,8 @@ def over_datasets(
         keys |= {"metric": metric}
         rows, effects = [], []
         limit = study.metric(metric).high
-        for scores in groups:
-            if scores.model != model:
+        for scores in chain.from_iterable(group.parts() for group in groups):
+            if scores.model != model or metric not in scores.values:
                 continue
             kept = scores.foreground(background)
             d = difference(scores, mean_of_classes(scores, metric, loss, keys["reference"], kept))

@@ -85,6 +85,9 @@ def _pilot(results: Path) -> tuple[Study, list[Scores], dict[tuple[str, str, str
         columns += [x for x in ("subject", *COUNTS) if x in pq.read_schema(path).names]
         cases = pq.read_table(path, columns=columns, read_dictionary=CASE_TEXT)
         runs = read_csv(report / "runs.csv", RUN)
+        means = read_csv(report / "summary.csv", ["class"])
+        means = means[means["background"]]
+        backgrounds = dict(zip(means["dataset"], means["class"], strict=True))
         prepared = experiment.parents[1] / "datasets"
         shared = share_initial_weights(runs) or _told_shared(report / "source.json")
         groups = [
@@ -93,6 +96,7 @@ def _pilot(results: Path) -> tuple[Study, list[Scores], dict[tuple[str, str, str
                     replace(scores, shared_weights=shared), prepared / scores.dataset
                 ),
                 study.comparison.metrics,
+                backgrounds,
             )
             for scores in to_scores(cases.select(columns), study.matrix.loss)
         ]

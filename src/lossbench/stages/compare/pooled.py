@@ -10,7 +10,7 @@ import pandas as pd
 
 from lossbench.common import tables
 from lossbench.common.tables import COUNTS, RUN
-from lossbench.config import POOLED
+from lossbench.config import ALL_CLASSES, POOLED
 from lossbench.stages.compare.conventions import ratios
 from lossbench.stages.compare.scores import Scores, mean, to_rows
 from lossbench.statistics import jackknife_ratio
@@ -18,22 +18,37 @@ from lossbench.statistics import jackknife_ratio
 OVER_CLASSES = ("micro", "macro")
 
 
-def with_pooled(scores: Scores, metrics: Sequence[str]) -> Scores:
+def with_pooled(scores: Scores, metrics: Sequence[str], background: Mapping[str, str]) -> Scores:
     """Add those of `POOLED` that are asked for: values of cases whose mean is the pooled figure.
 
     Each training is pooled over all its cases, those of all folds of a seed together. A case's
-    value is what it adds, so that subjects and trainings vary as for any other metric.
+    value is what it adds, so that subjects and trainings vary as for any other metric. micro and
+    macro figures are `over_classes`; the background of a dataset counts in neither.
     """
     asked = [name for name in metrics if name in POOLED]
     if not asked or not set(COUNTS) <= scores.values.keys():
         return scores
-    tp, fp, fn = (np.moveaxis(scores.values[name], 2, -1) for name in COUNTS)
-    values = dict(scores.values)
+    tp, fp, fn = (np.moveaxis(scores.values[name], 2, -1) for name in COUNTS)  # (L, S, K, C)
+    kept = foreground(scores, background)
+    of_classes, over = dict(scores.values), {}
     for name in asked:
-        part = 2 * tp if name == "pooled_dice" else tp
-        pooled = jackknife_ratio(part, part + fp + fn, scores.subject)
-        values[name] = np.moveaxis(pooled, -1, 2)
-    return replace(scores, values=values)
+        kind, _, metric = name.partition("_")
+        part = 2 * tp if metric == "dice" else tp
+        whole = part + fp + fn
+        if kind == "pooled":
+            of_classes[name] = np.moveaxis(jackknife_ratio(part, whole, scores.subject), -1, 2)
+            continue
+        part, whole = part[:, :, kept], whole[:, :, kept]
+        if kind == "micro":
+            pooled = jackknife_ratio(part.sum(axis=2), whole.sum(axis=2), scores.subject)
+        else:  # values that a class adds to, averaged as their means are
+            pooled = mean(jackknife_ratio(part, whole, scores.subject), 2)
+        over[name] = pooled[..., None]
+    if not over:
+        return replace(scores, values=of_classes)
+    rows = scores.rows.any(axis=3, keepdims=True)
+    together = replace(scores, classes=[ALL_CLASSES], rows=rows, values=over)
+    return replace(scores, values=of_classes, over_classes=together)
 
 
 def pooled(groups: Sequence[Scores], background: Mapping[str, str]) -> pd.DataFrame:

@@ -64,7 +64,7 @@ def read_study(
     prepared = experiment.parents[1] / "datasets"
     groups = [penalise_distances(x, prepared / x.dataset) for x in groups]
     asked = [*settings.comparison.metrics, *settings.comparison.also]
-    groups = [with_pooled(scores, asked) for scores in groups]
+    groups = [with_pooled(scores, asked, backgrounds) for scores in groups]
     return cases, runs, groups, backgrounds
 
 

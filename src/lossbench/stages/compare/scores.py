@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,8 @@ class Scores:
         A float (L, S, C, K) for each column; NaN where it has no value.
     shared_weights
         Whether the trainings of a seed start from the same weights in all folds.
+    over_classes
+        The metrics that are of all classes together, where some are compared.
 
     Notes
     -----
@@ -57,6 +59,11 @@ class Scores:
     rows: np.ndarray
     values: dict[str, np.ndarray]
     shared_weights: bool = False
+    over_classes: "Scores | None" = None
+
+    def parts(self) -> list["Scores"]:
+        """These scores, and those of all classes together, if there are any."""
+        return [self, self.over_classes] if self.over_classes else [self]
 
     @property
     def keys(self) -> dict[str, str]:
@@ -87,6 +94,7 @@ class Scores:
             trainings=[training for training, k in zip(self.trainings, kept, strict=True) if k],
             rows=self.rows[:, kept],
             values={name: values[:, kept] for name, values in self.values.items()},
+            over_classes=self.over_classes and self.over_classes.until(seed),
         )
 
     def compared(self, metric: str) -> np.ndarray:
@@ -196,8 +204,9 @@ def iterate_pairs(groups: Sequence[Scores], metrics: Sequence[str], study: Study
 
     Where neither has any value (a class that no label shows) nothing is compared.
     """
-    for scores in groups:
-        for class_, metric, loss in product(scores.classes, metrics, study.compared):
+    for scores in chain.from_iterable(group.parts() for group in groups):
+        measured = [metric for metric in metrics if metric in scores.values]
+        for class_, metric, loss in product(scores.classes, measured, study.compared):
             reference = study.reference_of(loss)
             both = [scores.losses.index(name) for name in (loss, reference)]
             values = scores.compared(metric)[both, ..., scores.classes.index(class_)]

@@ -33,7 +33,7 @@ def verdict_table(results: Results, dataset: str, model: str) -> dict[str, Any]:
         (row["class"], row["loss"]): _cell(row, results, outcomes.get((row["class"], row["loss"])))
         for _, row in table.iterrows()
     }
-    classes = results.classes(dataset)
+    classes = results.compared_classes(dataset)
     lost = {name for (name, _), outcome in outcomes.items() if outcome == "lost"}
     max_classes, max_losses = MAX_FULL
     losses = results.compared
@@ -107,7 +107,7 @@ def verdict_frame(results: Results) -> pd.DataFrame:
     for dataset, model in results.groups:
         table = results.of(results.comparisons, dataset, model, metric=results.metric)
         texts = {(row["class"], row["loss"]): _text(row, results) for _, row in table.iterrows()}
-        for name in results.classes(dataset):
+        for name in results.compared_classes(dataset):
             losses = results.experiment.compared
             verdicts = {loss: texts.get((name, loss), NOTHING) for loss in losses}
             rows.append({"dataset": dataset, "model": model, "class": name, **verdicts})

@@ -168,6 +168,11 @@ class Results:
         """The classes in their order, but the background last: readers ask for the others first."""
         return sorted(self._classes[dataset], key=lambda c: c == self.background(dataset))
 
+    def compared_classes(self, dataset: str) -> list[str]:
+        """What the verdicts are of: the classes, or all together where the metric is of these."""
+        is_of_all = self.metric in config.OF_ALL_CLASSES
+        return [config.ALL_CLASSES] if is_of_all else self.classes(dataset)
+
     def prepared(self, dataset: str) -> Prepared:
         """The dataset that the runs were trained on.
 
@@ -261,7 +266,7 @@ class Results:
 def case_metric(study: config.Study) -> str:
     """The metric of cases that the first compared metric is or, pooled, is made of."""
     metric = study.comparison.metrics[0]
-    return metric.removeprefix("pooled_") if metric in config.POOLED else metric
+    return metric.partition("_")[2] if metric in config.POOLED else metric
 
 
 def _read(path: Path, read: Callable[[Path], pd.DataFrame], columns: list[str]) -> pd.DataFrame:

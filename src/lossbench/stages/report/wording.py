@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench.common.files import read_json
-from lossbench.config import TUNED, counted
+from lossbench.config import ALL_CLASSES, TUNED, counted
 from lossbench.stages.report.results import Results
 
 MINUS, NOTHING, TIMES = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
@@ -182,7 +182,7 @@ def answer(results: Results, dataset: str, model: str, metric: str, tuned: bool 
     rows = results.of(results.comparisons, dataset, model, metric=metric)
     rows = rows[rows["loss"].isin(losses)]
     reference = results.reference + (TUNED if tuned else "")
-    order = results.classes(dataset)
+    order = [*results.classes(dataset), ALL_CLASSES]
     if rows.empty:
         return f"{reference} is the only loss: there is nothing to compare it with."
     rows = rows.sort_values("class", key=lambda names: names.map(order.index))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lossbench.config import Experiment
+from lossbench.config import ALL_CLASSES, OF_ALL_CLASSES, Experiment
 
 MODE = "workflowType=machine_learning"  # else the UI opens for language models
 # Shared views: the kind of runs each shows. The UI of MLflow 3 writes and reads them as tags of an
@@ -55,7 +55,7 @@ def verdict_table(comparisons: pd.DataFrame, classes: Sequence[str]) -> str:
             for verdict, difference, low, high in rows
         ]
         wide = table.assign(cell=cells).pivot(index="loss", columns="class", values="cell")
-        columns = [name for name in classes if name in wide]
+        columns = [name for name in (*classes, ALL_CLASSES) if name in wide]
         wide = wide.reindex(index=table["loss"].unique(), columns=columns).fillna("")
         # The UI folds a note to its first line: the verdicts in words.
         losses = table.groupby("loss", sort=False)
@@ -78,7 +78,11 @@ def experiment_tags(e: Experiment, note: str, classes: Sequence[str]) -> dict[st
 
     Without an order of columns the UI sorts them by name, metrics before params before tags.
     """
-    pairs = [(metric, name) for metric in e.comparison.metrics for name in classes]
+    pairs = [
+        (metric, name)
+        for metric in e.comparison.metrics
+        for name in ([ALL_CLASSES] if metric in OF_ALL_CLASSES else classes)
+    ]
     # A column and a level of grouping only for what there is several of.
     several = [key for key in ("dataset", "model") if len(getattr(e.matrix, key)) > 1]
     figures = [f"test/{metric}/{name}" for metric, name in pairs]
