@@ -72,6 +72,48 @@ def test_one_metric_of_one_class(name, tmp_path, output):
     assert cases(output)["case"].nunique() == N
 
 
+# As public programs write them: header, row, a class that they have, and what else counts as one.
+PROGRAMS = {
+    "MIScnn": ("sample_id\tdice_class-0\tdice_class-1", "p{i}\t0.99\t{dice}", "class-1", ["class-0"]),
+    "TotalSegmentator": (
+        "subject,dice-rib_left_1,surface_dice_3-rib_left_1,dice-spleen,surface_dice_3-spleen",
+        "s{i},{dice},0.9,nan,nan", "rib_left_1", ["spleen"],
+    ),
+    "FLARE": ("Name,Liver_DSC,Liver_NSD", "FLARE_{i}.nii.gz,{dice},0.5", "Liver", []),
+    "pymia": ("SUBJECT;LABEL;DICE;HDRFDST95;VOLSMTY", "S{i};GM;{dice};3.0;0.9", "GM", []),
+    "medpy": (",dc,jc,sens,hd95", "p{i},{dice},0.5,0.6,3", "foreground", []),
+    "figures over classes": (
+        "patient_id,hospital_id,dice_ET,dice_macro,micro_dice,dice_overall,dice_all,Dice (global)",
+        "p{i},1,{dice},0.1,0.2,0.3,0.4,0.5", "ET", [],
+    ),
+    "a row over classes": (
+        "case,class,dice", "p{i},ET,{dice}\np{i},overall,0.1\np{i},Macro average,0.1", "ET", [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_tables_of_public_programs(name, tmp_path, output):
+    """A file for each loss, which the command line names."""
+    header, row, class_, others = PROGRAMS[name]
+    files = []
+    for loss, dice in DICE.items():
+        rows = [row.format(i=i, dice=d) for i, d in enumerate(dice)]
+        path = write(tmp_path / f"{loss}.csv", "\n".join([header, *rows]) + "\n")
+        files.append(f"{loss}={path}")
+    compare_files(files, "a", output)
+    assert values(output, class_=class_) == DICE
+    assert {*cases(output)["class"]} == {class_, *others}
+    assert cases(output)["case"].nunique() == N
+
+
+def test_a_table_without_a_metric_says_which_columns_it_has(tmp_path, output):
+    """Those of a lesion are no metric of a case."""
+    path = write(tmp_path / "a.csv", "CaseID,LW_Dice_WT\nx,0.5\n")
+    with pytest.raises(UserError, match=r"no column of a metric.*not read: LW_Dice_WT"):
+        compare_files([f"a={path}"], "a", output)
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "cp1252"])
 def test_encodings_of_windows(encoding, tmp_path, output):
     text = table("Methode,method,case,dice", "ä,{loss},fälle{i},{dice}")

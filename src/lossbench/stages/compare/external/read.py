@@ -143,7 +143,7 @@ def read(
     if not any(metric in table for metric in METRICS):
         raise UserError(
             f"{files[0]['path']}: no column of a metric; expected: one of {', '.join(METRICS)}, "
-            f"or the counts {', '.join(COUNTS)}; available: {', '.join(frames[0].columns)}"
+            f"or the counts {', '.join(COUNTS)}. " + " ".join(notes)
         )
     keys = [key for key in ("case", "class", "subject") if key in table]
     notes += [note for key in keys for note in _spelled_alike(table, key)]

@@ -16,7 +16,7 @@ FIGURES = (*COUNTS, *METRICS)
 # What people call a column, best first, without case, blanks and signs.
 KEYS = {
     "case": "case caseid casename id image imageid imagename img imgid filename file scan scanid "
-    "sample sampleid volume",
+    "sample sampleid volume name",
     "subject": "subject subjectid patient patientid",
     "class": "class classname label labelname structure region organ roi tissue",
     "fold": "fold foldid cvfold",
@@ -30,20 +30,21 @@ FIGURE_NAMES = {
     "tp": "tp truepositive truepositives",
     "fp": "fp falsepositive falsepositives",
     "fn": "fn falsenegative falsenegatives",
-    "dice": "dice dsc dicescore dicecoefficient dicecoef dicesimilaritycoefficient dicesimilarity "
-    "sorensendice dicesorensen f1 f1score",
+    "dice": "dice dsc dc dicescore dicecoefficient dicecoef dicesimilaritycoefficient "
+    "dicesimilarity sorensendice dicesorensen f1 f1score",
     "iou": "iou jaccard jaccardindex jaccardscore jaccardcoefficient jc intersectionoverunion",
     "precision": "precision ppv positivepredictivevalue",
-    "recall": "recall sensitivity tpr truepositiverate",
+    "recall": "recall sensitivity sens tpr truepositiverate",
     "hd95": "hd95 hd95mm 95hd hausdorff95 hausdorff95mm hausdorffdistance95 hd95percentile "
-    "hausdorffdistance95mm 95hausdorff 95hausdorffdistance percentile95hausdorff robusthausdorff",
+    "hausdorffdistance95mm 95hausdorff 95hausdorffdistance percentile95hausdorff robusthausdorff "
+    "hdrfdst95",
     "surface_dice": "surfacedice nsd surfacedsc normalizedsurfacedistance "
     "normalisedsurfacedistance normalizedsurfacedice normalisedsurfacedice surfacedicecoefficient",
 }
 OF_FIGURE = {name: ours for ours, names in FIGURE_NAMES.items() for name in names.split()}
 # Rows, classes and columns of a summary; in a name such as mean_dice one of its words.
 SUMMARY = re.compile(
-    r"mean|std|sd|stddev|dev|avg|average|median|min|max|minimum|maximum|count|sum|total|iqr|rank"
+    r"macro|micro|overall|global|all|mean|std|sd|stddev|dev|avg|average|median|min|max|minimum|maximum|count|sum|total|iqr|rank"
     r"|variance|var|quantile|percentile|standard|deviation|ci|notnans"
     r"|\d+(th)?(percentile|quantile|%)"
 )
