@@ -1,5 +1,7 @@
 """A study of overlapping regions, stage by stage."""
 
+import json
+
 import nibabel
 import numpy as np
 import pandas as pd
@@ -227,7 +229,8 @@ def test_volumes_have_a_mask_for_each_region(tmp_path, slice_axis):
     assert read_json(dataset / "classes.json")["regions"] == [[1, 2], [2]]
     # With an order, one label map as nnU-Net's; it changes nothing that is trained.
     listing = read_json(root / "dataset.json")
-    write_json(root / "dataset.json", listing | {"regions_class_order": [1, 2]})
+    text = json.dumps(listing | {"regions_class_order": [1, 2]})  # the order of regions counts
+    (root / "dataset.json").write_text(text)
     ordered = prepared(dataset, spec, folds=2)
     assert ordered.digest == data.digest
     predict(trained, root / "imagesTr", tmp_path / "maps", dataset)

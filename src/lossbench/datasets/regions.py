@@ -61,7 +61,7 @@ def class_order(
     order = getattr(source, "regions_class_order", None)
     if order is None or not regions or entry.get("regions"):
         return None
-    labels = {label for region in regions for label in region}
+    labels = sorted({label for region in regions for label in region})
     if (
         not isinstance(order, list)
         or len(order) != len(regions)
@@ -69,7 +69,7 @@ def class_order(
     ):
         raise UserError(
             f"{where}: regions_class_order is {order!r}; expected a label for each of the "
-            f"{len(regions)} regions, of {sorted(labels)}"
+            f"{len(regions)} regions, of {labels}"
         )
     return list(order)
 

@@ -199,6 +199,13 @@ def test_a_verdict_without_an_interval_says_so():
     row |= {"verdict": "undecided", "difference": -0.25, "ci_low": None, "ci_high": None}
     text = verdict_table(pd.DataFrame([row]), ["background", "one"])
     assert "**undecided** -0.2500 (no interval)" in text
+    # A metric that is reported only has no verdict, and one of all classes has a column.
+    also = row | {"metric": "micro_iou", "class": "all classes", "verdict": ""}
+    text = verdict_table(pd.DataFrame([row, also]), ["background", "one"])
+    assert "against **dice**: reported without a verdict." in text
+    last = text.split("\n\n")[-1]
+    assert "| all classes" in last
+    assert "| -0.2500 (no interval)" in last
 
 
 def test_the_shared_views_name_columns_that_exist(finished):

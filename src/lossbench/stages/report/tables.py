@@ -57,7 +57,8 @@ def means(results: Results) -> pd.DataFrame:
 def comparisons(results: Results) -> pd.DataFrame:
     """Every comparison, all metrics."""
     table = results.comparisons
-    frame = table[[*GROUP, "class", "metric", "loss", "reference", "verdict"]].copy()
+    frame = table[[*GROUP, "class", "metric", "loss", "reference"]].copy()
+    frame["verdict"] = table["verdict"].fillna(NOTHING)  # of a metric that is reported only
     frame["difference"] = [wording.difference(row) for _, row in table.iterrows()]
     for title, name in (("interval", "simultaneous"), ("interval, unadjusted", "ci")):
         frame[title] = [wording.difference_interval(row, name) for _, row in table.iterrows()]

@@ -253,7 +253,8 @@ class Study:
         for row in comparisons.to_dict("records"):
             name = f"{row['metric']}/{row['class']}"
             figures |= {f"versus/{name}/{k}": row[k] for k in VERSUS}
-            tags[verdict_tag(row["metric"], row["class"])] = row["verdict"]
+            if row["verdict"]:  # there is none on a metric that is reported only
+                tags[verdict_tag(row["metric"], row["class"])] = row["verdict"]
         words = "the reference" if is_reference else verdicts_in_words(comparisons)
         tags |= {"lossbench.verdict": words, "mlflow.note.content": words}
         start, end = _ms(runs["started"].min()), _ms(runs["finished"].max())

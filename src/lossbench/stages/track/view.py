@@ -49,7 +49,8 @@ def verdict_table(comparisons: pd.DataFrame, classes: Sequence[str]) -> str:
     for (dataset, model, metric, reference), table in comparisons.groupby(groups, sort=False):
         rows = table[["verdict", "difference", "ci_low", "ci_high"]].itertuples(index=False)
         cells = [
-            f"**{verdict}** {difference:+.4f} "
+            (f"**{verdict}** " if verdict else "")  # none on a metric that is reported only
+            + f"{difference:+.4f} "
             # A single block has no interval.
             + ("(no interval)" if pd.isna(low) else f"[{low:+.4f}, {high:+.4f}]")
             for verdict, difference, low, high in rows
@@ -58,10 +59,11 @@ def verdict_table(comparisons: pd.DataFrame, classes: Sequence[str]) -> str:
         columns = [name for name in (*classes, ALL_CLASSES) if name in wide]
         wide = wide.reindex(index=table["loss"].unique(), columns=columns).fillna("")
         # The UI folds a note to its first line: the verdicts in words.
-        losses = table.groupby("loss", sort=False)
+        losses = table[table["verdict"] != ""].groupby("loss", sort=False)
         sentence = ". ".join(f"**{loss}** {verdicts_in_words(rows)}" for loss, rows in losses)
         text += [
-            f"{metric} of {model} on {dataset}, against **{reference}**: {sentence}.",
+            f"{metric} of {model} on {dataset}, against **{reference}**: "
+            f"{sentence or 'reported without a verdict'}.",
             wide.reset_index().to_markdown(index=False),
         ]
     return "\n\n".join(text) or "There is one loss: nothing to compare."
@@ -69,7 +71,7 @@ def verdict_table(comparisons: pd.DataFrame, classes: Sequence[str]) -> str:
 
 def verdicts_in_words(comparisons: pd.DataFrame) -> str:
     """Say the verdicts of one loss: better on anterior; undecided on posterior."""
-    groups = comparisons.groupby("verdict", sort=False)["class"]
+    groups = comparisons[comparisons["verdict"] != ""].groupby("verdict", sort=False)["class"]
     return "; ".join(f"{verdict} on {', '.join(dict.fromkeys(names))}" for verdict, names in groups)
 
 
