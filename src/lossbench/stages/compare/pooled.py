@@ -29,7 +29,7 @@ def with_pooled(scores: Scores, metrics: Sequence[str], background: Mapping[str,
     if not asked or not set(COUNTS) <= scores.values.keys():
         return scores
     tp, fp, fn = (np.moveaxis(scores.values[name], 2, -1) for name in COUNTS)  # (L, S, K, C)
-    kept = foreground(scores, background)
+    kept = scores.foreground(background)
     of_classes, over = dict(scores.values), {}
     for name in asked:
         kind, _, metric = name.partition("_")
