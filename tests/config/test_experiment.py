@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from lossbench.config import Augmentation, Experiment, canonical, load, validate
+from lossbench.config import Augmentation, Experiment, canonical, duration, load, validate
 from tests.helpers.configs import CONFIG, default, merged, problems
 
 
@@ -57,6 +57,66 @@ def test_a_mistake_is_named_by_key_with_what_to_do(section, change, message):
     raw = default()
     (raw if section is None else raw[section]).update(change)
     assert message in problems(raw)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (1e-320, "expected 0, or a size from 1e-30 to 1e+30 (found 9.99989e-321)"),
+        (1e308, "expected 0, or a size from 1e-30 to 1e+30 (found 1e+308)"),
+        ("1e-320", "expected 0, or a size from 1e-30 to 1e+30"),
+        ("inf", "expected a number (found 'inf')\n"),
+        ("nan", "expected a number (found 'nan')\n"),
+        (float("nan"), "expected a finite number (found nan)"),
+    ],
+)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "training.learning_rate",
+        "training.augmentation.noise",
+        "comparison.margins.hd95",
+        "datasets.mni152.surface_tolerance",
+        "datasets.mni152.target_spacing",
+    ],
+)
+def test_a_number_that_float32_does_not_hold_is_refused_wherever_it_stands(key, value, message):
+    change = [1, value, 1] if key.endswith("target_spacing") else value
+    for part in reversed(key.split(".")):
+        change = {part: change}
+    text = problems(merged(default(), change)) + "\n"
+    assert key.replace(".hd95", "") in text
+    assert message in text
+
+
+@pytest.mark.parametrize("key", ["steps", "batch_size"])
+def test_a_whole_number_that_tables_do_not_hold_is_refused(key):
+    raw = default()
+    raw["training"][key] = 10**22
+    assert f"training.{key}: expected a number of at most 9223372036854775807" in problems(raw)
+
+
+def test_a_fold_seed_that_no_generator_takes_is_refused():
+    raw = default()
+    raw["datasets"]["mni152"]["fold_seed"] = -1
+    assert "fold_seed: input should be greater than or equal to 0" in problems(raw)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "under 0.01 s"),
+        (1e-5, "under 0.01 s"),
+        (0.123, "0.12 s"),
+        (9.97, "10 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (9000, "2.5 h"),
+        (3600 * 12345, "12345 h"),
+    ],
+)
+def test_a_duration_is_never_in_powers_of_ten(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_all_mistakes_are_reported_at_once():

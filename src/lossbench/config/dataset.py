@@ -67,7 +67,7 @@ class Dataset(Component):
     folds: int | None = Field(
         None, ge=2, description="Number of folds; null for the dataset's own."
     )
-    fold_seed: int = Field(0, description="Seed of the shuffle that makes the folds.")
+    fold_seed: int = Field(0, ge=0, description="Seed of the shuffle that makes the folds.")
     surface_tolerance: Number = Field(
         1.0,
         gt=0,

@@ -1,6 +1,7 @@
 """What is wrong with a config, in words: the file, the key, its value, what to do."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import date
@@ -49,8 +50,11 @@ def duration(seconds: float) -> str:
     """A time in words: 2.5 h, 12 min, 40 s."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+            number = seconds / size
+            return f"{number:.3g} {unit}" if number < 999.5 else f"{number:.0f} {unit}"
+    if seconds < 0.01:
+        return "under 0.01 s"
+    return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.2g} s"
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:
@@ -132,6 +136,8 @@ def _remedy(kind: str, value: Any) -> str:
         return ""
     with suppress(TypeError, ValueError, OverflowError):
         number = float(value)
+        if not math.isfinite(number):
+            return ""
         if kind == "float_type" or number.is_integer():
             return f"; write {int(number) if number.is_integer() else number}"
     return ""

@@ -48,18 +48,33 @@ def _numbers(value: Any) -> Any:
 
 
 Number = Annotated[float, BeforeValidator(_numbers)]
+# Networks compute in float32: 1e-320 is 0 there, and 1e308 infinite. Tables hold 64 bits.
+SMALLEST, LARGEST, LARGEST_INT = 1e-30, 1e30, 2**63 - 1
 
 
-class Strict(BaseModel):
+class _Section(BaseModel):
+    """A section whose numbers are of a size that can be computed with."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _has_a_size(cls, value: Any) -> Any:
+        if problem := _size_problem(value):
+            raise ValueError(problem)
+        return value
+
+
+class Strict(_Section):
     """A section that refuses unknown keys, and values of other types: a bool is no number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid")
 
 
-class Component(BaseModel):
+class Component(_Section):
     """A class by its dotted path, and its keyword arguments."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow")
     target: str = Field(
         alias="_target_", description="Dotted path of a class, e.g. monai.losses.DiceLoss."
     )
@@ -246,6 +261,20 @@ class Matrix(Strict):
         if twice:
             raise ValueError(f"{', '.join(twice)} is listed twice")
         return values
+
+
+def _size_problem(value: Any) -> str | None:
+    """Why a number, or one within a value, is too small or too large; None where none is."""
+    if isinstance(value, Mapping):
+        problems = ((key, _size_problem(item)) for key, item in value.items())
+        return next((f"{key}: {problem}" for key, problem in problems if problem), None)
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(_size_problem, value)), None)
+    if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
+        return f"expected 0, or a size from {SMALLEST:g} to {LARGEST:g} (found {value:g})"
+    if isinstance(value, int) and abs(value) > LARGEST_INT:
+        return f"expected a number of at most {LARGEST_INT} (found {value})"
+    return None
 
 
 def _json_problem(value: Any) -> str | None:
