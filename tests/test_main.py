@@ -94,13 +94,13 @@ def test_subcommands_with_a_plus_between_them_share_a_process_up_to_a_failure(mo
     assert "error: no train" in caplog.text
 
 
-@pytest.mark.parametrize("number", ["0", "-1", "1.5", "many"])
-def test_what_counts_something_is_a_whole_number_from_1_on(number, capsys):
+@pytest.mark.parametrize("number", ["0", "-1", "1.5", "many", "70000", "9" * 30])
+def test_what_counts_something_is_a_whole_number_of_a_size_that_can_be(number, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", "--block", "a", "--data", "b", "--output", "c", f"--threads={number}"])
     assert ended.value.code == 2
     assert (
-        f"--threads: expected a whole number from 1 on (found '{number}')"
+        f"--threads: expected a whole number from 1 to 65535 (found '{number}')"
         in capsys.readouterr().err
     )
 
@@ -126,3 +126,19 @@ def test_whoever_reads_the_output_may_stop_early():
     command = f"{sys.executable} -m lossbench schema | head -1"
     found = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert (found.stdout, found.stderr) == ("{\n", "")
+
+
+@pytest.mark.slow
+def test_the_log_says_where_a_library_crashed(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import ctypes, pathlib\n"
+        "from lossbench.__main__ import _log_to\n"
+        "_log_to(pathlib.Path('train.log'))\n"
+        "ctypes.string_at(0)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True)
+    assert done.returncode < 0
+    text = (tmp_path / "train.log").read_text()
+    assert "Segmentation fault" in text
+    assert 'mine.py", line 4' in text

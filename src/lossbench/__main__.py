@@ -2,17 +2,20 @@
 
 import argparse
 import ast
+import faulthandler
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lossbench.common.instantiate import location_of
+from lossbench.common.progress import never_silent
 from lossbench.common.quick_imports import UNUSED, quick_imports
 from lossbench.config import FreshProcessError, UserError
 
@@ -60,9 +63,11 @@ EXAMPLES = {
 
 
 def _count(text: str) -> int:
-    """A whole number of at least 1: all of ours count something, or name a port."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on (found {text!r})")
+    """A whole number from 1 to 65535: all of ours are ports, or count threads and rounds."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number from 1 to 65535 (found {text!r})"
+        )
     return int(text)
 
 
@@ -82,7 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
         for call, function in zip(calls, functions, strict=True):
             stage = call["stage"]
             options = {key: call[key] for key in call.keys() - {"stage", "log"}}
-            function(**options)
+            waits = stage == "ui" or options.get("follow")  # until it is ended
+            with nullcontext() if waits else never_silent(stage):
+                function(**options)
             if stage == "compare" and options["cases"]:  # results of others get their report too
                 output = options["output"]
                 _function("report")(output / "experiment.json", output)
@@ -211,9 +218,10 @@ def _log_to(file: Path | None) -> None:
         if not os.environ.pop(FRESH, ""):  # whose predecessor has said why it is there
             file.write_text("")
         # "a" opens it again after logging.config of a user's has closed it.
-        handlers.append(
-            logging.FileHandler(file, mode="a", encoding="utf-8", errors="backslashreplace")
-        )
+        to_file = logging.FileHandler(file, mode="a", encoding="utf-8", errors="backslashreplace")
+        handlers.append(to_file)
+        if not faulthandler.is_enabled():  # where a library crashes: the line that called it
+            faulthandler.enable(os.dup(to_file.stream.fileno()))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=handlers)
     logging.getLogger("lossbench").setLevel(logging.INFO)
 

@@ -9,11 +9,22 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 DEVICES = ("cpu", "cuda")
+# Hooks that are called for every network, loss and optimiser of the process.
+HOOKS = {
+    "torch.nn.modules.module": (
+        *("backward_pre_hooks", "backward_hooks", "forward_pre_hooks", "forward_hooks"),
+        *("forward_hooks_always_called", "forward_hooks_with_kwargs"),
+        *("buffer_registration_hooks", "module_registration_hooks", "parameter_registration_hooks"),
+    ),
+    "torch.optim.optimizer": ("optimizer_pre_hooks", "optimizer_post_hooks"),
+}
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # those by which a job is stopped
+GUARDS: list[Any] = []  # inference modes that put back what user code left
 SMALLEST = sys.float_info.min  # half of it is 0 where denormal numbers are flushed
 log = logging.getLogger(__name__)
 
@@ -23,11 +34,21 @@ def preserve_global_state() -> Iterator[None]:
     """Put back what code within changes: one loss must not change how the next one computes.
 
     It takes some microseconds. Random numbers are not its matter: they are seeded at every step.
+    `os._exit`, which would end the process without a word, raises SystemExit meanwhile.
     """
-    before = _read()
+    before, exit_at_once = _read(), os._exit
+    process = os.getpid()
+
+    def raise_exit(status: int) -> NoReturn:
+        if os.getpid() != process:  # a child, which ends so when it has done its work
+            exit_at_once(status)
+        raise SystemExit(status)
+
+    os._exit = raise_exit
     try:
         yield
     finally:
+        os._exit = exit_at_once
         if (after := _read()) != before:
             _write({name: value for name, value in before.items() if after.get(name) != value})
 
@@ -56,12 +77,22 @@ def _read() -> dict[str, Any]:
             "matmul": torch.get_float32_matmul_precision(),
             "threads": torch.get_num_threads(),
             "autocast": [torch.is_autocast_enabled(device) for device in DEVICES],
+            "inference": torch.is_inference_mode_enabled(),
+            "modes": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
+            "hooks": [{**hooks} for hooks in _hooks()],
             "mkldnn": torch._C._get_mkldnn_enabled(),
             "benchmark": torch.backends.cudnn.benchmark,
             "cudnn": torch.backends.cudnn.deterministic,
             "tf32": torch.backends.cudnn.allow_tf32,
         }
     return state
+
+
+@cache
+def _hooks() -> list[dict[int, Any]]:
+    """The hooks of all modules and of all optimisers, as torch keeps them."""
+    modules = [(sys.modules[name], kinds) for name, kinds in HOOKS.items()]
+    return [getattr(module, f"_global_{kind}") for module, kinds in modules for kind in kinds]
 
 
 def _write(state: dict[str, Any]) -> None:
@@ -106,6 +137,19 @@ def _write(state: dict[str, Any]) -> None:
             case "autocast":
                 for device, enabled in zip(DEVICES, value, strict=True):
                     torch.set_autocast_enabled(device, enabled)
+            case "inference":
+                # Never left again: a guard that ends puts back what was before it.
+                GUARDS.append(torch.inference_mode(value))
+                GUARDS[-1].__enter__()
+            case "modes":
+                for _ in range(torch._C._len_torch_function_stack() - value[0]):
+                    torch._C._pop_torch_function_stack()
+                for _ in range(torch._C._len_torch_dispatch_stack() - value[1]):
+                    torch._C._pop_torch_dispatch_stack(None)
+            case "hooks":
+                for hooks, former in zip(_hooks(), value, strict=True):
+                    hooks.clear()
+                    hooks.update(former)
             case "mkldnn":
                 torch._C._set_mkldnn_enabled(value)
             case "benchmark":

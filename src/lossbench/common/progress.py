@@ -1,8 +1,10 @@
 """Progress of long work: a bar on a terminal, and a line in the log at least every 30 s."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -13,6 +15,40 @@ from lossbench.config import duration
 log = logging.getLogger(__name__)
 INTERVAL = 30.0  # seconds between two lines of the log
 Item = TypeVar("Item")
+_positions: list[Callable[[], str]] = []  # lines that say how far the loops that run are
+
+
+class _LastLine(logging.Handler):
+    """When the last line was logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.at = time.monotonic()
+
+
+@contextmanager
+def never_silent(stage: str) -> Iterator[None]:
+    """Log a line after 30 s without one: how far the stage is, or at least that it goes on."""
+    last, ended, begin = _LastLine(), threading.Event(), time.monotonic()
+
+    def speak() -> None:
+        while not ended.wait(max(last.at + INTERVAL - time.monotonic(), 0.01)):
+            if time.monotonic() - last.at >= INTERVAL:
+                at_work = f"{stage}: at work for {duration(time.monotonic() - begin)}"
+                log.info("%s", _positions[-1]() if _positions else at_work)
+
+    thread = threading.Thread(target=speak, daemon=True)
+    logging.getLogger().addHandler(last)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        logging.getLogger().removeHandler(last)
 
 
 def progress(
@@ -36,16 +72,23 @@ def progress(
     """
     begin = shown = time.monotonic()
     number = 0
+
+    def position() -> str:
+        if total is None or not number:
+            return f"{what} {number}{'' if total is None else f' of {total}'} cases"
+        left = (time.monotonic() - begin) / number * (total - number)
+        return f"{what} {number} of {total} cases, about {duration(left)} left"
+
     bar = tqdm(total=total, unit="case", disable=None, leave=False)  # on a terminal
-    with bar, logging_redirect_tqdm():
-        for item in items:
-            yield item
-            number += size(item)
-            bar.update(size(item))
-            if time.monotonic() - shown > INTERVAL:
-                shown = time.monotonic()
-                if total is None:
-                    log.info("%s %d cases", what, number)
-                else:
-                    left = duration((shown - begin) / number * (total - number))
-                    log.info("%s %d of %d cases, about %s left", what, number, total, left)
+    _positions.append(position)
+    try:
+        with bar, logging_redirect_tqdm():
+            for item in items:
+                yield item
+                number += size(item)
+                bar.update(size(item))
+                if time.monotonic() - shown > INTERVAL:
+                    shown = time.monotonic()
+                    log.info("%s", position())
+    finally:
+        _positions.remove(position)

@@ -29,6 +29,8 @@ from lossbench.config.metrics import outcome as outcome
 from lossbench.config.rounds_and_tuning import LearningRateTuning as LearningRateTuning
 from lossbench.config.rounds_and_tuning import Rounds as Rounds
 from lossbench.config.rounds_and_tuning import Tuning as Tuning
+from lossbench.config.sections import LARGEST as LARGEST
+from lossbench.config.sections import SMALLEST as SMALLEST
 from lossbench.config.sections import Augmentation as Augmentation
 from lossbench.config.sections import Comparison as Comparison
 from lossbench.config.sections import Component as Component

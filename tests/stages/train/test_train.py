@@ -548,10 +548,15 @@ class Exiting(nn.Module):
         self.by = by
 
     def forward(self, logits, target):
+        if self.by == "os._exit":
+            os._exit(0)
         raise KeyboardInterrupt if self.by else SystemExit(0)
 
 
-@pytest.mark.parametrize(("by", "what"), [(None, "SystemExit: 0"), ("Ctrl-C", "KeyboardInterrupt")])
+@pytest.mark.parametrize(
+    ("by", "what"),
+    [(None, "SystemExit: 0"), ("os._exit", "SystemExit: 0"), ("Ctrl-C", "KeyboardInterrupt")],
+)
 def test_a_loss_that_exits_takes_no_other_with_it(tmp_path, phantom, by, what):
     losses = {"exiting": {"_target_": f"{__name__}.Exiting", "by": by}, **LOSSES}
     with pytest.raises(UserError, match=rf"losses\.exiting: failed at step 0: {what}"):

@@ -1,6 +1,7 @@
 """Train the losses of a block: one process, the same initial weights, the same batches."""
 
 import logging
+import math
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from lossbench.common.device import device_name, pick_device
 from lossbench.common.files import read_json, try_lock
 from lossbench.common.global_state import preserve_global_state
+from lossbench.common.progress import INTERVAL
 from lossbench.common.provenance import run_digest
 from lossbench.common.tuning import read_block
 from lossbench.common.user_code import refuse_other_code
@@ -66,7 +68,7 @@ def train_missing(specs: dict, execution: dict, store: Path, data: Prepared) -> 
     for name in specs.keys() - missing:
         log.info("%s: taken from the store, %s", name, folders[name])
     missing = [name for name in missing if name not in failed]
-    waiting = False
+    said = -math.inf
     while missing:
         with ExitStack() as locks:
             free = [name for name in missing if _lock(folders[name], locks)]
@@ -79,9 +81,9 @@ def train_missing(specs: dict, execution: dict, store: Path, data: Prepared) -> 
                 ]
                 _train({name: specs[name] for name in free}, execution, folders, data, finished)
             else:
-                if not waiting:
+                if time.monotonic() - said > INTERVAL:
+                    said = time.monotonic()
                     log.info("waiting for %s, which another process trains", ", ".join(missing))
-                waiting = True
                 time.sleep(WAIT_SECONDS)
         missing = [x for x in missing if not is_finished(folders[x], specs[x]["training"])]
     if failed:

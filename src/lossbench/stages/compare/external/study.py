@@ -1,12 +1,11 @@
 """How results of other programs are compared: a study of what they have, by the command line."""
 
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from lossbench.common.tables import COUNTS, RUN
-from lossbench.config import METRICS, POOLED, Study, UserError, did_you_mean
+from lossbench.config import LARGEST, METRICS, POOLED, SMALLEST, Study, UserError, did_you_mean
 from lossbench.stages.compare.external.checks import unmatched
 from lossbench.stages.compare.external.read import ExternalResults
 
@@ -43,9 +42,11 @@ def to_study(
             raise UserError(f"--metrics: {metric} is named twice; each metric is compared once")
     for key, value in numbers.items():
         if value is not None and not (
-            1e-6 <= value < 0.5 if key == "alpha" else 0 < value < math.inf
+            1e-6 <= value < 0.5 if key == "alpha" else SMALLEST <= value <= LARGEST
         ):
-            expected = "above 0" + (" and below 0.5" if key == "alpha" else "")
+            expected = (
+                "from 1e-6 to below 0.5" if key == "alpha" else f"from {SMALLEST:g} to {LARGEST:g}"
+            )
             raise UserError(f"--{key} {value:g}: expected: a number {expected}")
     settings = {key: value for key, value in numbers.items() if value is not None}
     settings |= {"reference": reference, "metrics": list(metrics) or measured[:1]}
