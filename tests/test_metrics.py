@@ -29,6 +29,21 @@ def test_counts_by_hand():
     assert counts(prediction, label, 3).tolist() == [[1, 2, 0], [0, 1, 1], [1, 1, 0]]
 
 
+def test_overlap_precision_and_recall_by_hand():
+    """Class 2 is predicted and not there: no precision at all, and nothing to overlap or recall."""
+    prediction = np.array([[0, 1, 1], [2, 0, 1]], np.uint8)
+    label = np.array([[0, 1, 0], [1, IGNORE, 1]], np.uint8)
+    found = measure(prediction, label, [1.0, 1.0], 4, 1.0)
+    hand = {
+        "dice": [2 / 3, 4 / 6, np.nan, np.nan],
+        "iou": [1 / 2, 2 / 4, np.nan, np.nan],
+        "precision": [1, 2 / 3, 0, np.nan],
+        "recall": [1 / 2, 2 / 3, np.nan, np.nan],
+    }
+    for name, values in hand.items():
+        assert found[name] == pytest.approx(values, nan_ok=True), name
+
+
 def test_mean_dice_of_cases_by_hand():
     """False positives count where the class is there, and a case without the class does not."""
     cases = [[[8, 1], [2, 3], [4, 1]], [[5, 0], [0, 7], [0, 0]]]  # tp, fp, fn of two classes

@@ -19,6 +19,11 @@ def test_long_work_says_how_far_it_is(monkeypatch, caplog, total, ending):
     assert caplog.messages[0].startswith(f"read 2{ending}")
 
 
+def test_the_time_left_is_at_the_pace_so_far(monkeypatch):
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 130.0)
+    assert progress.time_left(100.0, 10, 40) == "about 90 s left"
+
+
 def test_short_work_says_nothing(caplog):
     with caplog.at_level(logging.INFO):
         assert list(progress.progress(range(3), 3, "read")) == [0, 1, 2]

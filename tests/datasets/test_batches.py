@@ -1,13 +1,16 @@
 """The batch is a function of (dataset, fold, seed, step), and of nothing else."""
 
+import math
+
 import numpy as np
 import pytest
+import scipy.spatial
 import scipy.stats
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossbench.config import Augmentation, Training, UserError
-from lossbench.datasets.augment import augment, counter_noise
+from lossbench.datasets.augment import _draw, augment, counter_noise
 from lossbench.datasets.batches import (
     Arrays,
     Batches,
@@ -94,6 +97,27 @@ def test_batches_longer_than_an_epoch(phantom):
     assert batch.images.shape == (50, 1, 32, 32)
 
 
+def test_epochs_follow_each_other_whatever_the_size_of_a_batch(phantom):
+    batches = Batches(phantom, 1, 0, settings(batch_size=5), CPU)
+    count = len(phantom.training(1))
+    rows = [row for step in range(count) for row in batches._rows(step)]
+    for start in range(0, 5 * count, count):
+        assert sorted(rows[start : start + count]) == sorted(phantom.training(1))
+
+
+def test_a_patch_may_be_any_part_of_its_case(phantom):
+    batches = Batches(phantom, 0, 0, settings(patch_size=[16, 24], augmentation=None), CPU)
+    starts = []
+    for step in range(100):
+        for row, image, label in zip(batches._rows(step), *batches(step)[:2], strict=True):
+            windows = np.lib.stride_tricks.sliding_window_view(phantom.image(row)[0], (16, 24))
+            ((i, j),) = np.argwhere((windows == image[0].numpy()).all((2, 3)))
+            assert np.array_equal(phantom.label(row)[i : i + 16, j : j + 24], label)
+            starts.append((i, j))
+    for start, spare in zip(np.transpose(starts), (48 - 16, 40 - 24), strict=True):
+        assert set(start.tolist()) == set(range(spare + 1))
+
+
 @pytest.mark.parametrize("size", [[16, 24], [96, 80]])
 def test_patches_are_cut_out_or_padded(phantom, size):
     batch = Batches(phantom, 0, 0, settings(patch_size=size, augmentation=None), CPU)(0)
@@ -114,13 +138,13 @@ def test_without_a_background_small_cases_are_mirrored(no_background):
     assert np.array_equal(batch.images[0], image)
 
 
-def test_image_and_label_of_a_patch_belong_together(phantom):
-    batches = Batches(phantom, 0, 0, settings(patch_size=[64, 64], augmentation=None), CPU)
+@pytest.mark.parametrize("size", [[64, 64], [65, 63]])
+def test_a_small_case_lies_in_the_middle_of_its_patch_image_and_label_alike(phantom, size):
+    batches = Batches(phantom, 0, 0, settings(patch_size=size, augmentation=None), CPU)
     row = batches._rows(0)[0]
-    image, label = phantom.image(row), phantom.label(row)
-    at = tuple(slice((64 - n) // 2, (64 - n) // 2 + n) for n in label.shape)
-    assert np.array_equal(batches(0).images[0][(slice(None), *at)], image)
-    assert np.array_equal(batches(0).labels[0][at], label)
+    width = [((n - m) // 2, -(-(n - m) // 2)) for n, m in zip(size, (48, 40), strict=True)]
+    assert np.array_equal(batches(0).images[0], np.pad(phantom.image(row), [(0, 0), *width]))
+    assert np.array_equal(batches(0).labels[0], np.pad(phantom.label(row), width))
 
 
 def test_cases_of_mostly_background_can_be_left_out(phantom):
@@ -194,6 +218,113 @@ def test_intensities_change_and_labels_do_not(change):
     assert torch.equal(same, labels)
     assert not torch.allclose(found, images, atol=1e-3)
     assert found.isfinite().all()
+
+
+def strengths(change, images, of, probability=0.3):
+    """What a change did to each image, by `of`; and which were changed."""
+    options = off(**change, probability=probability)
+    found, _ = augment(
+        images,
+        torch.zeros(len(images), *images.shape[2:]),
+        options,
+        torch.Generator().manual_seed(3),
+    )
+    changed = (found != images).flatten(1).any(1)
+    assert abs(changed.float().mean() - probability) < 0.03
+    return of(images[changed].double(), found[changed].double()), found[changed]
+
+
+def is_uniform(values, low, high):
+    values = values.double().numpy()
+    assert low - 1e-5 <= values.min() < low + 0.02 * (high - low)
+    assert high - 0.02 * (high - low) < values.max() <= high + 1e-5
+    assert scipy.stats.kstest(values, "uniform", (low, high - low)).pvalue > 1e-4
+
+
+def ramps(count=4000, size=(4, 4)):
+    """The same image many times: from -1 to 2 in equal steps."""
+    return torch.linspace(-1, 2, math.prod(size)).view(1, 1, *size).repeat(count, 1, 1, 1)
+
+
+def test_brightness_shifts_an_image_by_up_to_its_setting():
+    shift, _ = strengths({"brightness": 0.1}, ramps(), lambda a, b: (b - a).flatten(1))
+    assert torch.allclose(shift, shift[:, :1].expand_as(shift), atol=1e-5)  # all of it alike
+    is_uniform(shift[:, 0], -0.1, 0.1)
+
+
+def test_contrast_stretches_an_image_about_its_mean_by_up_to_its_setting():
+    def factor(a, b):
+        mean = a.mean((2, 3), keepdim=True)
+        assert torch.allclose(b.mean((2, 3), keepdim=True), mean, atol=1e-5)
+        return ((b - mean) / (a - mean)).flatten(1)
+
+    factors, _ = strengths({"contrast": 0.2}, ramps(), factor)
+    assert torch.allclose(factors, factors[:, :1].expand_as(factors), atol=1e-4)
+    is_uniform(factors[:, 0], 0.8, 1.2)
+
+
+def test_gamma_is_a_power_between_the_ends_of_each_channel():
+    def exponent(a, b):
+        a, b = (a + 1) / 3, (b + 1) / 3
+        assert torch.allclose(b.amin((2, 3)), a.amin((2, 3)), atol=1e-5)
+        assert torch.allclose(b.amax((2, 3)), a.amax((2, 3)), atol=1e-5)
+        return b.flatten(1)[:, 1:-1].log() / a.flatten(1)[:, 1:-1].log()
+
+    exponents, _ = strengths({"gamma": 0.2}, ramps(), exponent)
+    assert torch.allclose(exponents, exponents[:, :1].expand_as(exponents), atol=1e-3)
+    is_uniform(exponents[:, 5], 0.8, 1.2)
+
+
+def test_noise_has_a_standard_deviation_of_up_to_its_setting():
+    images = torch.zeros(1500, 1, 32, 32)
+    deviation, _ = strengths({"noise": 0.1}, images, lambda a, b: (b - a).flatten(1).std(dim=1))
+    assert deviation.max() < 0.106
+    assert scipy.stats.kstest(deviation.numpy(), "uniform", (0, 0.1)).pvalue > 1e-4
+
+
+def test_each_axis_is_mirrored_in_every_other_image():
+    images = torch.arange(16.0).view(1, 1, 4, 4).repeat(4000, 1, 1, 1)
+    found, _ = augment(
+        images, torch.zeros(4000, 4, 4), off(flip=True), torch.Generator().manual_seed(3)
+    )
+    kinds = [images, images.flip(2), images.flip(3), images.flip(2, 3)]
+    shares = [(found == kind).flatten(1).all(1).float().mean() for kind in kinds]
+    assert sum(shares) == pytest.approx(1)
+    assert shares == pytest.approx([0.25] * 4, abs=0.03)
+
+
+@pytest.mark.parametrize("size", [(20, 20), (20, 20, 20)])
+def test_images_are_turned_and_scaled_by_up_to_the_settings(size):
+    options = off(rotate=15.0, scale=0.15, probability=0.3)
+    draws = _draw(4000, size, options, torch.Generator().manual_seed(3))
+    assert len(draws["resampled"]) == pytest.approx(1200, abs=120)
+    assert len(draws["resampled"].unique()) == len(draws["theta"]) == len(draws["resampled"])
+    matrix = draws["theta"][:, :, :-1].double()
+    assert not draws["theta"][:, :, -1].any()  # nothing is shifted
+    factors = matrix.det() ** (-1 / len(size))
+    is_uniform(factors, 0.85, 1.15)
+    turns = matrix * factors.view(-1, 1, 1)
+    assert torch.allclose(
+        turns @ turns.mT, torch.eye(len(size)).double().expand_as(turns), atol=1e-4
+    )
+    if len(size) == 2:
+        is_uniform(torch.atan2(turns[:, 1, 0], turns[:, 0, 0]).rad2deg(), -15, 15)
+    else:  # z, y and x in turn: as scipy has them, from the outermost
+        found = scipy.spatial.transform.Rotation.from_matrix(turns.numpy()).as_euler("xyz", True)
+        for angle in torch.from_numpy(found).T:
+            is_uniform(angle, -15, 15)
+
+
+def test_a_turned_square_stays_one_where_the_image_is_none():
+    labels = torch.zeros(6, 24, 48, dtype=torch.uint8)
+    labels[:, 8:16, 20:28] = 1
+    _, turned = augment(
+        labels[:, None].float(), labels, off(rotate=90.0), turning_the_first_fully()
+    )
+    rows, columns = turned[0].nonzero().T
+    assert [rows.min(), rows.max(), columns.min(), columns.max()] == pytest.approx(
+        [8, 15, 20, 27], abs=1
+    )
 
 
 def test_a_rotation_by_a_right_angle_turns_the_picture():

@@ -17,6 +17,7 @@ def test_bounds_are_those_of_clopper_and_pearson():
     rate = failure_rate(3, 40)
     assert binom.cdf(3, 40, rate.high) == pytest.approx(0.05)
     assert binom.sf(2, 40, rate.low) == pytest.approx(0.05)
+    assert failure_rate(0, 0)[:2] == (0, 0)
     assert np.isnan(failure_rate(0, 0).high)
 
 

@@ -229,3 +229,13 @@ def test_more_comparisons_and_harder_ones_need_more_rounds():
     )
     assert few < many
     assert few < hard
+
+
+def test_training_sets_that_add_a_margin_to_the_mean_cost_rounds_in_the_plan():
+    looks, d = Looks(2, 10), truth(Design(5, 10, 52, 0.003))
+    alike, unlike = (
+        replace(d, components=d.components._replace(training_sets=variance))
+        for variance in (0.0, MARGIN**2)
+    )
+    assert rounds_needed([alike], [5], [MARGIN], 3, ALPHA, looks, 50).mean() == 2
+    assert rounds_needed([unlike], [5], [MARGIN], 3, ALPHA, looks, 50).mean() > 4

@@ -1,10 +1,14 @@
 """Statistics on arrays: against formulas, against simulated studies, and at the edges."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
 
 from benchmarks.error_rates import Design, rates, simulated, study
 from lossbench.statistics import (
@@ -21,6 +25,7 @@ from lossbench.statistics import (
     planned,
     ranks,
 )
+from lossbench.statistics.variance_components import student
 from tests.helpers.simulations import FULL, scores, verdict
 
 
@@ -170,6 +175,28 @@ def test_shared_weights_are_crossed():
             covered[i] += low <= 0 <= high
     assert covered[0] / 300 < 0.9
     assert covered[1] / 300 >= 0.93
+
+
+@pytest.mark.parametrize(("of_fold", "of_seed"), [(0.02, 0.03), (0.05, 0.0), (0.0, 0.05)])
+def test_crossed_seeds_and_folds_by_the_mean_squares(of_fold, of_seed):
+    """The squares by statsmodels' two-way analysis of variance; folds of unlike size weigh more."""
+    generator = np.random.default_rng(0)
+    means = of_fold * np.arange(4)[:, None] + of_seed * np.arange(3) ** 2
+    means = means + 0.01 * generator.standard_normal((4, 3))
+    long = pd.DataFrame({"y": means.ravel(), "f": np.repeat(range(4), 3), "s": [0, 1, 2] * 4})
+    table = anova_lm(ols("y ~ C(f) + C(s)", long).fit())
+    square = table["mean_sq"].to_numpy()
+    total = max(square[0] + square[1] - square[2], *square[:2])
+    df = {square[0]: 3, square[1]: 2}.get(total, total**2 / (square**2 / [3, 2, 6]).sum())
+    found = crossed_difference([np.repeat(row[:, None], 5, axis=1) for row in means])
+    assert found.variance == pytest.approx(total / 12)
+    assert found.components.df == pytest.approx(df)
+    unlike = [
+        np.repeat(row[:, None], n, axis=1) for row, n in zip(means, (2, 4, 6, 8), strict=True)
+    ]
+    assert crossed_difference(unlike).variance == pytest.approx(
+        total / 12 * 4 * (4 + 16 + 36 + 64) / 400
+    )
 
 
 def test_crossing_says_nothing_of_one_seed_and_is_of_single_folds_what_it_was():
@@ -424,6 +451,17 @@ def test_bootstrap_interval_of_a_mean():
     assert np.ravel(mean_interval(np.array([0.0, 1.0]), 0.95)).tolist() == [0, 1]  # two are enough
 
 
+@pytest.mark.parametrize(
+    ("fold", "p_fold", "helps"),
+    [(1.2e-4, 0.009, False), (0.8e-4, 0.009, True), (1.2e-4, 0.011, True), (np.nan, np.nan, True)],
+)
+def test_more_seeds_help_unless_training_sets_leave_more_than_what_they_shrink(fold, p_fold, helps):
+    """Blocks of variance 3e-4 add 1e-4 to the mean of a fold with three seeds."""
+    components = student(1e-4, 9)._replace(block=3e-4, fold=fold, p_fold=p_fold)
+    found = Difference(0.01, components, n_cases=40, n_blocks=12, n_folds=4)
+    assert found.more_seeds_help == helps
+
+
 def test_ranks():
     found = ranks(scores([0.6, 0.8, 0.8005, 0.7]))
     assert found.rank[[0, 3]] == pytest.approx([4, 3])
@@ -452,6 +490,13 @@ def test_a_missing_block_moves_no_rank():
     assert ranks(values).rank == pytest.approx([1, 2])
 
 
+def test_a_missing_block_of_the_better_loss_costs_it_no_rank():
+    values = scores([0.78, 0.80])
+    values[0] += 0.3  # an easy fold, which the better loss lacks
+    values[0][1] = np.nan
+    assert ranks(values).rank == pytest.approx([2, 1])
+
+
 def test_the_luck_of_a_training_makes_no_loss_the_first_with_one_seed_a_fold():
     """Four equal losses. Drawing seeds within folds called one the first in every second study."""
     certain = 0
@@ -465,6 +510,17 @@ def test_the_luck_of_a_training_makes_no_loss_the_first_with_one_seed_a_fold():
         ]
         certain += bool((ranks(values).p_first > 0.95).any())
     assert certain <= 1
+
+
+def test_the_chance_to_be_first_is_that_of_all_draws_of_blocks_widened_as_said():
+    """Four blocks, drawn in all 256 ways; Student's t in place of the normal, and B / (B - 1)."""
+    differences = np.array([0.01, 0.03, -0.01, 0.02])
+    draws = differences[[*itertools.product(range(4), repeat=4)]].mean(axis=1)
+    width = (4 / 3) ** 0.5 * stats.t.isf(0.025, 3) / stats.norm.isf(0.025)
+    exact = (differences.mean() + width * (draws - differences.mean()) > 0).mean()
+    values = [np.array([[[0.5 + d] * 2], [[0.5] * 2]]) for d in differences]
+    found = np.mean([ranks(values, seed=seed).p_first for seed in range(8)], axis=0)
+    assert found == pytest.approx([exact, 1 - exact], abs=0.02)
 
 
 def test_ranks_of_one_block_have_no_interval():

@@ -51,6 +51,11 @@ def never_silent(stage: str) -> Iterator[None]:
         logging.getLogger().removeHandler(last)
 
 
+def time_left(begin: float, done: int, total: int) -> str:
+    """How long the rest takes at the pace since `begin`, by time.monotonic(): about 40 s left."""
+    return f"about {duration((time.monotonic() - begin) / done * (total - done))} left"
+
+
 def progress(
     items: Iterable[Item],
     total: int | None,
@@ -76,8 +81,7 @@ def progress(
     def position() -> str:
         if total is None or not number:
             return f"{what} {number}{'' if total is None else f' of {total}'} cases"
-        left = (time.monotonic() - begin) / number * (total - number)
-        return f"{what} {number} of {total} cases, about {duration(left)} left"
+        return f"{what} {number} of {total} cases, {time_left(begin, number, total)}"
 
     bar = tqdm(total=total, unit="case", disable=None, leave=False)  # on a terminal
     _positions.append(position)

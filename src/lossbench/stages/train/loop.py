@@ -15,8 +15,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
-from lossbench.common.progress import INTERVAL
-from lossbench.config import FreshProcessError, UserError, duration
+from lossbench.common.progress import INTERVAL, time_left
+from lossbench.config import FreshProcessError, UserError
 from lossbench.datasets.batches import FNV_PRIME
 from lossbench.losses import batch_loss
 from lossbench.models import changed_input, set_learning_rate
@@ -76,8 +76,8 @@ def train_runs(
                     checkpoint_and_exit([r for r in runs if r.name not in failures], stop)
             if time.monotonic() - shown > INTERVAL:
                 shown = time.monotonic()
-                left = (shown - begin) / (step + 1 - first) * (last - step - 1)
-                log.info("step %d of %d, about %s left", step + 1, last, duration(left))
+                left = time_left(begin, step + 1 - first, last - first)
+                log.info("step %d of %d, %s", step + 1, last, left)
     for run in runs:
         if run.name not in failures:
             with isolate_failures(run.name, failures, run):
