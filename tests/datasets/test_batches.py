@@ -229,7 +229,7 @@ def strengths(change, images, of, probability=0.3):
         options,
         torch.Generator().manual_seed(3),
     )
-    changed = (found != images).flatten(1).any(1)
+    changed = ((found - images).abs() > 1e-5).flatten(1).any(1)
     assert abs(changed.float().mean() - probability) < 0.03
     return of(images[changed].double(), found[changed].double()), found[changed]
 
@@ -321,9 +321,9 @@ def test_a_turned_square_stays_one_where_the_image_is_none():
     _, turned = augment(
         labels[:, None].float(), labels, off(rotate=90.0), turning_the_first_fully()
     )
-    rows, columns = turned[0].nonzero().T
+    rows, columns = turned[0, :, 12:36].nonzero().T  # what lies beyond is mirrored
     assert [rows.min(), rows.max(), columns.min(), columns.max()] == pytest.approx(
-        [8, 15, 20, 27], abs=1
+        [8, 15, 8, 15], abs=1
     )
 
 
