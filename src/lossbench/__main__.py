@@ -206,7 +206,7 @@ def _add_option(
 
 def _function(stage: str) -> Callable[..., Any]:
     """The function of a stage; only its module is imported."""
-    with quick_imports(UNUSED if stage in ("tune", "train", "evaluate") else ()):
+    with quick_imports(UNUSED if stage in ("tune", "train", "evaluate", "predict") else ()):
         return getattr(import_module(STAGES[stage]), stage)
 
 

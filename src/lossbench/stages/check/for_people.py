@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from lossbench.common.files import read_json, whole
+from lossbench.common.quick_imports import UNUSED, quick_imports
 from lossbench.config import Experiment, UserError, load
 from lossbench.datasets.prepared import Prepared
 from lossbench.overview import overview
@@ -113,6 +114,7 @@ def _costs(settings: Experiment, datasets: Mapping[str, Prepared]) -> list[dict[
 
 
 def _block_cost(*arguments: Any) -> dict[str, Any]:
-    from lossbench.stages.check.cost import block_cost  # torch, which this process does without
+    with quick_imports(UNUSED):  # torch, which the other process does without
+        from lossbench.stages.check.cost import block_cost
 
     return block_cost(*arguments)
