@@ -11,11 +11,13 @@ from lossbench.datasets.prepared import Prepared
 from lossbench.stages.prepare import prepare
 
 REPOSITORY = Path(__file__).parents[1]
+# Files and folders of workflows that are run for real.
+LONG = {"workflow", "cluster", "test_studies.py", "test_readme.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first, so that two workers end at about the same time."""
-    items.sort(key=lambda item: not item.path.name.startswith("test_workflow"))
+    items.sort(key=lambda item: not LONG & {item.path.name, item.path.parent.name})
 
 
 @pytest.fixture(scope="session")
