@@ -13,6 +13,7 @@ from torch import nn
 from lossbench.common.files import read_json
 from lossbench.common.provenance import run_digest
 from lossbench.config import FreshProcessError
+from lossbench.stages.train.compiled import compile_networks
 from lossbench.stages.train.gpu_errors import VARIABLE, GpuErrors, gpu_errors
 from lossbench.stages.train.speed import fastest
 from tests.helpers.trainings import DICE, block, run
@@ -76,6 +77,25 @@ def test_a_capture_that_breaks_the_gpu_costs_that_loss_its_graph(phantom, monkey
         fastest(update, Captured(), torch.zeros(1), torch.zeros(1))
     monkeypatch.setenv(VARIABLE, error.value.environment[VARIABLE])
     assert fastest(update, Captured(), torch.zeros(1), torch.zeros(1)) is update
+
+
+def test_a_compilation_that_breaks_the_gpu_costs_the_block_its_compiled_networks(monkeypatch):
+    class Plain:
+        name, execution, device = "dice", {"speed": "auto"}, torch.device("cuda")
+        model, engine = nn.Identity(), {}
+
+    def breaks(run, optimise):
+        if getattr(run, "forward", run.model) is not run.model:
+            raise torch.AcceleratorError(ASSERT)
+        return 1.0, torch.ones(2)
+
+    monkeypatch.setattr("lossbench.stages.train.compiled._measured", breaks)
+    with pytest.raises(FreshProcessError, match="while the network was compiled") as error:
+        compile_networks([Plain()], None, 1e9, set())
+    monkeypatch.setenv(VARIABLE, error.value.environment[VARIABLE])
+    run = Plain()
+    compile_networks([run], None, 1e9, set())
+    assert not hasattr(run, "forward")
 
 
 def test_as_a_function_it_says_what_happened_and_replaces_no_process(phantom, tmp_path):

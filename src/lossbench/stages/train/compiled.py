@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lossbench.common.device import wait_for
 from lossbench.config import duration
+from lossbench.stages.train.gpu_errors import gpu_errors
 from lossbench.stages.train.speed import snapshot
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ def compile_networks(
     """
     if not runs:
         return
-    run = runs[0]
+    run, errors = runs[0], gpu_errors()
     long = seconds > LONG.get(run.device.type, float("inf"))
-    if run.execution["speed"] == "exact" or False in before or not (before or long):
+    plain_is_set = run.execution["speed"] == "exact" or errors.plain or False in before
+    if plain_is_set or not (before or long):
         return
     log.info("the steps take up to %s: compiling, a minute or more", duration(seconds))
     plain, expected = _measured(run, optimise)
@@ -63,6 +65,8 @@ def compile_networks(
             reason = f"loss and gradient norm {found.tolist()} in place of {expected.tolist()}"
         elif not before and plain < GAIN * compiled:
             reason = f"{plain / compiled:.2f} times as fast"
+    except torch.AcceleratorError as error:  # every later call would fail too
+        raise errors.after(run.name, error, compiling=True) from error
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
     if reason:

@@ -27,20 +27,27 @@ class GpuErrors:
         Losses to train without a CUDA graph.
     blocking
         Whether this process is to find out whose error it was.
+    plain
+        Whether networks are not to be compiled.
     """
 
     failed: dict[str, str] = field(default_factory=dict)
     eager: list[str] = field(default_factory=list)
     blocking: bool = False
+    plain: bool = False
 
-    def after(self, name: str, error: Exception, capturing: bool = False) -> FreshProcessError:
+    def after(
+        self, name: str, error: Exception, capturing: bool = False, compiling: bool = False
+    ) -> FreshProcessError:
         """The error that asks for a fresh process, after one in a step of a loss."""
         reason = str(error).strip().partition("\n")[0]
         text = f"losses.{name}: {reason}"
-        found = GpuErrors(dict(self.failed), list(self.eager))
+        found = GpuErrors(dict(self.failed), list(self.eager), plain=self.plain or compiling)
         if capturing:
             found.eager.append(name)
             text += " (while a CUDA graph was made; the loss takes its steps without one)"
+        elif compiling:
+            text += " (while the network was compiled; it stays as it is)"
         elif self.blocking:
             found.failed[name] = f"losses.{name}: the GPU stopped: {reason}"
             text += " (the loss is left out)"
