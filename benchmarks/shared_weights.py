@@ -8,7 +8,6 @@ Some 15 minutes on an idle core. Blocks that are there are not trained again.
 
 import argparse
 import json
-import os
 from pathlib import Path
 from unittest import mock
 
@@ -123,7 +122,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder")
     arguments = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     found = {}
     for name in STUDIES:
         table = run(name, arguments.output)

@@ -110,12 +110,15 @@ def logits_of(model: nn.Module, images: Tensor) -> Logits:
     images
         (B, C, *S).
     """
-    output = model(images)
-    if isinstance(output, Tensor):
-        if output.ndim == images.ndim:
-            return output.float()
-        output = output.unbind(dim=1)
-    return tuple(head.float() for head in output)
+    heads = tuple(head.float() for head in heads_of(model(images), images))
+    return heads if len(heads) > 1 else heads[0]
+
+
+def heads_of(output: Any, images: Tensor) -> list[Any]:
+    """Outputs of a network: one, or those of its heads, where it is deeply supervised."""
+    if isinstance(output, Tensor) and output.ndim == images.ndim + 1:
+        return [*output.unbind(dim=1)]
+    return [*output] if isinstance(output, list | tuple) and output else [output]
 
 
 def first_head(logits: Logits) -> Tensor:

@@ -10,6 +10,7 @@ import importlib
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.util import resolve_name
 from pathlib import Path
@@ -76,11 +77,16 @@ def code_of(*specs: Any, with_data: bool = True) -> dict[str, str]:
         if file.suffix == ".py":
             names += modules.imported(content, file, name, is_package)
     if with_data:
-        files |= {
-            name: digest_of(file)
-            for name, file in [*_named_by_keywords(specs), *modules.named_files]
-        }
+        for name, file in [*_named_by_keywords(specs), *modules.named_files]:
+            stat = file.stat()
+            files[name] = _digest_of_data(file.absolute(), stat.st_mtime_ns, stat.st_size)
     return dict(sorted(files.items()))
+
+
+@cache
+def _digest_of_data(file: Path, mtime_ns: int, size: int) -> str:
+    """SHA-256 of a file that may be large, and that many losses name."""
+    return digest_of(file)
 
 
 def weights_file(spec: Mapping[str, Any]) -> Path | None:

@@ -58,7 +58,7 @@ def build_loss(
         form = sigmoid_form(unnamed(spec)) if overlapping else unnamed(spec)
         filled = _fill(form, list(voxels), list(classes), labelled)
     except UserError as error:
-        raise UserError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
+        raise UserError(f"{where}: {error}") from None
     if _has_weight(filled) and _ignores_weights(filled, len(classes), overlapping, where):
         raise UserError(
             f"{where}: its weight would be ignored in silence: other weights give the same loss"

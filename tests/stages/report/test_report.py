@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lossbench.common.files import read_json, write_json
+from lossbench.common.files import block_folder, read_json, write_json
 from lossbench.common.provenance import seed_of
 from lossbench.common.tables import PREDICTIONS, RUN
 from lossbench.config import UserError
@@ -380,9 +380,8 @@ def keep_predictions(experiment, output) -> dict[tuple[str, int], np.ndarray]:
                 shown[f"{loss}/{row}"] = rng.integers(0, 3, flat.shape).astype(np.uint8)
                 if seed == 0:
                     kept[loss, row] = shown[f"{loss}/{row}"]
-        np.savez_compressed(
-            results.run_folder("hippocampus", "unet", PREDICTIONS, fold, seed), **shown
-        )
+        block = block_folder(results.folder, "hippocampus", "unet", fold, seed)
+        np.savez_compressed(block / PREDICTIONS, **shown)
     return kept
 
 

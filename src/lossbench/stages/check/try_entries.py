@@ -2,9 +2,10 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -42,11 +43,13 @@ def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Callab
     """What to try on a dataset: a name, and a call that raises UserError if it cannot be used."""
     name, matrix = data.info["name"], settings.matrix
     keys = {"dataset": name, "fold": matrix.fold[0], "seed": 0}
+    seeds = settings.tuning.learning_rate.seeds if settings.tuning else ()
+    splits = [data, *(InnerSplit(data.folder, seed) for seed in seeds)]
     for fold in matrix.fold:
-        yield f"{name}/fold{fold}", partial(_check_fold, settings, data, fold)
+        yield f"{name}/fold{fold}", partial(_check_fold, splits, fold)
     for loss in matrix.loss:
         run = settings.run(model=matrix.model[0], loss=loss, **keys)
-        yield f"{name}/{loss}", partial(_check_loss, run, data, matrix.fold)
+        yield f"{name}/{loss}", partial(_check_loss, run, splits, matrix.fold)
     for model in matrix.model:
         run = settings.run(model=model, loss=matrix.loss[0], **keys)
         yield f"{name}/{model}", partial(check_model, run, data)
@@ -79,18 +82,21 @@ def cards(settings: Experiment, data: Prepared) -> dict[str, dict[str, Property]
     return measured
 
 
-def _check_fold(settings: Experiment, data: Prepared, fold: int) -> None:
-    data.training(fold)
-    if not len(data.evaluation(fold)):
-        raise UserError(f"{data.info['name']}: fold {fold} has no validation case")
-    for seed in settings.tuning.learning_rate.seeds if settings.tuning else ():
-        InnerSplit(data.folder, seed).training(fold)
+def _check_fold(splits: Sequence[Prepared], fold: int) -> None:
+    for data in splits:
+        data.training(fold)
+        if not len(data.evaluation(fold)):
+            raise UserError(f"{data.info['name']}: fold {fold} has no validation case")
 
 
-def _check_loss(run: dict[str, Any], data: Prepared, folds: list[int]) -> None:
-    for fold in folds:
-        rows = data.training(fold, run["training"]["min_foreground"])
-        _try_loss(loss_for_cases(run["loss"], data, rows), run["loss"], data)
+def _check_loss(run: dict[str, Any], splits: Sequence[Prepared], folds: list[int]) -> None:
+    """In the folds, and in what the tuning trains on, which may lack what a fold has."""
+    data = splits[0]
+    for fold, split in product(folds, splits):
+        rows = split.training(fold, run["training"]["min_foreground"])
+        loss = loss_for_cases(run["loss"], split, rows)
+        if split is data:
+            _try_loss(loss, run["loss"], data)
 
 
 def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) -> None:

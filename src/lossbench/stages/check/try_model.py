@@ -13,7 +13,7 @@ from lossbench.config import UserError
 from lossbench.datasets.batches import MULTIPLE, patch_size, round_up
 from lossbench.datasets.prepared import Prepared
 from lossbench.losses import are_probabilities
-from lossbench.models import build_model, changed_input, first_head, logits_of
+from lossbench.models import build_model, changed_input, first_head, heads_of, logits_of
 
 
 def check_model(run: dict[str, Any], data: Prepared) -> None:
@@ -38,9 +38,9 @@ def check_model(run: dict[str, Any], data: Prepared) -> None:
             images = torch.linspace(-1, 1, size * data.info["channels"] * math.prod(patch))
             images = images.view(size, data.info["channels"], *patch)
             before = images.clone()
-            outputs = _heads(model(images), images)
+            outputs = heads_of(model(images), images)
             if len(outputs) > 1:  # where it is evaluated, others or less may come
-                outputs += _heads(model.eval()(images), images)[:1]
+                outputs += heads_of(model.eval()(images), images)[:1]
     except Exception as error:
         if _takes_other_dimensions(model, data):
             raise UserError(f"{where}: {_other_dimensions(data)}") from error
@@ -74,13 +74,6 @@ def check_model(run: dict[str, Any], data: Prepared) -> None:
         raise UserError(
             f"{where}: gives probabilities, and losses expect logits; remove its softmax"
         )
-
-
-def _heads(output: Any, images: torch.Tensor) -> list[Any]:
-    """Outputs of a network: one, or those of the heads of a deeply supervised one."""
-    if isinstance(output, torch.Tensor) and output.ndim == images.ndim + 1:
-        return [*output.unbind(dim=1)]
-    return [*output] if isinstance(output, list | tuple) and output else [output]
 
 
 def _takes_other_dimensions(model: torch.nn.Module, data: Prepared) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lossbench.common.files import reading
+from lossbench.common.files import block_folder, reading
 from lossbench.common.tables import PREDICTIONS
 from lossbench.config import UserError
 from lossbench.datasets import drawing
@@ -82,7 +82,7 @@ def _of_group(results: Results, dataset: str, model: str) -> list[Picture]:
         fold, seed = int(first["fold"]), int(first["seed"])
         rows = rows[(rows["fold"] == fold) & (rows["seed"] == seed)]
         scores = rows[rows["class"] != results.background(dataset)].groupby("loss")["dice"].mean()
-        block = results.run_folder(dataset, model, "", fold, seed)
+        block = block_folder(results.folder, dataset, model, fold, seed)
         predictions = _predictions(block / PREDICTIONS, results.losses, index)
         figure = _draw(data, index, predictions, scores, f"{label}: {case}")
         figures[stem("examples", dataset, model, number, case)] = (f"{label}: {case}", figure)

@@ -233,10 +233,6 @@ class Results:
         keys = tuple(row[["dataset", "model", "loss", "class"]])
         return self._failures.get(keys, (0, 0, 0, float("nan")))
 
-    def run_folder(self, dataset: str, model: str, loss: str, fold: int, seed: int) -> Path:
-        """The folder that holds a run's own files."""
-        return block_folder(self.folder, dataset, model, fold, seed) / loss
-
     @cached_property
     def histories(self) -> pd.DataFrame:
         """Curves and ledger of every run's history.csv: the keys of the run, step, name, value.
@@ -244,17 +240,16 @@ class Results:
         `name` is the column of history.csv: val/dice/{class}, ledger/{quantity}.
         """
         parts = []
-        for keys in self.runs[KEYS].itertuples(index=False, name=None):
-            path = self.run_folder(*keys) / "history.csv"
+        for keys in self.runs[KEYS].to_dict("records"):
+            block = {name: key for name, key in keys.items() if name != "loss"}
+            path = block_folder(self.folder, **block) / keys["loss"] / "history.csv"
             if path.exists():
                 with reading(path):
                     table = pd.read_csv(
                         path, usecols=lambda c: c == "step" or c.startswith((CURVE, LEDGER))
                     )
                     table = table.melt("step", var_name="name", value_name="value")
-                parts.append(
-                    table.dropna(subset="value").assign(**dict(zip(KEYS, keys, strict=True)))
-                )
+                parts.append(table.dropna(subset="value").assign(**keys))
         return pd.concat(parts) if parts else pd.DataFrame(columns=[*KEYS, "step", "name", "value"])
 
     def missing_histories(self) -> int:

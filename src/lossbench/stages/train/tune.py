@@ -54,17 +54,17 @@ def tune(tuning: Path, data: Path, store: Path, output: Path, threads: int = 1) 
     middle = spec["learning_rate"].pop("middle")
     grid = LearningRateTuning.model_validate(spec["learning_rate"])
     losses, half = list(spec["runs"]), grid.points // 2
-    seeds = grid.seeds
+    splits = {seed: InnerSplit(data, seed) for seed in grid.seeds}
     low, high = -half, half
     trained: dict[tuple[int, int], list[dict[str, Any]]] = {}
     while True:
         for position in range(low, high + 1):
-            for seed in seeds:
+            for seed, split in splits.items():
                 if (position, seed) not in trained:
                     rate = grid.rate(middle, position)
-                    trained[position, seed] = _train(spec, data, store, rate, seed)
+                    trained[position, seed] = _train(spec, split, store, rate)
         # (losses, trainings, points)
-        scores = [[trained[p, seed] for p in range(low, high + 1)] for seed in seeds]
+        scores = [[trained[p, seed] for p in range(low, high + 1)] for seed in splits]
         curves = np.moveaxis([[[x["dice"] for x in y] for y in z] for z in scores], 2, 0)
         peaks = dict(zip(losses, map(peak, curves.astype(float)), strict=True))
         edges = {found.edge for found in peaks.values() if found}
@@ -88,10 +88,10 @@ def tune(tuning: Path, data: Path, store: Path, output: Path, threads: int = 1) 
 
 
 def _train(
-    spec: dict[str, Any], data: Path, store: Path, rate: float, seed: int
+    spec: dict[str, Any], split: InnerSplit, store: Path, rate: float
 ) -> list[dict[str, Any]]:
     """Train each loss at a learning rate; what became of it, in their order."""
-    split = InnerSplit(data, seed)
+    seed = split.seed
     runs = {
         loss: {**run, "seed": seed, "training": {**run["training"], "learning_rate": rate}}
         for loss, run in spec["runs"].items()
