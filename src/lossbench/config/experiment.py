@@ -174,50 +174,51 @@ class Experiment(Study):
     def _named(self, loss: str) -> dict[str, Any]:
         return {"name": loss, **self.losses[loss].spec()}
 
+    def _with(self, losses: Mapping[str, Loss] | None = None, **lists: list) -> "Experiment":
+        """With other lists in the matrix, and with more entries in the catalogue of losses."""
+        matrix = self.matrix.model_copy(update=lists)
+        return self.model_copy(
+            update={"matrix": matrix, "losses": {**self.losses, **(losses or {})}}
+        )
+
     def with_rounds(self) -> "Experiment":
         """With the seeds that the rounds may need."""
-        if self.rounds is None:
-            return self
-        seeds = list(range(self.rounds.budget))
-        return self.model_copy(update={"matrix": self.matrix.model_copy(update={"seed": seeds})})
+        return self._with(seed=list(range(self.rounds.budget))) if self.rounds else self
 
     def with_scale_control(self) -> "Experiment":
         """With one more loss for each but the reference: the same, at the reference's scale."""
         if not self.comparison.scale_control:
             return self
-        others = [loss for loss in self.matrix.loss if loss != self.comparison.reference]
-        added = {loss + MATCHED: self._matched(loss) for loss in others}
-        matrix = self.matrix.model_copy(update={"loss": [*self.matrix.loss, *added]})
-        return self.model_copy(update={"matrix": matrix, "losses": {**self.losses, **added}})
-
-    def _matched(self, loss: str) -> Loss:
-        return Loss(
-            _target_="lossbench.losses.Scaled",
-            training=self.losses[loss].training,
-            loss=self.losses[loss].spec(),
-            match=self.losses[self.comparison.reference].spec(),
-        )
+        reference = self.losses[self.comparison.reference].spec()
+        added = {
+            loss + MATCHED: Loss(
+                _target_="lossbench.losses.Scaled",
+                training=self.losses[loss].training,
+                loss=self.losses[loss].spec(),
+                match=reference,
+            )
+            for loss in self.matrix.loss
+            if loss != self.comparison.reference
+        }
+        return self._with(added, loss=[*self.matrix.loss, *added])
 
     def with_tuning(self) -> "Experiment":
         """With each loss once more, at a learning rate of its own; not its scale control."""
         if not self.tuning:
             return self
-        losses, entries = [], dict(self.losses)
+        losses, added = [], {}
         for loss in self.matrix.loss:
             losses.append(loss)
             of = loss.removesuffix(MATCHED)
             is_control = self.comparison.scale_control and of != loss and of in self.matrix.loss
             if not is_control:
                 losses.append(loss + TUNED)
-                entries[loss + TUNED] = self.losses[loss]
-        matrix = self.matrix.model_copy(update={"loss": losses})
-        return self.model_copy(update={"matrix": matrix, "losses": entries})
+                added[loss + TUNED] = self.losses[loss]
+        return self._with(added, loss=losses)
 
     def at_common_rate(self) -> "Experiment":
         """Without the losses that tuning adds, which are the same but for the learning rate."""
-        losses = [loss for loss in self.matrix.loss if not self.is_tuned(loss)]
-        matrix = self.matrix.model_copy(update={"loss": losses})
-        return self.model_copy(update={"matrix": matrix})
+        return self._with(loss=[loss for loss in self.matrix.loss if not self.is_tuned(loss)])
 
     def tuning_json(self, dataset: str, model: str, fold: int) -> str:
         """Canonical JSON of a fold's tuning: the grid, and each loss as it is trained there."""

@@ -166,14 +166,15 @@ class NNUNet(Volumes):
         def images_of(folder: Path, label: Path) -> list[Path]:
             return [folder / (label.name.removesuffix(ending) + channel) for channel in channels]
 
-        files = {}
-        for label in sorted(labels.glob(f"*{ending}")):
-            files[label.name.removesuffix(ending)] = Files(images_of(images, label), label)
-        alone = []
-        for image in sorted(images.glob(f"*{channels[0]}")):
-            name = image.name.removesuffix(channels[0])
-            if name not in files:
-                alone.append(f"{image}: no label {labels / name}{ending}")
+        files = {
+            label.name.removesuffix(ending): Files(images_of(images, label), label)
+            for label in sorted(labels.glob(f"*{ending}"))
+        }
+        alone = [
+            f"{image}: no label {labels / name}{ending}"
+            for image in sorted(images.glob(f"*{channels[0]}"))
+            if (name := image.name.removesuffix(channels[0])) not in files
+        ]
         expected = listing.get("numTraining", len(files))
         if len(files) + len(alone) != expected:
             alone.append(

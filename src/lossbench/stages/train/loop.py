@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from lossbench.common.device import device_name, memory_size, peak_memory
 from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
 from lossbench.common.progress import INTERVAL, time_left
@@ -157,9 +158,16 @@ def isolate_failures(name: str, failures: dict[str, str], run: Run | None = None
 
 def failure_message(name: str, error: BaseException, run: Run | None) -> str:
     """One line on what failed; the traceback of what is not the user's goes to the log."""
-    text = run.memory_message(error) if run else ""
-    if text or isinstance(error, UserError):
-        return f"losses.{name}: {text or str(error).removeprefix(f'losses.{name}: ')}"
+    if isinstance(error, UserError):
+        return f"losses.{name}: {str(error).removeprefix(f'losses.{name}: ')}"
+    ran_out = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    if run and ran_out:
+        peak, size = (measure(run.device) / 1e9 for measure in (peak_memory, memory_size))
+        return (
+            f"losses.{name}: out of memory at step {run.step}, with {peak:.1f} GB at the peak of "
+            f"the {size:.1f} GB of {device_name(run.device)}; training.batch_size is "
+            f"{run.training['batch_size']} and training.patch_size {list(run.patch)}: lower one"
+        )
     what = f"{type(error).__name__}: {error} ({location_of(error)})"
     text = f"losses.{name}: failed at step {run.step if run else 0}: {what}"
     log.error("%s", text, exc_info=error)

@@ -13,18 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lossbench.common.device import Stopwatch, device_name, memory_size, peak_memory
+from lossbench.common.device import Stopwatch, device_name, peak_memory
 from lossbench.common.files import checksums, whole, write_json, write_text
 from lossbench.common.provenance import commit, seed_of, state_digest, versions
 from lossbench.config import canonical
 from lossbench.datasets.batches import Batches, patch_size
 from lossbench.datasets.prepared import Prepared
-from lossbench.losses import (
-    batch_loss,
-    match_scale,
-    run_loss,
-    scale_of,
-)
+from lossbench.losses import batch_loss, match_scale, run_loss, scale_of
 from lossbench.metrics import counts_of_case, dice_of
 from lossbench.models import (
     Logits,
@@ -285,17 +280,6 @@ class Run:
             "started": self.started,
             "finished": _now(),
         }
-
-    def memory_message(self, error: BaseException) -> str:
-        """What to lower where memory ran out; empty for other errors."""
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            return ""
-        peak, size = (measure(self.device) / 1e9 for measure in (peak_memory, memory_size))
-        return (
-            f"out of memory at step {self.step}, with {peak:.1f} GB at the peak of the {size:.1f} "
-            f"GB of {device_name(self.device)}; training.batch_size is "
-            f"{self.training['batch_size']} and training.patch_size {list(self.patch)}: lower one"
-        )
 
 
 def _csv(rows: list[dict[str, float]]) -> str:
