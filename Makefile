@@ -13,7 +13,10 @@ setup: $(INSTALLED)  ## .venv alone; the others do it first
 demo: $(INSTALLED)  ## train, evaluate and compare three Dice losses on the embedded images
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --scheduler greedy
 
+# One thread for each worker. Jobs are processes that would each compile the package again.
+test test-fast: export OMP_NUM_THREADS = 1
 test: $(INSTALLED)  ## the tests; those on real data want LOSSBENCH_DATA
+	$(BIN)/python -m compileall -q src
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(INSTALLED)  ## the tests that start no process and take no seconds
