@@ -95,12 +95,15 @@ def histories(results: Path) -> pd.DataFrame:
 
 
 def plateaus(history: pd.DataFrame) -> str:
-    """Mean validation Dice of the foreground after each quarter, and what the last one gained."""
+    """Mean validation Dice of the foreground by the end of each quarter, and the last gain."""
     foreground = history.filter(regex="^val/dice/(?!background$)").mean(axis=1)
-    steps = [round(share * history["step"].max()) for share in SHARES]
+    validated = history["step"][foreground.notna()].unique()
+    ends = [round(share * validated.max()) for share in SHARES]
+    steps = sorted({max(validated[validated <= end]) for end in ends if (validated <= end).any()})
     at_quarters = history.assign(dice=foreground)[history["step"].isin(steps)]
     wide = at_quarters.pivot_table("dice", GROUP, "step")
-    wide["gain in the last quarter"] = wide[steps[-1]] - wide[steps[-2]]
+    if len(steps) > 1:
+        wide[f"gain since step {steps[-2]}"] = wide[steps[-1]] - wide[steps[-2]]
     table = wide.reset_index().to_markdown(index=False, floatfmt=".3f")
     return f"Validation Dice, mean over foreground classes and runs, by step:\n\n{table}"
 
