@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lossbench.common.files import read_json, write_json, write_text
 from lossbench.common.provenance import run_digest
 from lossbench.config import validate
+from lossbench.datasets.inner_split import InnerSplit
+from lossbench.datasets.prepared import Prepared
+from lossbench.stages.prepare import prepare
 from lossbench.stages.train import train, tune
 from tests.helpers.trainings import DICE, UNET, Interrupted, killed_at
 
@@ -106,6 +110,53 @@ def test_a_block_is_trained_with_the_rates_of_its_fold(tuned, tmp_path, phantom)
         )
         assert run_json["training"]["learning_rate"] == rate
         assert status["digest"] == run_digest(run_json, phantom.digest)
+
+
+def images(folder):
+    """A folder of images and masks with a split: five to train, two to validate, three to test."""
+    parts = {"train": 5, "validation": 2, "test": 3}
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for part, n in parts.items():
+        write_text(folder / f"{part}.txt", "".join(f"{part}{i}\n" for i in range(n)))
+        for i in range(n):
+            label = np.zeros((24, 20), np.uint8)
+            label[4 + i : 14 + i, 5:15] = 1
+            Image.fromarray(label).save(folder / f"masks/{part}{i}.png")
+            Image.fromarray(40 + 160 * label).save(folder / f"images/{part}{i}.png")
+    return {
+        "_target_": "lossbench.datasets.ImageFolder", "images": str(folder / "images"),
+        "masks": str(folder / "masks"), "classes": ["background", "square"],
+        "split": {part: str(folder / f"{part}.txt") for part in parts},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["given split", "regions"])
+def test_given_splits_and_regions_are_tuned(kind, tmp_path):
+    entry = {"name": "d", "folds": None, "fold_seed": 0, "surface_tolerance": 1.0}
+    if kind == "regions":
+        phantom = {"fractions": [0.15, 0.1], "cases": 8, "size": [24, 20]}
+        entry |= {"spec": {"_target_": "lossbench.datasets.Phantom", **phantom}, "folds": 2}
+        entry["regions"] = [["whole", [1, 2]], ["core", [2]]]
+        measured = ["val/dice/whole", "val/dice/core"]
+    else:
+        entry |= {"spec": images(tmp_path / "images")}
+        measured = ["val/dice/square"]
+    data = tmp_path / "data"
+    write_json(data / "dataset.json", entry)
+    prepare(data / "dataset.json", data)
+    found = run(tmp_path / "fold0", Prepared(data), trainings=1)
+    assert {*found["rates"]} == {"dice", "scaled"}
+    for point in found["points"]:
+        history = tmp_path / "runs" / point["digest"] / "history.csv"
+        with history.open() as file:
+            last = list(csv.DictReader(file))[-1]
+        assert point["dice"] == pytest.approx(np.mean([float(last[name]) for name in measured]))
+    if kind == "given split":
+        split = InnerSplit(data, -1)
+        names = split.cases["case"].to_numpy()
+        assert {*names[split.training(0)]} == {f"train{i}" for i in range(5)}
+        assert {*names[split.validation(0)]} == {"validation0", "validation1"}
 
 
 def rated(monkeypatch, tmp_path, dice_of):
