@@ -124,6 +124,14 @@ def test_a_family_too_large_for_its_blocks_is_said_with_the_remedy(tmp_path, see
             assert found[0].verdict == verdict
 
 
+def test_a_figure_of_all_classes_is_one_comparison_of_each_loss(tmp_path):
+    path = write_experiment(tmp_path, folds=(0,), seeds=range(2), n_cases=2)
+    study = json.loads(path.read_text())
+    study["comparison"] |= {"metrics": ["macro_iou"], "margins": {}}
+    path.write_text(json.dumps(study))
+    assert "with 2 blocks and 2 comparisons" in low_power(load(path), tmp_path / "results")
+
+
 def test_a_reference_alone_is_not_said_to_be_too_small(tmp_path):
     path = write_experiment(tmp_path, losses=("dice",), folds=(0,), seeds=(0,))
     assert low_power(load(path), tmp_path / "results") == ""

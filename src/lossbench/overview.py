@@ -15,7 +15,14 @@ from lossbench.common.rounds import last_look, look_file, planned_blocks
 from lossbench.common.sources import sources_version
 from lossbench.common.tuning import run_of, tuned
 from lossbench.common.user_code import changed_files
-from lossbench.config import Experiment, Training, UserError, canonical, counted
+from lossbench.config import (
+    OF_ALL_CLASSES,
+    Experiment,
+    Training,
+    UserError,
+    canonical,
+    counted,
+)
 
 # Three blocks and six comparisons need 11: such studies find a difference of 0.005 in 3 % (docs).
 TOO_MANY_STANDARD_ERRORS = 10.0
@@ -124,7 +131,10 @@ def low_power(experiment: Experiment, results: Path) -> str:
         prepared = results / "datasets" / dataset / "classes.json"
         n_classes += len(read_json(prepared)["classes"]) if prepared.is_file() else 2
     n_losses = len(experiment.compared)
-    n_tests = n_classes * len(matrix.model) * n_losses * len(comparison.metrics)
+    n_over_classes = sum(metric in OF_ALL_CLASSES for metric in comparison.metrics)
+    n_per_model = n_classes * (len(comparison.metrics) - n_over_classes)
+    n_per_model += len(matrix.dataset) * n_over_classes
+    n_tests = n_per_model * len(matrix.model) * n_losses
     n_blocks = len(matrix.fold) * len(matrix.seed)
     if n_blocks == 1 and n_losses:
         return (

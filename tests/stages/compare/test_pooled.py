@@ -144,5 +144,6 @@ def test_a_study_is_compared_by_pooled_figures(tmp_path, metric):
     )
     draw(experiment, report)
     page = (report / "report.html").read_text()
+    assert ("of all classes together" in page) == (metric == "micro_iou")
     assert bool(re.search(r">\s*all classes\s*<", page)) == (metric == "micro_iou")
     assert {"micro_iou", "macro_dice"} <= set(pd.read_csv(report / "runs.csv"))

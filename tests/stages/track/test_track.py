@@ -201,7 +201,8 @@ def test_a_verdict_without_an_interval_says_so():
     assert "**undecided** -0.2500 (no interval)" in text
     # A metric that is reported only has no verdict, and one of all classes has a column.
     also = row | {"metric": "micro_iou", "class": "all classes", "verdict": ""}
-    text = verdict_table(pd.DataFrame([row, also]), ["background", "one"])
+    text = verdict_table(pd.DataFrame([also, row]), ["background", "one"])
+    assert text.startswith("dice of unet")
     assert "against **dice**: reported without a verdict." in text
     last = text.split("\n\n")[-1]
     assert "| all classes" in last

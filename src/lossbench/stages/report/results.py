@@ -168,10 +168,14 @@ class Results:
         """The classes in their order, but the background last: readers ask for the others first."""
         return sorted(self._classes[dataset], key=lambda c: c == self.background(dataset))
 
+    @property
+    def is_of_all_classes(self) -> bool:
+        """Whether the metric of the verdicts is one of all classes together."""
+        return self.metric in config.OF_ALL_CLASSES
+
     def compared_classes(self, dataset: str) -> list[str]:
         """What the verdicts are of: the classes, or all together where the metric is of these."""
-        is_of_all = self.metric in config.OF_ALL_CLASSES
-        return [config.ALL_CLASSES] if is_of_all else self.classes(dataset)
+        return [config.ALL_CLASSES] if self.is_of_all_classes else self.classes(dataset)
 
     def prepared(self, dataset: str) -> Prepared:
         """The dataset that the runs were trained on.

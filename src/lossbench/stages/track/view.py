@@ -46,6 +46,7 @@ def verdict_table(comparisons: pd.DataFrame, classes: Sequence[str]) -> str:
     """
     text = []
     groups = ["dataset", "model", "metric", "reference"]
+    comparisons = comparisons.sort_values("verdict", key=lambda v: v == "", kind="stable")
     for (dataset, model, metric, reference), table in comparisons.groupby(groups, sort=False):
         rows = table[["verdict", "difference", "ci_low", "ci_high"]].itertuples(index=False)
         cells = [
