@@ -46,8 +46,9 @@ def parts(results: Path, copied: list[str]) -> list[str]:
     """The paragraphs and tables of the page."""
     report = results / "report"
     runs = pd.read_csv(report / "runs.csv")
-    plurals = {"dataset": "data sets", "loss": "losses", "fold": "folds", "seed": "seeds"}
-    keys = [f"{runs[key].nunique()} {name}" for key, name in plurals.items()]
+    plurals = {"data set": "data sets", "loss": "losses", "fold": "folds", "seed": "seeds"}
+    counts = {name: runs[name.replace(" ", "")].nunique() for name in plurals}
+    keys = [f"{n} {name if n == 1 else plurals[name]}" for name, n in counts.items()]
     text = (
         f"{len(runs)} trainings ({', '.join(keys)}), the last on {runs['finished'].max()[:10]}, "
         f"commit {', '.join(x[:7] for x in runs['commit'].unique())}. "

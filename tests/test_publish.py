@@ -17,9 +17,9 @@ def test_results_stand_on_the_page_and_files_next_to_it(tmp_path):
     readme.write_text("before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n")
     PUBLISH["main"](results, page)
     text = readme.read_text()
-    assert text.startswith("before\n<!-- results -->\n12 trainings (1 data sets, 3 losses, 2 folds")
+    assert text.startswith("before\n<!-- results -->\n12 trainings (1 data set, 3 losses, 2 folds")
     assert text.endswith("<!-- end of results -->\nafter\n")
-    assert "old" not in text
+    assert "\nold\n" not in text
     assert "Dice minus" not in text
     assert "hippocampus: dice minus that of dice, with the interval of its verdict" in text
     assert "| dice_no_background " in text
