@@ -46,7 +46,7 @@ def fetch(url: str, known_hash: str, folder: Path) -> None:
                         members.extractall(content)  # which drops .. and roots of paths
                 else:
                     with tarfile.open(archive) as members:
-                        members.extractall(content, filter="data")  # refuses what leaves `content`
+                        _extract(members, content)
                 inner = content / folder.name
                 (inner if inner.is_dir() else content).rename(folder)
     except Exception as error:  # network, disk, checksum, archive: the remedy is one
@@ -54,3 +54,16 @@ def fetch(url: str, known_hash: str, folder: Path) -> None:
             f"{url} could not be fetched: {type(error).__name__}: {error}; try again, or download "
             f"it by hand to {archive} ({known_hash})"
         ) from error
+
+
+def _extract(members: tarfile.TarFile, content: Path) -> None:
+    """Extract what stays in a folder; the rest is refused."""
+    if hasattr(tarfile, "data_filter"):
+        members.extractall(content, filter="data")
+        return
+    root = content.resolve()  # Python before 3.11.4
+    for member in members:
+        stays = (root / member.name).resolve().is_relative_to(root)
+        if not stays or not (member.isfile() or member.isdir()):
+            raise tarfile.TarError(f"{member.name} would be extracted outside of the folder")
+    members.extractall(content)

@@ -285,13 +285,14 @@ def _power_equivalent(
 
 
 def _smallest(start: int, enough: Callable[[int], bool]) -> float:
-    """Smallest number from `start` on that is enough; infinite beyond `MAX_PLANNED`."""
-    if enough(start):
-        return float(start)
-    if not enough(MAX_PLANNED):
-        return np.inf
-    high = start
+    """Smallest number from `start` on that is enough; infinite beyond `MAX_PLANNED`.
+
+    More need not be better: what training sets add to few folds is found more often in more cases.
+    """
+    low = high = start
     while not enough(high):
-        high = min(2 * high, MAX_PLANNED)
-    numbers = range(start, high + 1)
+        if high >= MAX_PLANNED:
+            return np.inf
+        low, high = high, min(2 * high, MAX_PLANNED)
+    numbers = range(low, high + 1)
     return float(numbers[bisect_left(numbers, True, key=enough)])

@@ -61,7 +61,7 @@ def found(stated: dict, folder, cases) -> dict:
     assert list(table) == list(CLAIMS)
     (row,) = table.to_dict("records")
     assert (row["claim"], row["source"]) == ("it is said", "me")
-    assert (row["dataset"], row["model"]) == ("mni152", "unet_small")
+    assert (row["dataset"], row["model"]) == ("mni152", "monai_unet_small")
     return row
 
 
@@ -98,7 +98,7 @@ def test_claims_and_comparisons_are_corrected_together(cases, tmp_path):
     groups = to_scores(pa.Table.from_pandas(cases[cases["seed"] == 0]), list(GAIN))
     same = {"comparison": {"loss": "b", "against": "a", "class": "small", "expect": "better"}}
     other = {"comparison": same["comparison"] | {"against": "c"}}
-    key = ("mni152", "unet_small", "b", "a", "small", "dice")
+    key = ("mni152", "monai_unet_small", "b", "a", "small", "dice")
     for stated, n_tests in (([], 4), ([same] * 40, 4), ([same, other], 5)):
         tested = family_of(groups, experiment(*stated))
         assert len(tested) == n_tests

@@ -85,14 +85,21 @@ def test_the_table_is_what_the_statistics_plan(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_smaller_differences_and_more_power_take_more(tmp_path):
-    experiment = pilot(tmp_path)
+    experiment = pilot(tmp_path, folds=range(6))
 
     def cases(difference, power):
         plan(experiment.parent / "report", difference, power, tmp_path / "plan.csv")
         return pd.read_csv(tmp_path / "plan.csv").query("n_seeds == 10")["n_cases"]
 
-    assert (cases(0.02, 0.8) < cases(0.01, 0.8)).all()
-    assert (cases(0.02, 0.95) > cases(0.02, 0.8)).all()
+    assert (cases(0.01, 0.8) < cases(0.006, 0.8)).all()
+    assert (cases(0.01, 0.95) > cases(0.01, 0.8)).all()
+
+
+@pytest.mark.slow
+def test_few_folds_can_leave_open_what_seeds_and_cases_cannot_close(tmp_path, capsys):
+    plan(pilot(tmp_path).parent, 0.01, output=tmp_path / "plan.csv")
+    line = next(x for x in capsys.readouterr().out.splitlines() if "posterior" in x)
+    assert line.count("none: more folds") == 2
 
 
 def test_one_block_says_nothing(tmp_path, capsys):

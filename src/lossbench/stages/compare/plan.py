@@ -192,14 +192,18 @@ def _line(plans: pd.DataFrame) -> tuple[dict[str, str], pd.Series | None]:
         return line | {"hours": "", "cases, same seeds": ""}, None
     enough = plans[plans["n_cases"] <= first["pilot_cases"]]
     smallest = enough.iloc[0] if len(enough) else None
-    line["seeds (blocks), same cases"], line["hours"] = "none: more cases", ""
+    # Of few folds, training sets can leave more open than seeds and cases together can close.
+    folds = "" if np.isfinite(plans["n_cases"]).any() else "none: more folds"
+    line["seeds (blocks), same cases"], line["hours"] = folds or "none: more cases", ""
     if smallest is not None:
         n_seeds, n_blocks, hours = smallest[["n_seeds", "n_blocks", "hours"]]
         line["seeds (blocks), same cases"] = f"{n_seeds:.0f} ({n_blocks:.0f})"
         line["hours"] = "" if np.isnan(hours) else f"{hours:.2f}"
     same = plans[plans["n_seeds"] <= first["pilot_seeds"]]
     cases = same["n_cases"].iloc[-1] if len(same) else np.inf
-    line["cases, same seeds"] = f"{cases:.0f}" if np.isfinite(cases) else "none: more seeds"
+    line["cases, same seeds"] = (
+        f"{cases:.0f}" if np.isfinite(cases) else folds or "none: more seeds"
+    )
     return line, smallest
 
 
@@ -222,7 +226,8 @@ def _together(table: pd.DataFrame, chosen: Sequence[pd.Series | None]) -> str:
     if without := sum(plan is None for plan in chosen):
         return (
             f"{without} of {len(chosen)} comparisons: no number of seeds is enough with the cases "
-            "that there are. More cases, or a larger difference; --output writes every choice."
+            "that there are. More cases, more folds, or a larger difference; --output writes every "
+            "choice."
         )
     seeds = max(plan["n_seeds"] for plan in chosen)
     where = " in every fold" if any(x["n_blocks"] > x["n_seeds"] for x in chosen) else ""
