@@ -25,7 +25,7 @@ from lossbench.stages.compare.flips import flips
 from lossbench.stages.compare.look import record_look
 from lossbench.stages.compare.over_datasets import over_datasets
 from lossbench.stages.compare.pooled import figures_of_runs, pooled, with_pooled
-from lossbench.stages.compare.scores import Scores, iterate_pairs
+from lossbench.stages.compare.scores import Scores, iterate_pairs, with_over_classes
 from lossbench.stages.compare.summary import conventions, summary
 from lossbench.stages.compare.tuned import read_rates, tuning, tuning_runs
 from lossbench.stages.compare.verdict_text import verdict_text
@@ -169,15 +169,13 @@ def _tables(
         shared = [scores.until(n) for scores, n in zip(groups, n_shared, strict=True)]
     tables = {
         "runs": runs[[*first, *runs.columns.difference(first, sort=False)]],
-        "summary": summary(
-            [part for scores in groups for part in scores.parts()], background, settings.alpha
-        ),
+        "summary": summary(list(with_over_classes(groups)), background, settings.alpha),
         "comparisons": comparisons(
             pairs,
             study,
             tested,
             pairing(runs, settings.reference),
-            flips(pairs, tested, study, after),
+            flips(pairs, groups, tested, study, after),
         ),
         "pooled": pooled(groups, background),
         "conventions": conventions(shared),

@@ -1,7 +1,6 @@
 """Each loss against the reference: difference, interval, verdict, ranks, scale."""
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from lossbench.config import MATCHED, Study, outcome
 from lossbench.stages.compare.cautions import cautions
 from lossbench.stages.compare.failures import missing
 from lossbench.stages.compare.family import Result, Tested, difference
-from lossbench.stages.compare.scores import Pair, Scores, mean, to_rows
+from lossbench.stages.compare.scores import Pair, Scores, mean, to_rows, with_over_classes
 from lossbench.statistics import (
     Decision,
     cases_tests,
@@ -206,7 +205,7 @@ def pairing(runs: pd.DataFrame, reference: str) -> dict[tuple[str, str, str], bo
 def rank_table(groups: Sequence[Scores], study: Study) -> pd.DataFrame:
     """The rank of each loss with its interval, and how often it is first (see `ranks`)."""
     rows = []
-    for scores in chain.from_iterable(group.parts() for group in groups):
+    for scores in with_over_classes(groups):
         for metric in study.comparison.metrics:
             if metric not in scores.values:
                 continue

@@ -13,7 +13,11 @@ from lossbench.stages.compare.summary import TIE, has_conventions, means_by_conv
 
 
 def flips(
-    pairs: Sequence[Pair], tested: Tested, study: Study, last_look: int = 0
+    pairs: Sequence[Pair],
+    groups: Sequence[Scores],
+    tested: Tested,
+    study: Study,
+    last_look: int = 0,
 ) -> dict[tuple[str, ...], list[str]]:
     """The conventions that say otherwise of a comparison than the quoted one, by its keys."""
     concerned = [
@@ -29,9 +33,9 @@ def flips(
         if convention == QUOTED:
             continue
         if study.rounds:  # each look is taken again
-            verdicts = _verdicts_after(last_look, pairs, convention, study)
+            verdicts = _verdicts_after(last_look, groups, convention, study)
         else:
-            verdicts = _verdicts(pairs, concerned, convention, study)
+            verdicts = _verdicts(pairs, groups, concerned, convention, study)
         for pair in concerned:
             key = tuple(pair.keys.values())
             if key in tested and verdicts[key] != tested[key].decision.verdict:
@@ -40,7 +44,11 @@ def flips(
 
 
 def _verdicts(
-    pairs: Sequence[Pair], concerned: Sequence[Pair], convention: str, study: Study
+    pairs: Sequence[Pair],
+    groups: Sequence[Scores],
+    concerned: Sequence[Pair],
+    convention: str,
+    study: Study,
 ) -> dict[tuple[str, ...], str]:
     """The verdicts under a convention, which changes some of the comparisons.
 
@@ -51,14 +59,7 @@ def _verdicts(
         _pair_under(pair, convention) if tuple(pair.keys.values()) in changed else pair
         for pair in pairs
     ]
-    return {key: x.decision.verdict for key, x in family(under, _groups(pairs), study).items()}
-
-
-def _groups(pairs: Sequence[Pair]) -> list[Scores]:
-    """Those of each dataset and model, which hold what is of all classes together."""
-    groups = list(dict.fromkeys(pair.scores for pair in pairs))
-    held = [scores.over_classes for scores in groups]
-    return [scores for scores in groups if scores not in held]
+    return {key: x.decision.verdict for key, x in family(under, groups, study).items()}
 
 
 def _pair_under(pair: Pair, convention: str) -> Pair:
@@ -68,11 +69,10 @@ def _pair_under(pair: Pair, convention: str) -> Pair:
 
 
 def _verdicts_after(
-    last_look: int, pairs: Sequence[Pair], convention: str, study: Study
+    last_look: int, groups: Sequence[Scores], convention: str, study: Study
 ) -> dict[tuple[str, ...], str]:
     """The verdicts of a study in rounds under a convention."""
     settings = study.comparison
-    groups = _groups(pairs)
     for metric in {"dice", "iou"} & {*settings.metrics}:
         groups = [_under(scores, convention, metric) for scores in groups]
     of_groups = list(iterate_pairs(groups, settings.metrics, study))

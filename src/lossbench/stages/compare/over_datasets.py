@@ -1,7 +1,7 @@
 """What holds over data sets: one value per data set, combined by random effects."""
 
 from collections.abc import Mapping, Sequence
-from itertools import chain, product
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ import pandas as pd
 from lossbench.common import tables
 from lossbench.config import Study
 from lossbench.stages.compare.family import difference, rules
-from lossbench.stages.compare.scores import Scores, mean
+from lossbench.stages.compare.scores import Scores, mean, with_over_classes
 from lossbench.statistics import RandomEffects, decide, random_effects
 
 
@@ -42,7 +42,7 @@ def over_datasets(
         keys |= {"metric": metric}
         rows, effects = [], []
         limit = study.metric(metric).high
-        for scores in chain.from_iterable(group.parts() for group in groups):
+        for scores in with_over_classes(groups):
             if scores.model != model or metric not in scores.values:
                 continue
             kept = scores.foreground(background)

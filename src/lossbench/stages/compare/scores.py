@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, product
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,10 +60,6 @@ class Scores:
     values: dict[str, np.ndarray]
     shared_weights: bool = False
     over_classes: "Scores | None" = None
-
-    def parts(self) -> list["Scores"]:
-        """These scores, and those of all classes together, if there are any."""
-        return [self, self.over_classes] if self.over_classes else [self]
 
     @property
     def keys(self) -> dict[str, str]:
@@ -199,12 +195,20 @@ class Pair(NamedTuple):
         return sum(int((~np.isfinite(d[trained])).sum()) for d in self.case_folds)
 
 
+def with_over_classes(groups: Sequence[Scores]) -> Iterator[Scores]:
+    """The scores of each dataset and model, and those of all classes together where there are."""
+    for scores in groups:
+        yield scores
+        if scores.over_classes:
+            yield scores.over_classes
+
+
 def iterate_pairs(groups: Sequence[Scores], metrics: Sequence[str], study: Study) -> Iterator[Pair]:
     """Every comparison: dataset and model x class x metric x loss with a reference.
 
     Where neither has any value (a class that no label shows) nothing is compared.
     """
-    for scores in chain.from_iterable(group.parts() for group in groups):
+    for scores in with_over_classes(groups):
         measured = [metric for metric in metrics if metric in scores.values]
         for class_, metric, loss in product(scores.classes, measured, study.compared):
             reference = study.reference_of(loss)
