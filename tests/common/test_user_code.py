@@ -132,6 +132,12 @@ def test_imports_of_imports_and_of_packages_are_followed(write):
     ]
 
 
+def test_folders_in_folders_need_no_init_file(write):
+    files = ["study/losses/edges/own.py", "study/losses/parts.py"]
+    put(write(), {files[0]: "from ..parts import f\nimport study.models.none", files[1]: ""})
+    assert files_of("study.losses.edges.own.Loss") == files
+
+
 NAMED = {
     "open('table.csv')": ["./table.csv"],
     "Path(__file__).with_name('table.csv')": ["table.csv"],

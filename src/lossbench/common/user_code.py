@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import resolve_name
 from pathlib import Path
 from pkgutil import iter_modules
@@ -243,13 +243,15 @@ class _Modules:
             else:
                 package = self._find(parent)
                 folders = package.submodule_search_locations if package else None
-                self._specs[name] = _first_spec(name, list(folders)) if folders and last else None
+                # Without the name of its parent, which need not be imported yet.
+                found = PathFinder.find_spec(last, folders) if folders and last else None
+                self._specs[name] = found
         return self._specs[name]
 
     def _find_top_level(self, name: str) -> ModuleSpec | None:
         if not name or name in sys.stdlib_module_names:
             return None
-        spec = _first_spec(name, None) or _first_spec(name, self._folders)
+        spec = _first_spec(name) or PathFinder.find_spec(name, self._folders)
         # A namespace package has no file, and may have folders of the user's.
         found = spec and (not spec.origin or is_users(Path(spec.origin)))
         return spec if found else None
@@ -270,10 +272,10 @@ def _named_by_texts(texts: Sequence[str], folder: Path, package: str) -> Iterato
                 yield f"{prefix}/{text}".lstrip("/") if not Path(text).is_absolute() else text, path
 
 
-def _first_spec(name: str, folders: list[str] | None) -> ModuleSpec | None:
+def _first_spec(name: str) -> ModuleSpec | None:
     """What the import system would import under a name, whatever is imported already."""
     for finder in sys.meta_path:
-        if spec := finder.find_spec(name, folders):
+        if spec := finder.find_spec(name, None):
             return spec
     return None
 
