@@ -105,6 +105,15 @@ def test_what_counts_something_is_a_whole_number_of_a_size_that_can_be(number, c
     )
 
 
+def test_a_path_that_is_not_utf_8_is_refused(capsys):
+    """Tables and pages, which are, would name it."""
+    with pytest.raises(SystemExit):
+        main(["prepare", "--dataset", "caf\udce9.json", "--output", "x"])
+    assert (
+        r"--dataset: 'caf\udce9.json' is not UTF-8; rename the file or" in capsys.readouterr().err
+    )
+
+
 def test_an_error_of_the_system_is_one_line_that_names_the_file(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").touch()
     assert main(["--log", str(tmp_path / "file/x.log"), "schema"]) == 1

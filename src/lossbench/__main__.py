@@ -71,7 +71,23 @@ def _count(text: str) -> int:
     return int(text)
 
 
-TYPES = {"Path": Path, "str": str, "int": _count, "float": float}
+def _text(text: str) -> str:
+    """Text that can be written into tables and pages."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not UTF-8; rename the file or folder"
+        ) from None
+    return text
+
+
+def _path(text: str) -> Path:
+    """A path that can be."""
+    return Path(_text(text))
+
+
+TYPES = {"Path": _path, "str": _text, "int": _count, "float": float}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -142,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
         "The workflow (snakemake --cores 2) calls these stages; each can be called by hand, and "
         f"several in one process, with a {THEN} between them.",
     )
-    parser.add_argument("--log", type=Path, help="file that gets the messages too")
+    parser.add_argument("--log", type=_path, help="file that gets the messages too")
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name, module in STAGES.items():
         definition = _definition(name, module)
@@ -199,7 +215,7 @@ def _add_option(
         nargs=("*" if annotation.endswith("| None") else "+") if several else None,
         required=default is None and not annotation.endswith("| None"),
         default=value,
-        metavar={Path: "PATH", str: "TEXT", _count: "N", float: "X"}[kind],
+        metavar={_path: "PATH", _text: "TEXT", _count: "N", float: "X"}[kind],
         help=text if value in (None, ()) else f"{text} ({value})",
     )
 

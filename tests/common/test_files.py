@@ -24,6 +24,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(UserError, match="x: is a folder, and a file is to be written there"):
+        write_json(tmp_path / "x", {})
+
+
 def test_a_damaged_file_is_named(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("{")

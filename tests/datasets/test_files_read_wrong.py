@@ -1,4 +1,5 @@
 import gzip
+import json
 import struct
 import zlib
 
@@ -211,6 +212,8 @@ WRONG_SETTINGS = [
     ({"ignore": True}, "its `ignore` must be a whole number"),
     ({"classes": "ab"}, "its `classes` must be a list of names; found 'ab'"),
     ({"classes": {"a": 0, "b": 1}}, "its `classes` must be a list of names"),
+    ({"classes": ["no", "x" * 101]}, "has 101 letters; use 100 or less"),
+    ({"channels": 1.0}, "channels is 1.0"),
     ({"classes": ["no", "\u00e9", "e\u0301"]}, "class names must differ; more than once: \u00e9"),
 ]
 
@@ -264,10 +267,40 @@ def test_what_lies_in_the_place_of_a_file_is_named(tmp_path, kind):
         MSD(root)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ["x", "y"]}, r"labels is \['x', 'y'\]; expected keys and values, in { }"),
+        ({"training": 3}, r"training is 3; expected a list, in \[ \]"),
+        ({"training": [{"image": 1, "label": "a.nii.gz"}]}, "lacks the path of image or label"),
+        ({"modality": None}, "modality is None; expected keys and values"),
+    ],
+)
+def test_a_dataset_json_of_other_kinds_names_the_key(tmp_path, change, message):
+    path = write_msd(tmp_path) / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=rf"(?s)dataset\.json: .*{message}"):
+        MSD(tmp_path)
+
+
+def test_json_that_is_too_deep_is_named(tmp_path):
+    (write_msd(tmp_path) / "dataset.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"dataset\.json: is not valid JSON \(maximum recursion"):
+        MSD(tmp_path)
+
+
+def test_volumes_of_complex_numbers_are_refused(tmp_path):
+    """The imaginary part would be dropped without a word."""
+    write_volume(write_msd(tmp_path) / "imagesTr/a.nii.gz", np.ones((5, 6, 7), np.complex64) * 1j)
+    with pytest.raises(UserError, match=r"imagesTr/a\.nii\.gz: holds complex64; it must hold real"):
+        MSD(tmp_path)[0]
+
+
 def test_a_dataset_json_says_each_thing_once(tmp_path):
     root = write_msd(tmp_path)
-    with pytest.raises(UserError, match="slice_axis is True"):
-        MSD(root, slice_axis=True)
+    for axis in (True, 1.0):
+        with pytest.raises(UserError, match=f"slice_axis is {axis}"):
+            MSD(root, slice_axis=axis)
     listing = (root / "dataset.json").read_text()
     (root / "dataset.json").write_text(listing.replace('"2"', '"1"'))
     with pytest.raises(UserError, match="a key is there twice: '1'"):

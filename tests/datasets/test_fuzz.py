@@ -142,6 +142,12 @@ def test_any_bytes_as_a_table(tmp_path_factory, content):
 
 @bounded
 @given(altered(SUMMARY))
+@example(b"[" * 100_000)
+@example(SUMMARY.replace(b"/b/x", b"caf\\udce9"))  # a file name that is not UTF-8
+@example(
+    b'{"results": {"all": [{"test": "x", "1": {"Dice": 1, "Total Positives Reference": Infinity,'
+    b' "Total Positives Test": 1}}]}}'
+)
 def test_any_bytes_as_a_summary(tmp_path_factory, content):
     root = tmp_path_factory.mktemp("fuzz")
     (root / "summary.json").write_bytes(content)

@@ -39,6 +39,8 @@ def whole(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder, and a file is to be written there; rename it")
         part.replace(path)
     except UserError:
         raise
@@ -159,6 +161,13 @@ def read_text(path: Path, where: str) -> str:
     return text
 
 
+# What readers of JSON, tables and arrays raise where a file is damaged.
+READ_ERRORS = (
+    *(OSError, ValueError, LookupError, TypeError, EOFError, RecursionError),
+    *(BadZipFile, zlib.error),
+)
+
+
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
     """Name a file of the results where what reads it fails.
@@ -172,7 +181,7 @@ def reading(path: str | Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the workflow, which writes it") from None
-    except (OSError, ValueError, LookupError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+    except READ_ERRORS as error:
         if isinstance(error, OSError) and error.errno:
             raise UserError(
                 f"{path}: cannot be read: {error.strerror}; fix that, and run it again"

@@ -44,7 +44,7 @@ def load_study(path: str | Path) -> Study:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"])) or "the file"
         raise _damaged(path, f"{key}: {problem_text(problem, [])}") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise _damaged(path, str(error).splitlines()[0]) from None
 
 

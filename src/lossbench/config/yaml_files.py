@@ -34,10 +34,10 @@ def read_yaml(path: str | Path, name: str) -> tuple[Any, list[str]]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         problems = [f"{name}, line {line}: {what}" for line, what in _problems(root, set())]
         return yaml.load(text, Loader=yaml.FullLoader), problems
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         try:
             return json.loads(text), []
-        except ValueError:
+        except (ValueError, RecursionError):
             what = " ".join(str(error).split())
             return None, [f"{name}: is not valid YAML: {what}"]
     except (OSError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ from lossbench.config import UserError
 
 END = object()  # of the cases
 MAX_CLASSES = 254  # labels are stored as uint8, and 255 is the ignore label
+MAX_NAME = 100  # letters of a class: names of metrics, columns and files hold it
 LABEL_TOLERANCE = 1e-3  # resampled labels are off a whole number by rounding
 PARTS = ("train", "validation", "test")  # of a split that the data come with
 SIZES = np.finfo(np.float32)  # the range of a spacing: NIfTI stores it so
@@ -168,6 +169,8 @@ def class_problems(classes: Sequence[str], least: int = 2) -> Iterator[str]:
         marks = all(c.isalnum() or c in " _.-" or unicodedata.category(c)[0] == "M" for c in name)
         if not marks or not name.strip() or name != name.strip():
             yield f"class name {name!r}: use letters, digits, space inside, and _ . - only"
+        if len(name) > MAX_NAME:
+            yield f"class name {name!r} has {len(name)} letters; use {MAX_NAME} or less"
     alike = [unicodedata.normalize("NFC", name) for name in classes]  # é is one letter or two
     if twice := sorted({name for name in alike if alike.count(name) > 1}):
         yield f"class names must differ; more than once: {', '.join(twice)}"

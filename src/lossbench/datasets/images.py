@@ -67,7 +67,7 @@ class ImageFolder:
         subjects: str | Path | None = None,
         split: Mapping[str, Mapping[str, str] | str] | None = None,
     ) -> None:
-        if isinstance(channels, bool) or channels not in (None, 1, 3):
+        if channels is not None and (type(channels) is not int or channels not in (1, 3)):
             raise UserError(f"channels is {channels!r}; expected 1 (grey), 3 (colour) or null")
         self.classes, self.ignore = classes, ignore
         self._values, self._in_colour = parsed({} if values is None else values)

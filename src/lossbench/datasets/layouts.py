@@ -15,6 +15,17 @@ from lossbench.datasets.nifti import Files, Volumes
 from lossbench.datasets.splits import checked_split, part_of_names, read_lines
 
 NIFTI = re.compile(r"\.nii(\.gz)?$")
+# What a dataset.json holds under its keys, in JSON's words.
+_KEYS_AND_VALUES, _LIST = "keys and values, in { }", "a list, in [ ]"
+KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "labels": (dict, _KEYS_AND_VALUES),
+    "training": (list, _LIST),
+    "modality": ((dict, list), _KEYS_AND_VALUES),
+    "channel_names": ((dict, list), _KEYS_AND_VALUES),
+    "file_ending": (str, "text"),
+    "numTraining": (int, "a whole number"),
+    "regions_class_order": (list, _LIST),
+}
 
 
 class MSD(Volumes):
@@ -69,8 +80,9 @@ class MSD(Volumes):
 
         files, problems = {}, []
         for entry in sorted(listing["training"], key=str):
-            if not isinstance(entry, Mapping) or not {"image", "label"} <= set(entry):
-                problems.append(f"training entry {entry!r} lacks image or label")
+            paths = entry if isinstance(entry, Mapping) else {}
+            if not all(isinstance(paths.get(key), str) for key in ("image", "label")):
+                problems.append(f"training entry {entry!r} lacks the path of image or label")
                 continue
             name = NIFTI.sub("", Path(entry["label"]).name)
             if name in files:
@@ -197,6 +209,9 @@ def _read(path: Path, keys: Iterable[str]) -> dict[str, Any]:
             f"{path}: lacks {', '.join(missing)}; is it of another layout? MSD reads the "
             "Decathlon's and nnU-Net's version 1, NNUNet version 2 (channel_names, file_ending)"
         )
+    for key, (kind, expected) in KINDS.items():
+        if key in listing and not isinstance(listing[key], kind):
+            raise UserError(f"{path}: {key} is {listing[key]!r}; expected {expected}")
     return listing
 
 
@@ -212,7 +227,7 @@ def _json(path: Path) -> Any:
 
     try:
         return json.loads(read_text(path, "root"), object_pairs_hook=with_one_value_each)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not valid JSON ({error})") from None
 
 

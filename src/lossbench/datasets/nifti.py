@@ -59,7 +59,7 @@ class Volumes:
         slice_axis: int | None = None,
         parts: Mapping[str, str] | None = None,
     ) -> None:
-        if isinstance(slice_axis, bool) or slice_axis not in (None, 0, 1, 2):
+        if slice_axis is not None and (type(slice_axis) is not int or slice_axis not in (0, 1, 2)):
             raise UserError(
                 f"slice_axis is {slice_axis!r}; expected 0, 1, 2, or null for whole volumes"
             )
@@ -216,6 +216,8 @@ def _load(path: Path) -> nibabel.nifti1.Nifti1Pair:
         raise _unreadable(path, error) from error
     if axes not in (3, 4):
         raise UserError(f"{path}: has shape {file.shape}; a volume has 3 axes, or 4 with channels")
+    if (dtype := file.get_data_dtype()).kind not in "iuf":  # complex numbers would lose a part
+        raise UserError(f"{path}: holds {dtype}; it must hold real numbers, one per voxel")
     if not is_invertible:
         raise UserError(
             f"{path}: its affine has no place for every voxel; fix it: {file.affine.tolist()}"

@@ -60,7 +60,15 @@ def read(path: Path, content: bytes, name: str) -> pd.DataFrame:
             for label, figures in labels.items():
                 keys = {"loss": name, "case": case, "class": str(label), **numbers}
                 rows.append({**keys, **_figures(figures)})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        frame = pd.DataFrame(rows)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise UserError(
             f"{path}: is not a valid summary.json of nnU-Net ({type(error).__name__}: {error}); "
             "expected: metric_per_case, with prediction_file and the metrics of each label "
@@ -68,7 +76,6 @@ def read(path: Path, content: bytes, name: str) -> pd.DataFrame:
         ) from None
     if not rows:
         raise UserError(f"{path}: has no case")
-    frame = pd.DataFrame(rows)
     frame.attrs["splits"] = list(dict.fromkeys(splits))
     return frame
 

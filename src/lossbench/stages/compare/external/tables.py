@@ -13,6 +13,8 @@ from lossbench.common.tables import COUNTS
 from lossbench.config import METRICS, UserError, did_you_mean
 
 FIGURES = (*COUNTS, *METRICS)
+# How compressed files begin.
+PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 # What people call a column, best first, without case, blanks and signs.
 KEYS = {
     "case": "case caseid casename id image imageid imagename img imgid filename file scan scanid "
@@ -84,6 +86,8 @@ def read_table(path: Path, content: bytes, named: bool) -> tuple[pd.DataFrame, l
     """
     if path.suffix.lower() in (".xlsx", ".xls", ".ods") or content[:4] == b"PK\3\4":
         raise UserError(f"{path}: is a spreadsheet; save it as CSV (UTF-8)")
+    if kind := next((kind for start, kind in PACKED.items() if content.startswith(start)), None):
+        raise UserError(f"{path}: is compressed ({kind}); unpack it")
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
             table = pd.read_parquet(io.BytesIO(content)).rename(columns=str)
@@ -99,11 +103,15 @@ def read_table(path: Path, content: bytes, named: bool) -> tuple[pd.DataFrame, l
 def _decoded(content: bytes) -> str:
     """Text of UTF-8, of UTF-16 where it says so, or of the Windows code page."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252")
+        text = content.decode("utf-16")
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252")
+    if "\0" in text:  # as in UTF-16 that does not say so
+        raise ValueError("it holds NUL bytes; save it as UTF-8")
+    return text
 
 
 def _csv(path: Path, text: str) -> pd.DataFrame:

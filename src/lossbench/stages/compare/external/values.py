@@ -46,8 +46,8 @@ def checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             )
             numbers = pd.to_numeric(text, errors="coerce")
             _refuse(
-                frame, ~((numbers % 1 == 0) & (numbers.abs() < 2**31)), path, name,
-                "is not a whole number",
+                frame, ~((numbers % 1 == 0) & (numbers >= 0) & (numbers < 2**31)), path, name,
+                "is not a whole number from 0 on",
             )  # fmt: skip
             frame[name] = numbers.astype(np.int64)
         elif name in FIGURES:
@@ -77,7 +77,8 @@ def _without_folders(cases: pd.Series) -> pd.Series:
 def _refuse(frame: pd.DataFrame, wrong: pd.Series, path: Path, name: str, why: str) -> None:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise UserError(f"{path}: row {row + 1}: {name} {why} (found {frame[name].iloc[row]!r})")
+        found = frame[name].tolist()[row]  # as Python writes it
+        raise UserError(f"{path}: row {row + 1}: {name} {why} (found {found!r})")
 
 
 def shares(
