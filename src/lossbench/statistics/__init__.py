@@ -17,6 +17,7 @@ from lossbench.statistics.planning import needed as needed
 from lossbench.statistics.planning import planned as planned
 from lossbench.statistics.planning import rounds_needed as rounds_needed
 from lossbench.statistics.pooled import jackknife_ratio as jackknife_ratio
+from lossbench.statistics.random_effects import FEWEST_DATASETS as FEWEST_DATASETS
 from lossbench.statistics.random_effects import RandomEffects as RandomEffects
 from lossbench.statistics.random_effects import random_effects as random_effects
 from lossbench.statistics.sequential import Looks as Looks

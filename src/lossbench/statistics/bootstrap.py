@@ -95,27 +95,25 @@ def ranks(
     within folds, one seed a fold had no training noise at all.
     """
     n = len(values[0])
-    blocks = [
-        (f, s)
-        for f, v in enumerate(values)
-        for s in np.flatnonzero(np.isfinite(v).any(axis=(0, 2)))
-    ]
-    # What is drawn together, a position for each block.
+    # The trainings of each fold that have a value; what is drawn together, a position for each.
+    trained = [np.flatnonzero(np.isfinite(v).any(axis=(0, 2))) for v in values]
+    blocks = [(f, s) for f, of_fold in enumerate(trained) for s in of_fold]
     together = range(len(blocks)) if units is None else [units[s] for _, s in blocks]
     found, places = np.unique([*together], return_inverse=True)
     n_units = len(found)
-    drawn = np.vstack([np.ones(n_units), _draws(n_units, (seed, 2))])[:, places] if blocks else None
     # The first row is of the values themselves, the others of resamples.
     sums, counts = np.zeros((RESAMPLES + 1, n)), np.zeros((RESAMPLES + 1, n))
-    for b, (f, s) in enumerate(blocks):
-        v = values[f][:, s]
+    drawn = _with_all(n_units, (seed, 2))[:, places]
+    drawn = np.split(drawn, np.cumsum([len(of_fold) for of_fold in trained])[:-1], axis=1)
+    for f, (v, of_fold) in enumerate(zip(values, trained, strict=True)):
+        v = np.moveaxis(v[:, of_fold], 2, 0)  # (cases, losses, trainings)
         measured = np.isfinite(v)
         # Less what the losses share on a pair: one that is missing for a loss must not move it.
-        shared = np.where(measured, v, 0).sum(axis=0) / np.maximum(measured.sum(axis=0), 1)
-        centred = np.where(measured, v - shared, 0.0)
-        cases = np.vstack([np.ones(v.shape[1]), _draws(v.shape[1], (seed, f, 3))])
-        sums += drawn[:, [b]] * (cases @ centred.T)
-        counts += drawn[:, [b]] * (cases @ measured.T.astype(float))
+        shared = np.where(measured, v, 0).sum(axis=1) / np.maximum(measured.sum(axis=1), 1)
+        centred = np.where(measured, v - shared[:, None], 0.0)
+        cases = _with_all(len(v), (seed, f, 3))
+        sums += (np.tensordot(cases, centred, 1) @ drawn[f][..., None])[..., 0]
+        counts += (np.tensordot(cases, measured, 1) @ drawn[f][..., None])[..., 0]
     empty = counts[0] == 0
     means = np.where(counts > 0, sums / np.maximum(counts, 1), -np.inf)
     rank = np.where(empty, np.nan, _rank(means[:1])[0])
@@ -134,6 +132,11 @@ def ranks(
 def _rank(means: np.ndarray) -> np.ndarray:
     """Ranks within each row, 1 for the largest; equal up to rounding share the better one."""
     return stats.rankdata(-np.round(means, 12), method="min", axis=1)
+
+
+def _with_all(n: int, seed: tuple[int, ...]) -> np.ndarray:
+    """All n once, and `_draws` below: (RESAMPLES + 1, n)."""
+    return np.vstack([np.ones(n), _draws(n, seed)])
 
 
 @lru_cache(maxsize=64)

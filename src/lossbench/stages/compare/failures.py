@@ -92,29 +92,24 @@ def failures(groups: Sequence[Scores], collapses: pd.DataFrame, study: Study) ->
             attempted, failed = np.isfinite(scores.values["dice"]), scores.values["dice"] == 0
         else:
             continue
-        subjects = np.unique(scores.subject)[:, None] == scores.subject  # (subjects, C)
-        shape = (len(scores.losses), len(scores.classes))
-        names = ("n_subjects", "n_failed", "rate_high", "n_failed_reference", "p_mcnemar")
-        figures = {name: np.full(shape, np.nan) for name in names}
         references = [scores.losses.index(study.reference_of(loss)) for loss in scores.losses]
-
-        def per_subject(pairs: np.ndarray, subjects: np.ndarray = subjects) -> np.ndarray:
-            return subjects @ pairs.sum(axis=0)
-
+        failed &= attempted
+        both = attempted & attempted[references]
+        cases = np.arange(len(scores.cases))
+        # How often over the trainings, per case of a subject: (L, K, subjects).
+        attempts, lost, lost_of_both, lost_by_reference = (
+            scores.average_cases(np.moveaxis(x.sum(axis=1), 1, 2), cases)
+            for x in (attempted, failed, failed & both, failed[references] & both)
+        )
+        n_subjects, n_failed = ((x > 0).sum(axis=2) for x in (attempts, lost))
+        shape = n_failed.shape
+        high, p = np.full((2, *shape), np.nan)
         for i, k in np.ndindex(shape):
-            r = references[i]
-            tried, tried_reference = attempted[i, ..., k], attempted[r, ..., k]
-            lost, lost_reference = failed[i, ..., k] & tried, failed[r, ..., k] & tried_reference
-            both = tried & tried_reference
-            n = int((per_subject(tried) > 0).sum())
-            n_failed = int((per_subject(lost) > 0).sum())
-            p = np.nan
-            if i != r:
-                p = mcnemar(per_subject(lost & both), per_subject(lost_reference & both))
-            high = failure_rate(n_failed, n, 1 - alpha).high
-            of_reference = int((per_subject(lost_reference) > 0).sum())
-            for name, value in zip(names, (n, n_failed, high, of_reference, p), strict=True):
-                figures[name][i, k] = value
+            high[i, k] = failure_rate(int(n_failed[i, k]), int(n_subjects[i, k]), 1 - alpha).high
+            if i != references[i]:
+                p[i, k] = mcnemar(lost_of_both[i, k], lost_by_reference[i, k])
+        figures = {"n_subjects": n_subjects, "n_failed": n_failed, "rate_high": high}
+        figures |= {"n_failed_reference": n_failed[references], "p_mcnemar": p}
         rows += to_rows(scores, figures)
     if not rows:
         return pd.DataFrame(columns=tables.FAILURES)

@@ -10,7 +10,7 @@ from lossbench.common import tables
 from lossbench.config import Study
 from lossbench.stages.compare.family import difference, rules
 from lossbench.stages.compare.scores import Scores, mean, with_over_classes
-from lossbench.statistics import RandomEffects, decide, random_effects
+from lossbench.statistics import FEWEST_DATASETS, RandomEffects, decide, random_effects
 
 
 def over_datasets(
@@ -42,9 +42,12 @@ def over_datasets(
         keys |= {"metric": metric}
         rows, effects = [], []
         limit = study.metric(metric).high
-        for scores in with_over_classes(groups):
-            if scores.model != model or metric not in scores.values:
-                continue
+        of_model = [
+            scores
+            for scores in with_over_classes(groups)
+            if scores.model == model and metric in scores.values
+        ]
+        for scores in of_model if len(of_model) >= FEWEST_DATASETS else ():
             kept = scores.foreground(background)
             d = difference(scores, mean_of_classes(scores, metric, loss, keys["reference"], kept))
             if np.isfinite(d.variance):

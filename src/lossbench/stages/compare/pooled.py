@@ -101,25 +101,28 @@ def figures_of_runs(groups: Sequence[Scores], background: dict[str, str]) -> pd.
         kept = scores.foreground(background)
         means = {"dice": mean(dice[..., kept], 3), "dice_with_background": mean(dice, 3)}
         missing = (scores.rows.any(axis=(0, 1)) & ~scores.rows).any(axis=3)
-        for fold, seed, s, of_fold in scores.blocks():
-            figures = {name: mean(x[:, s, of_fold], 1) for name, x in means.items()}
-            figures["n_missing"] = missing[:, s, of_fold].sum(axis=1)
+        for f in range(len(scores.folds)):
+            of_fold = scores.fold == f
+            figures = {name: mean(x[:, :, of_fold], 2) for name, x in means.items()}  # (L, S)
+            figures["n_missing"] = missing[:, :, of_fold].sum(axis=2)
             if set(COUNTS) <= scores.values.keys():
-                counts = (scores.values[name][:, s, of_fold] for name in COUNTS)
-                over = over_classes(*(np.nansum(x[..., kept], 1) for x in counts))
+                counts = (scores.values[name][:, :, of_fold] for name in COUNTS)
+                over = over_classes(*(np.nansum(x[..., kept], 2) for x in counts))
                 for kind, name in product(OVER_CLASSES, ("dice", "iou")):
                     figures[f"{kind}_{name}"] = over[kind][name]
-            for i, loss in enumerate(scores.losses):
-                if scores.rows[i, s, of_fold].any():
-                    keys = {**scores.keys, "loss": loss, "fold": fold, "seed": seed}
-                    rows.append(keys | {name: values[i] for name, values in figures.items()})
+            has_rows = scores.rows[:, :, of_fold].any(axis=(2, 3))
+            for s, (fold, seed) in enumerate(scores.trainings):
+                for i in np.flatnonzero(has_rows[:, s]):
+                    keys = {**scores.keys, "loss": scores.losses[i]}
+                    keys |= {"fold": scores.folds[f] if fold is None else fold, "seed": seed}
+                    rows.append(keys | {name: values[i, s] for name, values in figures.items()})
     return pd.DataFrame(rows, columns=None if rows else [*RUN, "dice"])
 
 
 def over_classes(
     tp: np.ndarray, fp: np.ndarray, fn: np.ndarray
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Ratios over classes, from sums over cases (L, K): of the summed counts, and their mean."""
-    micro = ratios(*(counts.sum(axis=1) for counts in (tp, fp, fn)), "nnunet")
-    macro = {name: mean(values, 1) for name, values in ratios(tp, fp, fn, "nnunet").items()}
+    """Ratios over classes, from sums over cases (..., K): of the summed counts, and their mean."""
+    micro = ratios(*(counts.sum(axis=-1) for counts in (tp, fp, fn)), "nnunet")
+    macro = {name: mean(values, -1) for name, values in ratios(tp, fp, fn, "nnunet").items()}
     return {"micro": micro, "macro": macro}

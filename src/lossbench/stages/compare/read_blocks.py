@@ -195,27 +195,27 @@ def _refuse_others(experiment: Path, settings: Experiment, runs: pd.DataFrame) -
     """
     data_digests: dict[str, str] = {}
     specs: dict[tuple[str, ...], dict[str, Any]] = {}  # slow to make; folds and seeds differ alone
-    for run in runs.to_dict("records"):
-        if not isinstance(run["data_digest"], str):  # of an earlier version
+    columns = [*RUN, "digest", "data_digest"]
+    for *keys, digest, data_digest in runs[columns].itertuples(index=False):
+        if not isinstance(data_digest, str):  # of an earlier version
             continue
-        block = block_folder(experiment.parent, **{name: run[name] for name in BLOCK})
-        file = block / run["loss"] / "status.json"
-        group = (run["dataset"], run["model"], run["loss"])
-        if group not in specs:
-            specs[group] = settings.run(**{name: run[name] for name in RUN})
-        rates = rates_file(experiment.parent, run["dataset"], run["model"], run["fold"])
-        spec = with_rate(specs[group], rates) | {"fold": run["fold"], "seed": run["seed"]}
-        if run["digest"] != run_digest(spec, run["data_digest"]):
-            raise UserError(
-                f"{file}: not of the settings and the code in {experiment.name}; "
-                "run the workflow again"
+        dataset, model, loss, fold, seed = keys
+        if (group := (dataset, model, loss)) not in specs:
+            specs[group] = settings.run(*keys)
+        rates = rates_file(experiment.parent, dataset, model, fold)
+        spec = with_rate(specs[group], rates) | {"fold": fold, "seed": seed}
+        first, problem = data_digests.setdefault(dataset, data_digest), ""
+        if digest != run_digest(spec, data_digest):
+            problem = f"not of the settings and the code in {experiment.name}"
+        elif first != data_digest:
+            problem = (
+                f"was trained on other data ({data_digest[:8]}) than other runs ({first[:8]}) of "
+                f"{dataset}"
             )
-        first = data_digests.setdefault(run["dataset"], run["data_digest"])
-        if first != run["data_digest"]:
-            raise UserError(
-                f"{file}: was trained on other data ({run['data_digest'][:8]}) than other runs "
-                f"({first[:8]}) of {run['dataset']}; run the workflow again"
-            )
+        if problem:
+            block = block_folder(experiment.parent, dataset, model, fold, seed)
+            file = block / loss / "status.json"
+            raise UserError(f"{file}: {problem}; run the workflow again")
 
 
 def _refuse_stale(

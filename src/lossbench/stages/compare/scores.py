@@ -69,7 +69,7 @@ class Scores:
     def trained(self, *losses: str) -> np.ndarray:
         """Trainings that each of these losses has: a mask (S,)."""
         of = [self.losses.index(loss) for loss in losses]
-        return self.rows[of].any(axis=(2, 3)).all(axis=0)
+        return self._trained[of].all(axis=0)
 
     def n_seeds(self, *losses: str) -> int:
         """How many seeds each of these losses was trained with."""
@@ -100,8 +100,9 @@ class Scores:
     def blocks(self) -> Iterator[tuple[int, int, int, np.ndarray]]:
         """Fold, seed, position on axis 1, and mask (C,) of its cases, for every block."""
         for f, fold in enumerate(self.folds):
+            of_fold = self.fold == f
             for s, (of_training, seed) in enumerate(self.trainings):
-                yield fold if of_training is None else of_training, seed, s, self.fold == f
+                yield fold if of_training is None else of_training, seed, s, of_fold
 
     def subject_means(self, values: np.ndarray) -> list[np.ndarray]:
         """(..., C) -> for each fold (..., its subjects): the mean over the cases of a subject."""
@@ -153,6 +154,10 @@ class Scores:
     @cached_property
     def _one_case_each(self) -> bool:
         return len(np.unique(self.subject)) == len(self.subject)
+
+    @cached_property
+    def _trained(self) -> np.ndarray:
+        return self.rows.any(axis=(2, 3))
 
     @cached_property
     def _in_labels(self) -> np.ndarray:
