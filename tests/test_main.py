@@ -38,7 +38,8 @@ def test_options_are_the_parameters_of_the_stage_with_their_defaults_and_words(s
         option = f"--{name.replace('_', '-')}"
         assert option in shown
         if option not in words and parameter.default is not parameter.empty:
-            assert options[name] == parameter.default
+            default = parameter.default
+            assert options[name] == ([] if default == () else default)
 
 
 @pytest.mark.slow
@@ -103,6 +104,13 @@ def test_what_counts_something_is_a_whole_number_of_a_size_that_can_be(number, c
         f"--threads: expected a whole number from 1 to 65535 (found '{number}')"
         in capsys.readouterr().err
     )
+
+
+def test_an_option_of_several_values_may_be_there_twice(monkeypatch):
+    given = []
+    monkeypatch.setattr(lossbench.__main__, "_function", lambda stage: lambda **o: given.append(o))
+    assert main(["check", "--configfile", "a", "--configfile", "b", "c"]) == 0
+    assert [str(path) for path in given[0]["configfile"]] == ["a", "b", "c"]
 
 
 def test_a_path_that_is_not_utf_8_is_refused(capsys):

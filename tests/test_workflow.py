@@ -20,6 +20,8 @@ from lossbench.workflow import (
     dataset_files,
     is_open,
     job_environment,
+    refuse_repeated_options,
+    require_folder,
     require_packages,
     settings_digest,
     trained,
@@ -49,6 +51,34 @@ def test_a_study_is_merged_over_the_defaults_key_by_key():
     assert experiment.training.steps == 7
     assert experiment.training.batch_size == default["training"]["batch_size"]
     assert {"mine", "dice"} <= experiment.losses.keys()
+
+
+def test_the_command_line_sets_numbers_also_within_a_section():
+    """Snakemake reads --config "training={steps: 9}" as texts."""
+    texts = {"training": {"steps": "9", "augmentation": "null", "clip_norm": "0.5"}}
+    training = configure(texts, DEFAULTS, [], texts).training
+    assert (training.steps, training.clip_norm, training.augmentation) == (9, 0.5, None)
+    wrong = {"training": {"steps": "0100"}}
+    with pytest.raises(ConfigError, match=r"--config: training.steps: .*found '0100'"):
+        configure(wrong, DEFAULTS, [], wrong)
+    of_parent = {"training": {"steps": "9"}}  # where this workflow is a module of another one
+    assert configure({"training": {"steps": 7}}, DEFAULTS, [], of_parent).training.steps == 7
+
+
+def test_a_file_in_the_place_of_the_results_is_named(tmp_path):
+    require_folder(tmp_path / "new")
+    (tmp_path / "results").touch()
+    with pytest.raises(UserError, match="results: is no folder, and the results go there"):
+        require_folder(tmp_path / "results")
+
+
+@pytest.mark.parametrize(
+    "given", ["--configfile a.yaml --configfile=b.yaml", "--config a=1 -C b=2"]
+)
+def test_config_files_that_snakemake_would_drop_in_silence_are_refused(given):
+    with pytest.raises(UserError, match="is there twice, and Snakemake reads the last alone"):
+        refuse_repeated_options(["snakemake", *given.split()])
+    refuse_repeated_options(["snakemake", "--configfile", "a", "b", "--config", "a=1", "c=2"])
 
 
 def test_a_config_that_snakemake_has_merged_already_stays_the_same():

@@ -209,14 +209,17 @@ def _add_option(
     several = annotation.startswith("Sequence[")
     kind = TYPES[annotation.removesuffix(" | None").removeprefix("Sequence[").removesuffix("]")]
     value = None if default is None else eval(ast.unparse(default), {"Path": Path})
+    if several:  # also those of an option that is there twice
+        value = None if value is None else [*value]
     parser.add_argument(
         flag,
         type=kind,
+        action="extend" if several else "store",
         nargs=("*" if annotation.endswith("| None") else "+") if several else None,
         required=default is None and not annotation.endswith("| None"),
         default=value,
         metavar={_path: "PATH", _text: "TEXT", _count: "N", float: "X"}[kind],
-        help=text if value in (None, ()) else f"{text} ({value})",
+        help=text if value in (None, []) else f"{text} ({value})",
     )
 
 

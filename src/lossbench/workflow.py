@@ -22,7 +22,7 @@ from lossbench.common.provenance import run_digest, sha256
 from lossbench.common.rounds import losses_of, planned_blocks
 from lossbench.common.tuning import run_of
 from lossbench.common.user_code import code_of, weights_file
-from lossbench.config import Component, Experiment, UserError, merged, validate
+from lossbench.config import Component, Experiment, UserError, merged, typed, validate
 
 # Config files that come with lossbench; a study's own files are merged over them, in this order.
 CONFIG_FILES = ("datasets", "models", "losses", "config")
@@ -52,8 +52,31 @@ def user_files(
     return [str(file) for file in sorted(files, key=overwriting.__contains__)]
 
 
+# Options of Snakemake that take several values, and of which it reads the last alone.
+ONCE = (("--configfile", "--configfiles"), ("--config", "-C"))
+
+
+def refuse_repeated_options(arguments: Sequence[str]) -> None:
+    """Refuse a command line that names config files twice: the first would go in silence.
+
+    Raises
+    ------
+    UserError
+        With how to write it.
+    """
+    for names in ONCE:
+        if sum(argument.partition("=")[0] in names for argument in arguments) > 1:
+            raise UserError(
+                f"{names[0]} is there twice, and Snakemake reads the last alone; name it once: "
+                f"{names[0]} A B"
+            )
+
+
 def configure(
-    config: Mapping[str, Any], defaults: Sequence[Any], files: Sequence[str]
+    config: Mapping[str, Any],
+    defaults: Sequence[Any],
+    files: Sequence[str],
+    command_line: Mapping[str, Any] | None = None,
 ) -> Experiment:
     """Merge what is set over the defaults and validate it.
 
@@ -65,6 +88,8 @@ def configure(
         Config files that come with lossbench.
     files
         Config files of the user, for messages: they name the file that a key comes from.
+    command_line
+        What Snakemake's --config sets, which is in the config already, its nested numbers as text.
 
     Raises
     ------
@@ -75,7 +100,9 @@ def configure(
     for default in defaults:
         everything = merged(everything, yaml.safe_load(Path(default).read_text()))
     sources = {original(file): str(file) for file in defaults} | {file: file for file in files}
-    return validate(merged(everything, config), sources)
+    # A module of a larger workflow may have none of what the command line sets.
+    set_there = {k: v for k, v in (command_line or {}).items() if merged(config, {k: v}) == config}
+    return validate(merged(merged(everything, config), typed(set_there)), sources, set_there)
 
 
 def with_weights(experiment: Experiment) -> Experiment:
@@ -182,6 +209,18 @@ def require_packages(root: Path) -> None:
             f"{sys.executable} lacks {', '.join(missing)}; install everything with: "
             f"{sys.executable} -m pip install -r {root / 'requirements.lock'}"
         )
+
+
+def require_folder(results: Path) -> None:
+    """Refuse to start where something else is in the place of the folder of the results.
+
+    Raises
+    ------
+    UserError
+        Where it is a file, say, or a link to one.
+    """
+    if results.exists() and not results.is_dir():
+        raise UserError(f"{results}: is no folder, and the results go there; rename or move it")
 
 
 def block_files(experiment: Experiment, file: str, round_: int | None = None) -> list[str]:

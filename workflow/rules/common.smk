@@ -23,6 +23,8 @@ from lossbench.workflow import (
     is_open,
     job_environment,
     original,
+    refuse_repeated_options,
+    require_folder,
     require_packages,
     settings_digest,
     trained,
@@ -41,7 +43,9 @@ RESULTS = Path("results").resolve()
 try:
     if not workflow.deployment_settings.deployment_method:
         require_packages(ROOT)
-    EXPERIMENT = configure(config, DEFAULTS, FILES)
+    refuse_repeated_options(sys.argv)
+    require_folder(RESULTS)
+    EXPERIMENT = configure(config, DEFAULTS, FILES, workflow.config_settings.config)
     os.environ.update(job_environment(os.environ, ROOT, FILES, EXPERIMENT.data_root))
     EXPERIMENT = with_code(with_weights(EXPERIMENT))
 except UserError as error:

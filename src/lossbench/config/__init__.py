@@ -39,3 +39,4 @@ from lossbench.config.sections import Loss as Loss
 from lossbench.config.sections import Matrix as Matrix
 from lossbench.config.sections import Training as Training
 from lossbench.config.validate import validate as validate
+from lossbench.config.yaml_files import typed as typed

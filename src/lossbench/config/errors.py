@@ -81,14 +81,19 @@ class Where:
     ----------
     files
         Name and path of YAML files. `problems` holds what is wrong with them as such.
+    command_line
+        What Snakemake's --config sets over them.
     """
 
-    def __init__(self, files: Mapping[str, str | Path]) -> None:
+    def __init__(
+        self, files: Mapping[str, str | Path], command_line: Mapping[str, Any] | None = None
+    ) -> None:
         self.files, self.problems = [], []
         for name, path in files.items():
             content, problems = read_yaml(path, name)
             self.files.append((name, content))
             self.problems += problems
+        self.files.append(("--config", command_line))
 
     def __call__(self, path: Sequence[str | int]) -> str:
         """The key as it is written, behind the name of its file."""

@@ -20,7 +20,11 @@ from lossbench.config.sections import (
 )
 
 
-def validate(raw: Mapping[str, Any], files: Mapping[str, str | Path] | None = None) -> Experiment:
+def validate(
+    raw: Mapping[str, Any],
+    files: Mapping[str, str | Path] | None = None,
+    command_line: Mapping[str, Any] | None = None,
+) -> Experiment:
     """Check a merged config, names across the catalogues included.
 
     Parameters
@@ -29,13 +33,15 @@ def validate(raw: Mapping[str, Any], files: Mapping[str, str | Path] | None = No
         The config as read from YAML.
     files
         Name and path of the files it was merged from, later ones over earlier ones, for messages.
+    command_line
+        What Snakemake's --config sets over them, for messages.
 
     Raises
     ------
     ConfigError
         With every problem: file, key, what was found, what to do.
     """
-    where = Where(files or {})
+    where = Where(files or {}, command_line or {})
     problems = [
         *where.problems,
         *(f"{where(path)}: {text}" for path, text in (*_name_checks(raw), *_seed_checks(raw))),

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,24 @@ def read_yaml(path: str | Path, name: str) -> tuple[Any, list[str]]:
             return None, [f"{name}: is not valid YAML: {what}"]
     except (OSError, UnicodeDecodeError) as error:
         return None, [f"{name}: cannot be read: {error}; save it as UTF-8"]
+
+
+def typed(value: Any) -> Any:
+    """What YAML reads in the texts of a value: Snakemake reads ``--config "a={b: 1}"`` as texts.
+
+    A number that YAML would read in another base stays a text.
+    """
+    if isinstance(value, Mapping):
+        return {key: typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [typed(item) for item in value]
+    if not isinstance(value, str) or _OCTAL.fullmatch(value) or _SIXTIES.fullmatch(value):
+        return value
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    return read if read is None or isinstance(read, bool | int | float) else value
 
 
 def _problems(node: yaml.Node | None, seen: set[int]) -> Iterator[tuple[int, str]]:

@@ -6,7 +6,7 @@ for a config, measures with `cost` what a block takes, and lays everything out w
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def check(
     experiment: Path | None = None,
     output: Path | None = None,
-    configfile: Path | None = None,
+    configfile: Sequence[Path] = (),
 ) -> None:
     """Look at the data, try every model and loss on it, say what each loss computes.
 
@@ -44,8 +44,8 @@ def check(
         meaning), cards (dataset -> loss -> property), data (dataset -> `survey`) and gradients
         (of `preflight`).
     configfile
-        Config of an experiment, instead of the two: prepare its data, check it, and print what
-        was found and what a block will take.
+        Config of an experiment, or several, later ones over earlier ones, instead of the two:
+        prepare its data, check it, and print what was found and what a block will take.
 
     Raises
     ------

@@ -3,18 +3,17 @@
 import multiprocessing
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lossbench.common.files import read_json, whole
+from lossbench.common.files import read_json, read_text, whole
 from lossbench.common.quick_imports import UNUSED, quick_imports
 from lossbench.config import Experiment, UserError, load
+from lossbench.config.yaml_files import read_yaml
 from lossbench.datasets.prepared import Prepared
 from lossbench.overview import overview
 from lossbench.stages.check import wording
@@ -24,7 +23,7 @@ ROOT = Path(__file__).parents[4]  # of the checkout, with the Snakefile
 QUIET = ("host", "progress", "reason", "rules")  # all would hide its errors
 
 
-def study(configfile: Path) -> str:
+def study(configfiles: Sequence[Path]) -> str:
     """Let the workflow write check.json for a config, take some steps, lay it all out as text.
 
     Datasets that are not there are prepared, below results/ of the working directory. Beside
@@ -32,7 +31,7 @@ def study(configfile: Path) -> str:
 
     Parameters
     ----------
-    configfile
+    configfiles
         As for `snakemake --configfile`: over the default experiment and catalogues.
 
     Raises
@@ -40,17 +39,18 @@ def study(configfile: Path) -> str:
     UserError
         Where the config has no name, the workflow refused it (it has said why), or a step failed.
     """
-    folder = Path("results") / _experiment_name(configfile)
+    folder = Path("results") / _experiment_name(configfiles)
     command = [
         *(sys.executable, "-P", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
-        *("--configfile", str(configfile), "--cores", "1", "--keep-going"),
-        "--rerun-incomplete",
+        *("--configfile", *map(str, configfiles), "--cores", "1"),
+        *("--keep-going", "--rerun-incomplete"),
         *("--quiet", *QUIET, "--no-hooks"),
         *("--", str(folder / "check.json")),
     ]
     if subprocess.run(command).returncode:
-        raise UserError(f"{configfile}: the check did not pass; the messages above say why")
-    sys.path.append(str(configfile.resolve().parent))  # the user's own modules
+        names = ", ".join(map(str, configfiles))
+        raise UserError(f"{names}: the check did not pass; the messages above say why")
+    sys.path += [str(file.resolve().parent) for file in configfiles]  # the user's own modules
     settings, found = load(folder / "experiment.json"), read_json(folder / "check.json")
     datasets = {n: Prepared(Path("results/datasets") / n) for n in settings.matrix.dataset}
     pictures = {
@@ -61,16 +61,16 @@ def study(configfile: Path) -> str:
     return wording.text(found, plan, _costs(settings, datasets), pictures)
 
 
-def _experiment_name(configfile: Path) -> str:
-    """The key `experiment` of a config, or that of the default one."""
-    for path in (configfile, ROOT / "config" / "config.yaml"):
-        try:
-            content = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: cannot be read: {error}") from None
-        if isinstance(content, Mapping) and "experiment" in content:
+def _experiment_name(configfiles: Sequence[Path]) -> str:
+    """The key `experiment` of the last config that has it, or that of the default one."""
+    for path in (*reversed(configfiles), ROOT / "config" / "config.yaml"):
+        read_text(path, "--configfile")  # says what is wrong with the file
+        content, problems = read_yaml(path, str(path))
+        if not isinstance(content, Mapping):
+            raise UserError("\n".join(problems) or f"{path}: expected keys with their values")
+        if "experiment" in content:
             return str(content["experiment"])
-    raise UserError(f"{configfile}: names no experiment; add the key experiment")
+    raise UserError("the config names no experiment; add the key experiment")
 
 
 def _draw(data: Prepared, findings: list[dict[str, Any]], path: Path) -> Path | None:
