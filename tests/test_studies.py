@@ -2,15 +2,18 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from lossbench.common.files import read_json, write_text
 from lossbench.config import validate
+from lossbench.datasets.prepared import Prepared
+from lossbench.stages.check import check
+from lossbench.stages.check.cost import block_cost
+from lossbench.stages.prepare import prepare
 from tests.helpers.configs import default, merged
 from tests.helpers.files import write_image
 
@@ -57,7 +60,8 @@ def test_every_study_is_valid():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_passes_check(name, tmp_path):
+def test_every_study_passes_check(name, tmp_path, monkeypatch):
+    """What `check --configfile` does, without its five processes; tests/stages/check has the command."""
     if name in REAL and not (DATA / REAL[name]).is_dir():
         pytest.skip(f"{REAL[name]} is not in $LOSSBENCH_DATA")
     if name.startswith("camvid"):
@@ -69,13 +73,19 @@ def test_every_study_passes_check(name, tmp_path):
     # In small patches: the page's own would be most of the test's time.
     small = re.sub(r"batch_size: \d, patch_size: \[\d{3}, \d{3}\]", SMALL, STUDIES[name])
     assert (small == STUDIES[name]) == (name == "hippocampus_2mm"), "whose patches are small"
-    (tmp_path / "my_study.yaml").write_text(small)
-    command = [sys.executable, "-m", "lossbench", "check", "--configfile", "my_study.yaml"]
-    source = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": source}, capture_output=True,
-        text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert f"A block of {name}" in done.stdout
-    assert (tmp_path / "results" / name / "check.json").exists()
+    monkeypatch.chdir(tmp_path)
+    study = validate(merged(default(), yaml.safe_load(small)))
+    data = tmp_path / "results/datasets" / name
+    write_text(data / "dataset.json", study.dataset_json(name))
+    prepare(data / "dataset.json", data)
+    root = tmp_path / "results" / name
+    write_text(root / "experiment.json", study.experiment_json())
+    check(root / "experiment.json", root / "check.json")
+    found = read_json(root / "check.json")
+    assert found["losses"] == study.matrix.loss
+    tried = {f"{name}/{part}" for part in (*study.matrix.loss, *study.matrix.model)}
+    assert {*found["tried"]} == tried | {f"{name}/fold{fold}" for fold in study.matrix.fold}
+    (model,) = study.matrix.model
+    cost = block_cost(study, Prepared(data), model, seconds=1.0)
+    assert cost["losses"].keys() == {*study.matrix.loss}
+    assert cost["total_seconds"] > 0
