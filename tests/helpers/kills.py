@@ -111,7 +111,9 @@ def disturb(folder: Path, times: int, seed: int) -> list[str]:
 
 
 def unlock(folder: Path) -> None:
-    """What Snakemake asks for where it was killed itself."""
+    """What Snakemake asks for where it was killed itself; a start of it that is spared elsewhere."""
+    if not any((folder / ".snakemake/locks").glob("*")):
+        return
     command = [SNAKEMAKE, "--snakefile", REPOSITORY / "Snakefile", "--configfile", "study.yaml"]
     subprocess.run([*command, "--unlock"], cwd=folder, check=True, capture_output=True)
 

@@ -42,6 +42,7 @@ STUDY = {
     "losses": {"once": TWICE["loss"], "twice": TWICE},
 }  # fmt: skip
 OPTIONS = ("--configfile", "study.yaml", "--rerun-incomplete")
+TABLE = "results/rounds/report/comparisons.csv"  # the page of a study in rounds: test_tuning.py
 
 
 def write_study(folder):
@@ -53,8 +54,8 @@ def write_study(folder):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = write_study(tmp_path_factory.mktemp("rounds"))
-    plan = snakemake(folder, *OPTIONS, "-n")
-    result = snakemake(folder, *OPTIONS)
+    plan = snakemake(folder, TABLE, *OPTIONS, "-n")
+    result = snakemake(folder, TABLE, *OPTIONS)
     assert result.returncode == 0, result.stderr
     return folder, plan, result
 
@@ -79,10 +80,9 @@ def test_one_command_trains_until_all_is_decided(done):
     table = pd.read_csv(root / "report/comparisons.csv").set_index("loss")
     assert (table.loc["twice", "round"] == 2).all()
     assert "settled after 2 of at most 3 rounds; 4 of 6 trainings" in result.stderr
-    again = snakemake(folder, *OPTIONS)
-    assert "Nothing to be done" in again.stderr
-    plan = snakemake(folder, *OPTIONS, "-n").stderr
-    assert "3 rounds of at most 3: nothing is open" in plan
+    again = snakemake(folder, TABLE, *OPTIONS, "-n")
+    assert "Nothing to be done" in again.stderr + again.stdout
+    assert "3 rounds of at most 3: nothing is open" in again.stderr
 
 
 def trains_round_3(workflow):
@@ -98,13 +98,16 @@ def trains_round_3(workflow):
 def test_killed_in_the_middle_of_a_round_it_ends_as_if_nothing_had_happened(done, tmp_path):
     folder = tmp_path / "killed"
     shutil.copytree(done[0], folder)
-    for name in ("drawn", "looks", "report"):
-        shutil.rmtree(folder / "results/rounds" / name)
-    # The first two rounds are taken from the store; the third is trained, and killed.
+    study = folder / "results/rounds"
+    for name in ("report", *(f"drawn/tiny/fold{fold}/seed2" for fold in (0, 1))):
+        shutil.rmtree(study / name)
+    for file in ("round2.json", "round3.json", "record.json"):
+        (study / "looks" / file).unlink()
+    # The first two rounds are there; the third is trained, and killed.
     for file in folder.glob("results/runs/*/run.json"):
         if read_json(file)["seed"] == 2:
             shutil.rmtree(file.parent)
-    command = [SNAKEMAKE, "--snakefile", REPOSITORY / "Snakefile", "--cores", "2", *OPTIONS]
+    command = [SNAKEMAKE, "--snakefile", REPOSITORY / "Snakefile", "--cores", "2", TABLE, *OPTIONS]
     with (folder / "log").open("w") as log:
         workflow = subprocess.Popen(
             command, cwd=folder, stdout=log, stderr=log, start_new_session=True
@@ -114,11 +117,11 @@ def test_killed_in_the_middle_of_a_round_it_ends_as_if_nothing_had_happened(done
         time.sleep(0.1)
     os.killpg(workflow.pid, signal.SIGKILL)
     workflow.wait(30)
-    assert not (folder / "results/rounds/report").exists()
+    assert not (folder / TABLE).exists()
     snakemake(folder, *OPTIONS, "--unlock")
-    result = snakemake(folder, *OPTIONS)
+    result = snakemake(folder, TABLE, *OPTIONS)
     assert result.returncode == 0, result.stderr
-    ours, theirs = folder / "results/rounds", done[0] / "results/rounds"
+    ours, theirs = study, done[0] / "results/rounds"
     for name in ("comparisons.csv", "looks.csv"):
         assert (ours / "report" / name).read_text() == (theirs / "report" / name).read_text()
     for look in ("round2", "round3", "record"):
