@@ -6,6 +6,7 @@ against a process for each, all at once on the GPU, and whether a loss has the s
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -29,7 +30,6 @@ from lossbench.stages.train.speed import set_global_flags
 
 # Network -> size of its images, and how many make a batch.
 NETWORKS = {"unet_small": ([96, 96], 4), "unet": ([256, 256], 16), "dynunet": (VOLUME, 9)}
-WAYS = ("exact", "eager", "graph", "compiled", "both")
 STEPS, TURNS = 20, 7
 BITS_STEPS = 30
 
@@ -38,7 +38,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder")
     parser.add_argument("--network", nargs="+", default=[*NETWORKS], choices=[*NETWORKS])
-    parser.add_argument("--way", nargs="+", default=[*WAYS], choices=[*WAYS])
     parser.add_argument("--alone", type=Path, help="a prepared data set: be one of the processes")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -49,36 +48,44 @@ def main() -> None:
         rows: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory() as folder:
             data = drawn(Path(folder), network, NETWORKS[network][0])
-            for way in options.way:
-                rows += step_times(data, network, way)
-                print(rows[-1], flush=True)
-            rows += [*bits(data, network), processes(data, network)]
+            rows += [*step_times(data, network), *bits(data, network), processes(data, network)]
         write(f"gpu_{network}", rows, options.output)
 
 
-def block(data: Prepared, network: str, way: str, losses: Sequence[str] = LOSSES) -> list[Run]:
-    """Runs of a block, which take their steps in one of the ways."""
+def block(
+    data: Prepared, network: str, speed: str = "auto", losses: Sequence[str] = LOSSES
+) -> list[Run]:
+    """Runs of a block, ready for their first step."""
     size, batch_size = NETWORKS[network]
-    speed = "exact" if way == "exact" else "auto"
     set_global_flags(speed)
     settings = {"network": network, "patch_size": size, "batch_size": batch_size, "speed": speed}
-    runs = started(data, losses, **settings)
+    return started(data, losses, **settings)
+
+
+def step_times(data: Prepared, network: str) -> Iterator[dict[str, Any]]:
+    """Milliseconds per step and loss, however a step is executed; compiled ones of one loss alone."""
+    yield from timed(block(data, network, "exact"), f"{network}, exact")
+    runs = block(data, network)
     for run in runs:
-        if way in ("compiled", "both"):
-            run.forward = torch.compile(run.model, dynamic=False)
-        if way in ("eager", "compiled"):
-            run.update = partial(optimise, run)
-    return runs
+        run.update = partial(optimise, run)
+    yield from timed(runs, f"{network}, eager")
+    for run in runs:
+        run.update = None  # it chooses the graph
+    yield from timed(runs, f"{network}, graph")
+    (run,) = block(data, network, losses=LOSSES[:1])
+    run.forward = torch.compile(run.model, dynamic=False)
+    run.update = partial(optimise, run)
+    yield from timed([run], f"{network}, compiled")
+    run.update = None
+    yield from timed([run], f"{network}, compiled and graph")
 
 
-def step_times(data: Prepared, network: str, way: str) -> Iterator[dict[str, Any]]:
-    """Milliseconds per step and loss of one loss and of three, and what the first step took."""
-    runs = block(data, network, way)
+def timed(runs: Sequence[Run], what: str) -> Iterator[dict[str, Any]]:
+    """What a step costs where all runs take it in turn, and where the first takes it alone."""
     begin = time.perf_counter()
     stepping(runs, 1)()
     first = time.perf_counter() - begin
-    what = f"{network}, {way}: ms per step and loss"
-    for some in (runs, runs[:1]):
+    for some in (runs, runs[:1]) if len(runs) > 1 else (runs,):
         take = stepping(some, STEPS)
         take()
         times = []
@@ -86,20 +93,21 @@ def step_times(data: Prepared, network: str, way: str) -> Iterator[dict[str, Any
             begin = time.perf_counter()
             take()
             times.append((time.perf_counter() - begin) * 1000 / STEPS / len(some))
-        row = once(f"{what}, {len(some)} in the block", statistics.median(times))
-        yield row | {
-            **{"low": min(times), "high": max(times), "turns": TURNS, "first_step_s": first},
-            **{"peak_gb": peak_memory(runs[0].device) / 1e9, "engine": str(runs[0].engine)},
-        }
+        row = once(
+            f"{what}: ms per step and loss, {len(some)} in the block", statistics.median(times)
+        )
+        row |= {"low": min(times), "high": max(times), "turns": TURNS, "first_step_s": first}
+        row |= {"peak_gb": peak_memory(runs[0].device) / 1e9, "engine": str(runs[0].engine)}
+        print(time.strftime("%T"), row, flush=True)
+        yield row
 
 
 def bits(data: Prepared, network: str) -> Iterator[dict[str, Any]]:
     """Whether a loss that is trained alone has the bits that it has in a block, and again."""
     for speed in ("exact", "auto"):
-        way = "exact" if speed == "exact" else "graph"
         digests = []
         for losses in (LOSSES, LOSSES[:1], LOSSES[:1]):
-            runs = block(data, network, way, losses)
+            runs = block(data, network, speed, losses)
             stepping(runs, BITS_STEPS)()
             digests.append(state_digest(runs[0].model.state_dict()))
         in_block, one, again = digests
@@ -109,7 +117,7 @@ def bits(data: Prepared, network: str) -> Iterator[dict[str, Any]]:
 
 def processes(data: Prepared, network: str) -> dict[str, Any]:
     """A process for each loss, all at once on the GPU, over one for their block."""
-    runs = block(data, network, "graph")
+    runs = block(data, network)
     stepping(runs, 1)()
     take = stepping(runs, STEPS * TURNS)
     begin = time.perf_counter()
@@ -119,15 +127,21 @@ def processes(data: Prepared, network: str) -> dict[str, Any]:
     torch.cuda.empty_cache()
     command = [sys.executable, "-m", "benchmarks.gpu", "--network", network]
     command += ["--output", ".", "--alone", str(data.folder)]
-    started = [
-        subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    shared = os.environ | {"LOSSBENCH_JOBS_PER_GPU": "9"}
+    others = [
+        subprocess.Popen(
+            command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=shared
+        )
         for _ in LOSSES
     ]
-    for process in started:
+    for process in others:
         process.stdout.readline()  # ready
     begin = time.perf_counter()
-    for process in started:
-        process.communicate("go\n")
+    for process in others:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in others:
+        process.stdout.readline()  # done
     separate = time.perf_counter() - begin
     row = once(f"{network}: {len(LOSSES)} processes over one block", separate / in_block)
     return row | {"above_s": separate, "below_s": in_block}
@@ -135,12 +149,13 @@ def processes(data: Prepared, network: str) -> dict[str, Any]:
 
 def alone(data: Prepared, network: str) -> None:
     """Be one of several processes: say when the first step is done, and wait for the others."""
-    (run,) = block(data, network, "graph", LOSSES[:1])
+    (run,) = block(data, network, losses=LOSSES[:1])
     take_step(run)
     wait_for(pick_device())
     print("ready", flush=True)
     sys.stdin.readline()
     stepping([run], STEPS * TURNS)()
+    print("done", flush=True)
 
 
 if __name__ == "__main__":
