@@ -110,7 +110,11 @@ def test_an_option_of_several_values_may_be_there_twice(monkeypatch):
     given = []
     monkeypatch.setattr(lossbench.__main__, "_function", lambda stage: lambda **o: given.append(o))
     assert main(["check", "--configfile", "a", "--configfile", "b", "c"]) == 0
-    assert [str(path) for path in given[0]["configfile"]] == ["a", "b", "c"]
+    assert given[0]["configfile"] == (Path("a"), Path("b"), Path("c"))
+    words = ["compare", "--experiment", "e", "--output", "o"]
+    assert main(words) == 0
+    defaults = inspect.signature(_function("compare")).parameters
+    assert all(given[1][name] == defaults[name].default for name in ("cases", "metrics"))
 
 
 def test_a_path_that_is_not_utf_8_is_refused(capsys):

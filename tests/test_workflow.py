@@ -21,7 +21,7 @@ from lossbench.workflow import (
     is_open,
     job_environment,
     refuse_repeated_options,
-    require_folder,
+    require_folders,
     require_packages,
     settings_digest,
     trained,
@@ -65,11 +65,13 @@ def test_the_command_line_sets_numbers_also_within_a_section():
     assert configure({"training": {"steps": 7}}, DEFAULTS, [], of_parent).training.steps == 7
 
 
-def test_a_file_in_the_place_of_the_results_is_named(tmp_path):
-    require_folder(tmp_path / "new")
+def test_folders_that_cannot_be_used_are_named(tmp_path):
+    require_folders(tmp_path, tmp_path / "new")
     (tmp_path / "results").touch()
     with pytest.raises(UserError, match="results: is no folder, and the results go there"):
-        require_folder(tmp_path / "results")
+        require_folders(tmp_path, tmp_path / "results")
+    with pytest.raises(UserError, match=r"a\{b\}: Snakemake takes braces for a wildcard"):
+        require_folders(tmp_path / "a{b}", tmp_path / "new")
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,11 @@ def main(arguments: list[str] | None = None) -> int:
         functions = [_function(call["stage"]) for call in calls]
         for call, function in zip(calls, functions, strict=True):
             stage = call["stage"]
-            options = {key: call[key] for key in call.keys() - {"stage", "log"}}
+            options = {
+                key: tuple(value) if isinstance(value, list) else value  # as in the signatures
+                for key, value in call.items()
+                if key not in ("stage", "log")
+            }
             waits = stage == "ui" or options.get("follow")  # until it is ended
             with nullcontext() if waits else never_silent(stage):
                 function(**options)

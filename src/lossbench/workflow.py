@@ -211,14 +211,17 @@ def require_packages(root: Path) -> None:
         )
 
 
-def require_folder(results: Path) -> None:
-    """Refuse to start where something else is in the place of the folder of the results.
+def require_folders(root: Path, results: Path) -> None:
+    """Refuse to start from or in a folder that cannot be used.
 
     Raises
     ------
     UserError
-        Where it is a file, say, or a link to one.
+        Where the path of the Snakefile has a brace, which begins a wildcard of Snakemake's, or
+        where a file is in the place of the results.
     """
+    if {"{", "}"} & {*str(root)}:
+        raise UserError(f"{root}: Snakemake takes braces for a wildcard; rename the folder")
     if results.exists() and not results.is_dir():
         raise UserError(f"{results}: is no folder, and the results go there; rename or move it")
 

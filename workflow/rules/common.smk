@@ -24,7 +24,7 @@ from lossbench.workflow import (
     job_environment,
     original,
     refuse_repeated_options,
-    require_folder,
+    require_folders,
     require_packages,
     settings_digest,
     trained,
@@ -44,7 +44,7 @@ try:
     if not workflow.deployment_settings.deployment_method:
         require_packages(ROOT)
     refuse_repeated_options(sys.argv)
-    require_folder(RESULTS)
+    require_folders(ROOT, RESULTS)
     EXPERIMENT = configure(config, DEFAULTS, FILES, workflow.config_settings.config)
     os.environ.update(job_environment(os.environ, ROOT, FILES, EXPERIMENT.data_root))
     EXPERIMENT = with_code(with_weights(EXPERIMENT))
