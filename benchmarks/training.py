@@ -78,12 +78,13 @@ def settings(network: str = "net", **changes: Any) -> Experiment:
 
 
 def started(data: Prepared, losses: Sequence[str], **changes: Any) -> list[Run]:
-    """Runs of a block, ready for their first step; nothing is written."""
-    experiment, folder = settings(**changes), Path("nowhere")
+    """Runs of a block, ready for their first step."""
+    experiment, folder = settings(**changes), Path(tempfile.mkdtemp(dir=data.folder))
     keys, execution = next(experiment.blocks()), experiment.execution.model_dump()
     batches = Batches(data, 0, 0, experiment.training.model_dump(), pick_device())
     batches.users = len(losses)
-    return [Run(experiment.run(loss=x, **keys), execution, folder, data, batches) for x in losses]
+    runs = {name: experiment.run(loss=name, **keys) for name in losses}
+    return [Run(runs[x], execution, folder / x, data, batches) for x in losses]
 
 
 def stepping(runs: list[Run], steps: int = STEPS, validated: bool = False) -> Callable[[], None]:
