@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, and a line in the log at least every 30 s."""
+"""Progress of long work: a bar on a terminal, and a line in the log after 30 s without one."""
 
 import logging
 import threading
@@ -62,7 +62,7 @@ def progress(
     what: str,
     size: Callable[[Item], int] = lambda _: 1,
 ) -> Iterator[Item]:
-    """Go through cases and say how far it is, and how long it will take.
+    """Go through cases with a bar; `never_silent` says how far it is, and how long it will take.
 
     Parameters
     ----------
@@ -75,8 +75,7 @@ def progress(
     size
         How many cases an item is.
     """
-    begin = shown = time.monotonic()
-    number = 0
+    begin, number = time.monotonic(), 0
 
     def position() -> str:
         if total is None or not number:
@@ -91,8 +90,5 @@ def progress(
                 yield item
                 number += size(item)
                 bar.update(size(item))
-                if time.monotonic() - shown > INTERVAL:
-                    shown = time.monotonic()
-                    log.info("%s", position())
     finally:
         _positions.remove(position)

@@ -40,7 +40,9 @@ def to_scores(table: pa.Table, losses: Sequence[str]) -> list[Scores]:
     subject = "subject" if "subject" in table.column_names else "case"
     codes["subject"], _ = _encode(table[subject])
     # By name, so that what is drawn at random does not depend on the order of rows.
-    codes["case"], labels["case"] = _sorted(codes["case"], labels["case"])
+    by_name = sorted(range(len(labels["case"])), key=labels["case"].__getitem__)
+    codes["case"] = np.argsort(by_name)[codes["case"]]
+    labels["case"] = [labels["case"][i] for i in by_name]
     order = {name: position for position, name in enumerate(losses)}
     codes["loss"] = np.array([order.get(x, -1) for x in labels["loss"]])[codes["loss"]]
     labels["loss"] = list(losses)
@@ -73,13 +75,6 @@ def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list]:
         column = column.dictionary_encode()
     array = column.unify_dictionaries().combine_chunks()
     return array.indices.to_numpy().astype(np.int64), array.dictionary.to_pylist()
-
-
-def _sorted(codes: np.ndarray, labels: list[str]) -> tuple[np.ndarray, list[str]]:
-    order = sorted(range(len(labels)), key=labels.__getitem__)
-    place = np.empty(len(labels), dtype=np.int64)
-    place[order] = np.arange(len(labels))
-    return place[codes], [labels[i] for i in order]
 
 
 def _groups(group: np.ndarray) -> list[np.ndarray]:

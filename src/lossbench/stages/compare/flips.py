@@ -1,6 +1,6 @@
 """Comparisons whose sign or verdict changes with the convention for cases without the class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -20,71 +20,37 @@ def flips(
     last_look: int = 0,
 ) -> dict[tuple[str, ...], list[str]]:
     """The conventions that say otherwise of a comparison than the quoted one, by its keys."""
-    concerned = [
-        pair
-        for pair in pairs
-        if has_conventions(pair.scores, pair.keys["metric"]) and _has_empty(pair)
-    ]
-    found = {
-        tuple(pair.keys.values()): _sign_reversals(_shared(pair, study), pair.keys)
-        for pair in pairs
-    }
+    concerned = [pair for pair in pairs if _has_empty(pair)]
+    found = {}
+    for pair in pairs:
+        scores = pair.scores
+        if study.rounds:  # one of the two may have been trained no more
+            n_shared = scores.n_seeds(pair.keys["loss"], pair.keys["reference"])
+            scores = _until(scores, n_shared)
+        found[tuple(pair.keys.values())] = _sign_reversals(scores, pair.keys)
+    of_metrics = {pair.keys["metric"] for pair in concerned}
     for convention in CONVENTIONS if concerned else ():
         if convention == QUOTED:
             continue
-        if study.rounds:  # each look is taken again
-            verdicts = _verdicts_after(last_look, groups, convention, study)
-        else:
-            verdicts = _verdicts(pairs, groups, concerned, convention, study)
+        under = [_under(scores, convention, of_metrics) for scores in groups]
+        of_groups = list(iterate_pairs(under, study.comparison.metrics, study))
+        decided = family(of_groups, under, study, last_look)
         for pair in concerned:
             key = tuple(pair.keys.values())
-            if key in tested and verdicts[key] != tested[key].decision.verdict:
+            if key in tested and decided[key].decision.verdict != tested[key].decision.verdict:
                 found[key] = [x for x in CONVENTIONS if x in {*found[key], convention}]
     return found
 
 
-def _verdicts(
-    pairs: Sequence[Pair],
-    groups: Sequence[Scores],
-    concerned: Sequence[Pair],
-    convention: str,
-    study: Study,
-) -> dict[tuple[str, ...], str]:
-    """The verdicts under a convention, which changes some of the comparisons.
-
-    What claims compare besides stays as it is.
-    """
-    changed = {tuple(pair.keys.values()) for pair in concerned}
-    under = [
-        _pair_under(pair, convention) if tuple(pair.keys.values()) in changed else pair
-        for pair in pairs
-    ]
-    return {key: x.decision.verdict for key, x in family(under, groups, study).items()}
-
-
-def _pair_under(pair: Pair, convention: str) -> Pair:
-    scores = _under(pair.scores, convention, pair.keys["metric"])
-    of = (pair.keys[name] for name in ("metric", "loss", "reference", "class"))
-    return pair._replace(scores=scores, folds=scores.pairs(*of))
-
-
-def _verdicts_after(
-    last_look: int, groups: Sequence[Scores], convention: str, study: Study
-) -> dict[tuple[str, ...], str]:
-    """The verdicts of a study in rounds under a convention."""
-    settings = study.comparison
-    for metric in {"dice", "iou"} & {*settings.metrics}:
-        groups = [_under(scores, convention, metric) for scores in groups]
-    of_groups = list(iterate_pairs(groups, settings.metrics, study))
-    tested = family(of_groups, groups, study, last_look)
-    return {key: result.decision.verdict for key, result in tested.items()}
-
-
-def _shared(pair: Pair, study: Study) -> Scores:
-    """The trainings that both losses have: in rounds, one may have been trained no more."""
-    scores = pair.scores
-    both = pair.keys["loss"], pair.keys["reference"]
-    return _until(scores, scores.n_seeds(*both)) if study.rounds else scores
+def _under(scores: Scores, convention: str, metrics: Iterable[str]) -> Scores:
+    """The scores with the Dice or IoU that they have under a convention."""
+    counts = [scores.values[name] for name in COUNTS if name in scores.values]
+    changed = {
+        metric: overlap(*counts, convention, metric)
+        for metric in metrics
+        if has_conventions(scores, metric)
+    }
+    return replace(scores, values=scores.values | changed)
 
 
 @lru_cache(maxsize=16)
@@ -94,16 +60,12 @@ def _until(scores: Scores, seed: int) -> Scores:
 
 
 def _has_empty(pair: Pair) -> bool:
-    """Whether a case does not show the class, by its counts."""
+    """Whether a case does not show the class, by its counts, and the metric depends on those."""
+    if not has_conventions(pair.scores, pair.keys["metric"]):
+        return False
     k = pair.scores.classes.index(pair.keys["class"])
     size = pair.scores.values["tp"][..., k] + pair.scores.values["fn"][..., k]
     return bool((size == 0).any())
-
-
-@lru_cache(maxsize=8)
-def _under(scores: Scores, convention: str, metric: str) -> Scores:
-    values = overlap(*(scores.values[name] for name in COUNTS), convention, metric)
-    return replace(scores, values={**scores.values, metric: values})
 
 
 def _sign_reversals(scores: Scores, keys: Mapping[str, str]) -> list[str]:
