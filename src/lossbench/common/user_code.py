@@ -9,7 +9,8 @@ import hashlib
 import importlib
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import resolve_name
@@ -101,9 +102,9 @@ def _named_by_keywords(specs: Sequence[Any]) -> Iterator[tuple[str, Path]]:
     # The name of an entry is none of its keywords.
     for text in texts_of([unnamed(spec) for spec in specs if isinstance(spec, Mapping)]):
         path = Path(text)
-        if _is_file(path):
+        if _is(path.is_file):
             yield text, path
-        elif text and _is_folder(path) and path.resolve() not in _not_of_a_component():
+        elif text and _is(path.is_dir) and path.resolve() not in _not_of_a_component():
             for file in sorted(path.rglob("*")):
                 name = file.relative_to(path)
                 if file.is_file() and not any(part.startswith((".", "__")) for part in name.parts):
@@ -231,9 +232,13 @@ class _Modules:
         if used & {"sys.path", "addsitedir"}:
             places = (file.parent, file.parent.parent, Path.cwd())
             folders = [*places, *(place / text for place in places for text in texts if text)]
-            self._folders += [str(folder) for folder in folders if _is_folder(folder)]
+            self._folders += [str(folder) for folder in folders if _is(folder.is_dir)]
             self._specs.clear()  # what was not found may be found there
-        return [*_absolute(names, package)]
+        absolute = []
+        for name in names:
+            with suppress(ImportError):  # relative to no package
+                absolute.append(resolve_name(name, package))
+        return absolute
 
     def _find(self, name: str) -> ModuleSpec | None:
         if name not in self._specs:
@@ -251,7 +256,9 @@ class _Modules:
     def _find_top_level(self, name: str) -> ModuleSpec | None:
         if not name or name in sys.stdlib_module_names:
             return None
-        spec = _first_spec(name) or PathFinder.find_spec(name, self._folders)
+        # What would be imported under the name, whatever is imported already.
+        specs = (finder.find_spec(name, None) for finder in sys.meta_path)
+        spec = next(filter(None, specs), None) or PathFinder.find_spec(name, self._folders)
         # A namespace package has no file, and may have folders of the user's.
         found = spec and (not spec.origin or is_users(Path(spec.origin)))
         return spec if found else None
@@ -265,27 +272,11 @@ def _named_by_texts(texts: Sequence[str], folder: Path, package: str) -> Iterato
     """
     plain = [text for text in texts if text[:1] not in ("", ".")]
     for place, prefix in ((folder, package.replace(".", "/")), (Path.cwd(), ".")):
-        inside = [text for text in plain if _is_folder(place / text)]
+        inside = [text for text in plain if _is((place / text).is_dir)]
         for text in [*plain, *(f"{outer}/{text}" for outer in inside for text in plain)]:
             path = place / text
-            if path.suffix not in ("", ".py") and _is_file(path) and is_users(path):
+            if path.suffix not in ("", ".py") and _is(path.is_file) and is_users(path):
                 yield f"{prefix}/{text}".lstrip("/") if not Path(text).is_absolute() else text, path
-
-
-def _first_spec(name: str) -> ModuleSpec | None:
-    """What the import system would import under a name, whatever is imported already."""
-    for finder in sys.meta_path:
-        if spec := finder.find_spec(name, None):
-            return spec
-    return None
-
-
-def _absolute(names: Sequence[str], package: str) -> Iterator[str]:
-    for name in names:
-        try:
-            yield resolve_name(name, package) if name.startswith(".") else name
-        except ImportError:  # relative to no package
-            continue
 
 
 def is_users(file: Path) -> bool:
@@ -294,15 +285,8 @@ def is_users(file: Path) -> bool:
     return not others and not INSTALLED_IN & {*file.parts}
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a text that is no path
-        return False
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a text that is no path
-        return False
+def _is(test: Callable[[], bool]) -> bool:
+    """What `Path.is_file` or `Path.is_dir` says; False where a text is no path."""
+    with suppress(OSError, ValueError):
+        return test()
+    return False

@@ -174,51 +174,35 @@ class Experiment(Study):
     def _named(self, loss: str) -> dict[str, Any]:
         return {"name": loss, **self.losses[loss].spec()}
 
-    def _with(self, losses: Mapping[str, Loss] | None = None, **lists: list) -> "Experiment":
-        """With other lists in the matrix, and with more entries in the catalogue of losses."""
-        matrix = self.matrix.model_copy(update=lists)
-        return self.model_copy(
-            update={"matrix": matrix, "losses": {**self.losses, **(losses or {})}}
-        )
+    def expanded(self) -> "Experiment":
+        """With what its sections add: seeds of the rounds, scale controls, losses at own rates.
 
-    def with_rounds(self) -> "Experiment":
-        """With the seeds that the rounds may need."""
-        return self._with(seed=list(range(self.rounds.budget))) if self.rounds else self
-
-    def with_scale_control(self) -> "Experiment":
-        """With one more loss for each but the reference: the same, at the reference's scale."""
-        if not self.comparison.scale_control:
-            return self
-        reference = self.losses[self.comparison.reference].spec()
-        added = {
-            loss + MATCHED: Loss(
-                _target_="lossbench.losses.Scaled",
-                training=self.losses[loss].training,
-                loss=self.losses[loss].spec(),
-                match=reference,
-            )
-            for loss in self.matrix.loss
-            if loss != self.comparison.reference
-        }
-        return self._with(added, loss=[*self.matrix.loss, *added])
-
-    def with_tuning(self) -> "Experiment":
-        """With each loss once more, at a learning rate of its own; not its scale control."""
-        if not self.tuning:
-            return self
-        losses, added = [], {}
+        A scale control is a loss once more, at the gradient scale of the reference. Tuning adds
+        each loss but these at a learning rate of its own.
+        """
+        losses, added, reference = [], {}, self.comparison.reference
         for loss in self.matrix.loss:
             losses.append(loss)
-            of = loss.removesuffix(MATCHED)
-            is_control = self.comparison.scale_control and of != loss and of in self.matrix.loss
-            if not is_control:
-                losses.append(loss + TUNED)
+            if self.tuning:
                 added[loss + TUNED] = self.losses[loss]
-        return self._with(added, loss=losses)
+                losses.append(loss + TUNED)
+        if self.comparison.scale_control:
+            for loss in (x for x in self.matrix.loss if x != reference):
+                added[loss + MATCHED] = Loss(
+                    _target_="lossbench.losses.Scaled",
+                    training=self.losses[loss].training,
+                    loss=self.losses[loss].spec(),
+                    match=self.losses[reference].spec(),
+                )
+                losses.append(loss + MATCHED)
+        seeds = {"seed": list(range(self.rounds.budget))} if self.rounds else {}
+        matrix = self.matrix.model_copy(update={"loss": losses, **seeds})
+        return self.model_copy(update={"matrix": matrix, "losses": self.losses | added})
 
     def at_common_rate(self) -> "Experiment":
         """Without the losses that tuning adds, which are the same but for the learning rate."""
-        return self._with(loss=[loss for loss in self.matrix.loss if not self.is_tuned(loss)])
+        losses = [loss for loss in self.matrix.loss if not self.is_tuned(loss)]
+        return self.model_copy(update={"matrix": self.matrix.model_copy(update={"loss": losses})})
 
     def tuning_json(self, dataset: str, model: str, fold: int) -> str:
         """Canonical JSON of a fold's tuning: the grid, and each loss as it is trained there."""
@@ -229,30 +213,17 @@ class Experiment(Study):
                 run = self.run(loss=loss, **keys, fold=fold, seed=0) | {"part": "tuning"}
                 run["training"]["steps"] = tuning.steps or run["training"]["steps"]
                 runs[loss] = run
-        return canonical(
-            {
-                **keys,
-                "fold": int(fold),
-                "runs": runs,
-                "learning_rate": {
-                    "middle": self.training_of(dataset).learning_rate,
-                    **tuning.model_dump(),
-                },
-                "execution": self.execution.model_dump() | {"ledger": None},
-            }
-        )
+        grid = {"middle": self.training_of(dataset).learning_rate, **tuning.model_dump()}
+        execution = self.execution.model_dump() | {"ledger": None}
+        found = {**keys, "fold": int(fold), "runs": runs}
+        return canonical(found | {"learning_rate": grid, "execution": execution})
 
     def block_json(
         self, dataset: str, model: str, fold: int, seed: int, losses: Sequence[str] | None = None
     ) -> str:
-        """Canonical JSON of a block: its keys, and the specification of each run and metric.
+        """Canonical JSON of a block: its keys, and what each run and metric is.
 
-        Parameters
-        ----------
-        dataset, model, fold, seed
-            Its keys.
-        losses
-            Those that it trains; None for all.
+        `losses` are those that it trains; None for all.
         """
         keys = {"dataset": dataset, "model": model, "fold": int(fold), "seed": int(seed)}
         trained = self.matrix.loss if losses is None else losses

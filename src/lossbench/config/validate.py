@@ -53,7 +53,7 @@ def validate(
         problems += [_explain(problem, where) for problem in error.errors()]
     if problems:
         raise ConfigError(problems)
-    return experiment.with_rounds().with_scale_control().with_tuning()
+    return experiment.expanded()
 
 
 def _name_checks(raw: Mapping[str, Any]) -> Iterator[tuple[tuple, str]]:
@@ -163,7 +163,7 @@ def _metric_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
 
 
 def _claim_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
-    trained = e.with_scale_control().with_tuning().matrix.loss
+    trained = e.expanded().matrix.loss
     for n, claim in enumerate(e.claims):
         for key, loss in claim.losses():
             if loss not in trained:
