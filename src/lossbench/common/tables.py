@@ -41,17 +41,8 @@ COMPARISONS = (
     *("n_cases", "n_subjects", "n_seeds", "n_blocks"),
     *("n_missing", "n_missing_loss", "n_missing_reference", "p_missing", "missing_cases"),
     *("difference", "ci_low", "ci_high", "simultaneous_low", "simultaneous_high"),
-    *(
-        "p",
-        "p_holm",
-        "p_equivalent_holm",
-        "verdict",
-        "round",
-        "reason",
-        "n_cases_needed",
-        "n_blocks_needed",
-        "improvement",
-    ),
+    *("p", "p_holm", "p_equivalent_holm", "verdict", "round", "reason"),
+    *("n_cases_needed", "n_blocks_needed", "improvement"),
     *("p_cases", "p_cases_holm", "verdict_cases", "convention", "paired"),
     *("scope", "models_low", "models_high", "p_models", "p_models_holm", "verdict_models"),
     *("noise_tolerated", "sd_fold", "p_fold", "caution"),
@@ -102,32 +93,10 @@ PLAN = (
 )
 # Columns of text, whatever they look like: a class may be called 007 or NA.
 TEXT = (
-    *(
-        *GROUP,
-        "loss",
-        "reference",
-        "class",
-        "metric",
-        "case",
-        "verdict",
-        "verdict_cases",
-        "verdict_models",
-        "verdict_fixed",
-        "verdict_tuned",
-    ),
-    *(
-        "convention",
-        "reason",
-        "missing_cases",
-        "seeds",
-        "claim",
-        "source",
-        "figure",
-        "evidence",
-        "caution",
-        "commit",
-        "engine",
-    ),
+    *(*GROUP, "loss", "reference", "class", "metric", "case", "convention", "reason"),
+    *("verdict", "verdict_cases", "verdict_models", "verdict_fixed", "verdict_tuned"),
+    *("missing_cases", "seeds", "claim", "source", "figure", "evidence", "caution"),
+    *("commit", "engine"),
 )
 
 

@@ -44,30 +44,19 @@ class Missing(NamedTuple):
 def missing(pair: Pair) -> Missing:
     """Count the values that are missing of the loss and of the reference."""
     scores, metric = pair.scores, pair.keys["metric"]
-    k = scores.classes.index(pair.keys["class"])
-    lacks = [
-        ~np.isfinite(scores.compared(metric)[scores.losses.index(pair.keys[name]), ..., k])
-        for name in ("loss", "reference")
-    ]
-    shown = scores.shown(metric, pair.keys["class"])
     if all(np.isfinite(d).all() for d in pair.case_folds):  # as most are
         return Missing(0, 0, 1.0, [])
+    k, both = scores.classes.index(pair.keys["class"]), (pair.keys["loss"], pair.keys["reference"])
+    shown, trained = scores.shown(metric, pair.keys["class"]), scores.trained(*both)
+    values = scores.compared(metric)[[scores.losses.index(name) for name in both], ..., k]
+    lacks = ~np.isfinite(values) & shown & trained[:, None]  # (2, S, C)
     of_subject = np.zeros((2, scores.subject.max(initial=-1) + 1))
-    counts = np.zeros(2, dtype=int)
-    alone = np.zeros(len(scores.cases), dtype=bool)
-    trained = scores.trained(pair.keys["loss"], pair.keys["reference"])
-    for _, _, s, of_fold in scores.blocks():
-        if not trained[s]:
-            continue
-        of = np.flatnonzero(of_fold & shown)
-        in_block = [lack[s, of] for lack in lacks]
-        counts += [lack.sum() for lack in in_block]
-        alone[of] |= in_block[0] != in_block[1]
-        if not any(lack.all() for lack in in_block):
-            for side, lack in zip(of_subject, in_block, strict=True):
-                np.add.at(side, scores.subject[of], lack)
-    names = [scores.cases[i] for i in np.flatnonzero(alone)]
-    return Missing(*map(int, counts), mcnemar(*of_subject), names)
+    for of in scores.cases_of_folds(shown):
+        told = trained & ~lacks[..., of].all(axis=2).any(axis=0)
+        for side, lack in zip(of_subject, lacks, strict=True):
+            np.add.at(side, scores.subject[of], lack[told][:, of].sum(axis=0))
+    names = [scores.cases[i] for i in np.flatnonzero((lacks[0] != lacks[1]).any(axis=0))]
+    return Missing(*map(int, lacks.sum(axis=(1, 2))), mcnemar(*of_subject), names)
 
 
 def failures(groups: Sequence[Scores], collapses: pd.DataFrame, study: Study) -> pd.DataFrame:

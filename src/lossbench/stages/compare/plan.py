@@ -1,7 +1,6 @@
 """Plan a study from a pilot: the cases, seeds and hours that would show a difference."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,7 @@ from lossbench.config import POOLED, Rounds, Study, UserError, counted, load_stu
 from lossbench.stages.compare.arrange import to_scores
 from lossbench.stages.compare.cautions import MORE_SEEDS_DO_NOT_HELP
 from lossbench.stages.compare.family import by_blocks, differences
-from lossbench.stages.compare.penalty import penalise_distances
-from lossbench.stages.compare.pooled import with_pooled
-from lossbench.stages.compare.read_blocks import share_initial_weights
+from lossbench.stages.compare.read_blocks import complete, share_initial_weights
 from lossbench.stages.compare.scores import Pair, Scores, iterate_pairs
 from lossbench.statistics import Difference, Looks, pairing_gain, planned, rounds_needed
 
@@ -88,28 +85,16 @@ def _pilot(results: Path) -> tuple[Study, list[Scores], dict[tuple[str, str, str
         means = read_csv(report / "summary.csv", ["class"])
         means = means[means["background"]]
         backgrounds = dict(zip(means["dataset"], means["class"], strict=True))
-        prepared = experiment.parents[1] / "datasets"
-        shared = share_initial_weights(runs) or _told_shared(report / "source.json")
-        groups = [
-            with_pooled(
-                penalise_distances(
-                    replace(scores, shared_weights=shared), prepared / scores.dataset
-                ),
-                study.comparison.metrics,
-                backgrounds,
-            )
-            for scores in to_scores(cases.select(columns), study.matrix.loss)
-        ]
+        shared = share_initial_weights(runs)
+        if (source := report / "source.json").exists():  # of results of other programs
+            shared |= read_json(source).get("shared_initial_weights", False)
+        groups = to_scores(cases.select(columns), study.matrix.loss)
+        groups = complete(groups, experiment, study, backgrounds, shared)
     except (pa.ArrowException, ValueError, KeyError) as error:
         raise UserError(f"{report}: damaged ({error}); run compare again") from None
     seconds = runs["train_seconds"] if "train_seconds" in runs else pd.Series(np.nan, runs.index)
     by_loss = seconds.groupby([runs["dataset"], runs["model"], runs["loss"]]).mean() / 3600
     return study, groups, by_loss.to_dict()
-
-
-def _told_shared(source: Path) -> bool:
-    """Whether results of other programs were compared as ones that share initial weights."""
-    return source.exists() and bool(read_json(source).get("shared_initial_weights"))
 
 
 def _rows(

@@ -101,8 +101,7 @@ def figures_of_runs(groups: Sequence[Scores], background: dict[str, str]) -> pd.
         kept = scores.foreground(background)
         means = {"dice": mean(dice[..., kept], 3), "dice_with_background": mean(dice, 3)}
         missing = (scores.rows.any(axis=(0, 1)) & ~scores.rows).any(axis=3)
-        for f in range(len(scores.folds)):
-            of_fold = scores.fold == f
+        for f, of_fold in enumerate(scores.cases_of_folds()):
             figures = {name: mean(x[:, :, of_fold], 2) for name, x in means.items()}  # (L, S)
             figures["n_missing"] = missing[:, :, of_fold].sum(axis=2)
             if set(COUNTS) <= scores.values.keys():

@@ -28,7 +28,7 @@ from lossbench.common.tables import (
     case_schema,
 )
 from lossbench.common.tuning import rates_file, with_rate
-from lossbench.config import Experiment, UserError, canonical
+from lossbench.config import Experiment, Study, UserError, canonical
 from lossbench.stages.compare.arrange import DuplicateRowError, to_scores
 from lossbench.stages.compare.penalty import penalise_distances
 from lossbench.stages.compare.pooled import with_pooled
@@ -60,12 +60,22 @@ def read_study(
     _refuse_stale(experiment, planned, runs, digests)
     groups = _complete_scores(experiment, settings, planned, cases)
     shared = share_initial_weights(runs)
-    groups = [replace(scores, shared_weights=shared) for scores in groups]
-    prepared = experiment.parents[1] / "datasets"
-    groups = [penalise_distances(x, prepared / x.dataset) for x in groups]
-    asked = [*settings.comparison.metrics, *settings.comparison.also]
-    groups = [with_pooled(scores, asked, backgrounds) for scores in groups]
-    return cases, runs, groups, backgrounds
+    return cases, runs, complete(groups, experiment, settings, backgrounds, shared), backgrounds
+
+
+def complete(
+    groups: Sequence[Scores],
+    experiment: Path,
+    study: Study,
+    backgrounds: dict[str, str],
+    shared_weights: bool,
+) -> list[Scores]:
+    """The scores with what is not measured by case: penalties for misses, and pooled figures."""
+    datasets = experiment.parents[1] / "datasets"
+    asked = [*study.comparison.metrics, *study.comparison.also]
+    groups = [replace(x, shared_weights=shared_weights) for x in groups]
+    groups = [penalise_distances(x, datasets / x.dataset) for x in groups]
+    return [with_pooled(x, asked, backgrounds) for x in groups]
 
 
 def share_initial_weights(runs: pd.DataFrame) -> bool:

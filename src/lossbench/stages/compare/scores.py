@@ -106,7 +106,7 @@ class Scores:
 
     def subject_means(self, values: np.ndarray) -> list[np.ndarray]:
         """(..., C) -> for each fold (..., its subjects): the mean over the cases of a subject."""
-        return [self.average_cases(values[..., of], of) for of in self._cases_of_folds()]
+        return [self.average_cases(values[..., of], of) for of in self.cases_of_folds()]
 
     def pairs(self, metric: str, loss: str, reference: str, class_: str) -> list[np.ndarray]:
         """Loss minus reference: a matrix (seeds, subjects) for each fold, NaN where it is missing.
@@ -128,7 +128,7 @@ class Scores:
         a, b = (self.compared(metric)[self.losses.index(x), ..., k] for x in (loss, reference))
         measured = np.isfinite(a - b).any(axis=0)
         kept = measured | self.shown(metric, class_)
-        return [((a - b)[:, of], of) for of in self._cases_of_folds(kept)]
+        return [((a - b)[:, of], of) for of in self.cases_of_folds(kept)]
 
     def shown(self, metric: str, class_: str) -> np.ndarray:
         """Cases whose label shows a class: a mask (C,).
@@ -164,7 +164,8 @@ class Scores:
         """By the counts, whether the label of a case shows a class: bool (C, K)."""
         return (self.values["tp"] + self.values["fn"] > 0).any(axis=(0, 1))
 
-    def _cases_of_folds(self, kept: np.ndarray | bool = True) -> list[np.ndarray]:
+    def cases_of_folds(self, kept: np.ndarray | bool = True) -> list[np.ndarray]:
+        """Positions of the cases of each fold, of those alone that are kept: a mask (C,)."""
         return [np.flatnonzero((self.fold == f) & kept) for f in range(len(self.folds))]
 
 

@@ -15,20 +15,14 @@ from lossbench.common.rounds import planned_blocks
 from lossbench.common.tables import BLOCK, RUN, STATUS
 from lossbench.common.tuning import RATES, run_of, with_rate
 from lossbench.config import TUNED, Experiment, UserError, canonical, unnamed
-from lossbench.stages.track.read_files import (
-    artifacts,
-    curves_of_looks,
-    read_begun,
-    read_table,
-)
+from lossbench.datasets.prepared import Prepared
+from lossbench.stages.track.read_files import artifacts, curves_of_looks, read_begun, read_table
 from lossbench.stages.track.record import Record
 from lossbench.stages.track.view import verdict_table, verdict_tag, verdicts_in_words
 
 GROUP = ["dataset", "model", "loss"]  # the keys of a parent run
-TEST = (  # columns of runs.csv
-    *("dice", "dice_with_background"),
-    *("micro_dice", "micro_iou", "macro_dice", "macro_iou"),
-)
+# Columns of runs.csv.
+TEST = ("dice", "dice_with_background", "micro_dice", "micro_iou", "macro_dice", "macro_iou")
 VERSUS = ["difference", "ci_low", "ci_high", "p_holm"]  # columns of comparisons.csv
 MAX_NOTE = 7900  # characters; MLflow takes 8000 in a tag of a run
 
@@ -38,10 +32,8 @@ class Study:
 
     Attributes
     ----------
-    prepared, datasets
-        Folder of each prepared dataset; its name, digest and number of cases.
-    classes
-        Names in order, of all prepared datasets.
+    prepared, datasets, classes
+        Folder of each prepared dataset; its name, digest and number of cases; names of all classes.
     cards
         What each loss computes, by dataset and loss; empty for an experiment never checked.
     """
@@ -51,10 +43,9 @@ class Study:
         self.stored = folder.parent / "runs"
         folders = {name: folder.parent / "datasets" / name for name in experiment.matrix.dataset}
         self.prepared = {n: path for n, path in folders.items() if (path / "classes.json").exists()}
-        infos = {name: read_json(path / "classes.json") for name, path in self.prepared.items()}
-        tables = {name: read_table(path / "cases.csv") for name, path in self.prepared.items()}
-        self.datasets = {n: (n, info["digest"], len(tables[n])) for n, info in infos.items()}
-        self.classes = list(dict.fromkeys(c for info in infos.values() for c in info["classes"]))
+        data = {name: Prepared(path) for name, path in self.prepared.items()}
+        self.datasets = {name: (name, x.digest, len(x.cases)) for name, x in data.items()}
+        self.classes = list(dict.fromkeys(c for x in data.values() for c in x.classes))
         checked = folder / "check.json"
         self.cards = read_json(checked).get("cards", {}) if checked.exists() else {}
 
@@ -85,21 +76,18 @@ class Study:
         children = []
         for row in runs.to_dict("records"):
             folder = block_folder(self.folder, *(row[key] for key in BLOCK)) / row["loss"]
-            history = folder / "history.csv"
-            if not history.exists():
-                raise UserError(f"{history}: no such file; run the workflow, which writes it")
+            with reading(folder / "history.csv"):
+                history = (folder / "history.csv").read_bytes()
             table = scores[tuple(row[key] for key in RUN)].to_dict()
             test = {f"test/{m}/{name}": v for m in table for name, v in table[m].items()}
             # What it takes to build the network again: weights, specification, classes.
-            paths = [folder / "model.safetensors", folder / "run.json"]
-            paths.append(self.prepared[row["dataset"]] / "classes.json")
+            data = self.prepared[row["dataset"]]
+            paths = (folder / "model.safetensors", folder / "run.json", data / "classes.json")
             files = {f"model/{path.name}": path for path in paths} if models else {}
-            children.append(self._run(row, history.read_bytes(), test, files))
+            children.append(self._run(row, history, test, files))
         note = verdict_table(comparisons, self.classes)
-        span = _ms(runs["started"].min()), _ms(runs["finished"].max())
-        whole = self._comparison(
-            "finished", *span, note, artifacts(self.folder), curves_of_looks(self.report)
-        )
+        files, curves = artifacts(self.folder), curves_of_looks(self.report)
+        whole = self._comparison("finished", *_span(runs), note, files=files, history=curves)
         return [whole, *parents, *children, *self._tuning_runs()]
 
     def _refuse_others(self, runs: pd.DataFrame) -> None:
@@ -114,16 +102,13 @@ class Study:
                 )
 
     def under_way(self, status: str = "training") -> list[Record]:
-        """Read what there is so far: parents without figures, runs with their curves.
-
-        Runs that have begun and not ended get the status: training, or interrupted.
-        """
-        runs, n_planned = [], 0
-        for keys, digest in self._planned():
-            n_planned += 1
-            if begun := read_begun(self.stored / digest):
-                row = {"status": status, **begun[0], **keys, "digest": digest}
-                runs.append(self._run(row, begun[1]))
+        """Read what there is so far; runs that have begun and not ended get the status."""
+        planned = list(self._planned())
+        runs = [
+            self._run({"status": status, **begun[0], **keys, "digest": digest}, begun[1])
+            for keys, digest in planned
+            if (begun := read_begun(self.stored / digest))
+        ]
         if not runs:
             return []
         starts: dict[tuple, int] = {}  # a parent began with the first of its runs
@@ -131,11 +116,10 @@ class Study:
             group = tuple(run.params[key] for key in GROUP)
             starts[group] = min(run.start, starts.get(group, run.start))
         n_ended = sum(run.end is not None for run in runs)
-        note = f"{n_ended} of {n_planned} runs are trained; the comparison follows."
-        tags = {"lossbench.status": status}
+        note = f"{n_ended} of {len(planned)} runs are trained; the comparison follows."
         return [
-            self._comparison(status, min(starts.values()), None, note, {}),
-            *(self._loss(group, start, None, tags) for group, start in starts.items()),
+            self._comparison(status, min(starts.values()), None, note),
+            *(self._loss(of, t, None, {"lossbench.status": status}) for of, t in starts.items()),
             *runs,
         ]
 
@@ -170,11 +154,7 @@ class Study:
         test: Mapping[str, float] | None = None,
         files: dict[str, Path] | None = None,
     ) -> Record:
-        """One training: its settings, its curves and, once there are tables, its figures.
-
-        `row` is one of runs.csv, or a status.json with the keys of a run before there are tables;
-        `test` the means over its cases.
-        """
+        """One training, by its row of runs.csv and means over its cases, or by its status.json."""
         *group, fold, seed = (row[key] for key in RUN)
         numbers = {k: v for k, v in row.items() if isinstance(v, Real) and not isinstance(v, bool)}
         # Training first: a run that was under way is then added to.
@@ -184,9 +164,7 @@ class Study:
             rest = numbers.keys() - {*RUN, *STATUS, *TEST}
             figures |= {f"system/{k}": numbers[k] for k in sorted(rest)}
         text = {k: str(v) for k, v in row.items() if k not in numbers and v is not None}
-        tags = {f"lossbench.{k}": v for k, v in text.items()}
-        for key in (*RUN, "started", "finished"):
-            tags.pop(f"lossbench.{key}", None)
+        others = text.keys() - {*RUN, "started", "finished"}
         return Record(
             key=row["digest"],
             kind="run",
@@ -197,7 +175,7 @@ class Study:
             params={**self._params(*group, fold), "fold": str(fold), "seed": str(seed)},
             tags={
                 "lossbench.block": "{dataset}/{model}/fold{fold}/seed{seed}".format(**row),
-                **tags,
+                **{f"lossbench.{k}": text[k] for k in text if k in others},
                 **self._card(row["dataset"], row["loss"]),
             },
             dataset=self.datasets[row["dataset"]],
@@ -211,9 +189,9 @@ class Study:
         """Each training of the tuning, below the loss that got its learning rate by it."""
         path = self.report / "tuning_runs.csv"
         for row in read_table(path).to_dict("records") if path.exists() else ():
-            group = (row["dataset"], row["model"], row["loss"] + TUNED)
+            group = [row[key] for key in GROUP]
             history = self.stored / row["digest"] / "history.csv"
-            params = self._params(row["dataset"], row["model"], row["loss"])
+            params = self._params(*group)
             params |= {key: str(row[key]) for key in ("fold", "seed", "learning_rate")}
             if steps := self.e.tuning.learning_rate.steps:
                 params["steps"] = str(steps)
@@ -223,7 +201,7 @@ class Study:
                 name=f"tuning {row['loss']} · {row['learning_rate']:g} · fold {row['fold']}",
                 start=_ms(row["started"]),
                 end=_ms(row["finished"]),
-                parent="/".join(["loss", *group]),
+                parent="/".join(["loss", *group]) + TUNED,
                 params=params,
                 tags={"lossbench.status": row["status"]},
                 dataset=self.datasets[row["dataset"]],
@@ -240,8 +218,7 @@ class Study:
     ) -> Record:
         """All runs of a dataset x model x loss: means with intervals, and the verdict per class."""
         figures = {f"test/{name}": runs[name].mean() for name in TEST if name in runs}
-        diverged = (runs["status"] == "diverged").any()
-        tags = {"lossbench.status": "diverged" if diverged else "finished"}
+        tags = {"lossbench.status": min(runs["status"])}  # diverged, where one is, else finished
         is_reference = keys[2] == self.e.reference_of(keys[2])
         for row in summary.to_dict("records"):
             name = f"{row['metric']}/{row['class']}"
@@ -256,17 +233,11 @@ class Study:
             if row["verdict"]:  # there is none on a metric that is reported only
                 tags[verdict_tag(row["metric"], row["class"])] = row["verdict"]
         words = "the reference" if is_reference else verdicts_in_words(comparisons)
-        tags |= {"lossbench.verdict": words, "mlflow.note.content": words}
-        start, end = _ms(runs["started"].min()), _ms(runs["finished"].max())
-        return self._loss(keys, start, end, tags, figures)
+        tags |= dict.fromkeys(("lossbench.verdict", "mlflow.note.content"), words)
+        return self._loss(keys, *_span(runs), tags, figures=figures)
 
     def _loss(
-        self,
-        keys: tuple[str, ...],
-        start: int,
-        end: int | None,
-        tags: dict[str, str],
-        figures: dict[str, float] | None = None,
+        self, keys: tuple[str, ...], start: int, end: int | None, tags: dict[str, str], **more: Any
     ) -> Record:
         dataset, model, loss = keys
         return Record(
@@ -278,18 +249,12 @@ class Study:
             params=self._params(*keys),
             tags={**tags, **self._card(dataset, loss)},
             dataset=self.datasets[dataset],
-            figures=figures or {},
-            provisional=figures is None,
+            provisional=end is None,
+            **more,
         )
 
     def _comparison(
-        self,
-        status: str,
-        start: int,
-        end: int | None,
-        note: str,
-        files: dict[str, Path],
-        history: bytes = b"",
+        self, status: str, start: int, end: int | None, note: str, **more: Any
     ) -> Record:
         """Describe the experiment as a whole: verdicts as a note, the report as artifacts."""
         if len(note) > MAX_NOTE:
@@ -301,9 +266,8 @@ class Study:
             start=start,
             end=end,
             tags={"mlflow.note.content": note, "lossbench.status": status},
-            history=history,
-            files=files,
             provisional=end is None,
+            **more,
         )
 
     def _params(self, dataset: str, model: str, loss: str, fold: int = -1) -> dict[str, str]:
@@ -326,6 +290,10 @@ class Study:
         cards = self.cards.get(dataset, {})  # those of tuned losses would be the same
         card = cards.get(loss) or cards.get(loss.removesuffix(TUNED), {})
         return {f"card/{name}": str(value) for name, value in card.items()}
+
+
+def _span(runs: pd.DataFrame) -> tuple[int, int]:
+    return _ms(runs["started"].min()), _ms(runs["finished"].max())
 
 
 def _ms(timestamp: str) -> int:
