@@ -69,6 +69,4 @@ def _n_penalised(pair: Pair) -> int:
     """Predictions of both losses that have a penalty in place of a value."""
     scores, metric = pair.scores, pair.keys["metric"]
     plain, compared = scores.values[metric], scores.compared(metric)
-    both = [scores.losses.index(pair.keys[name]) for name in ("loss", "reference")]
-    k = scores.classes.index(pair.keys["class"])
-    return int((np.isfinite(compared) & ~np.isfinite(plain))[both, ..., k].sum())
+    return int(pair.select(np.isfinite(compared) & ~np.isfinite(plain)).sum())

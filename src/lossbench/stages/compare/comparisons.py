@@ -78,17 +78,17 @@ def comparisons(
         {
             i: pair
             for i, pair in enumerate(pairs)
-            if is_tested[i] and tested[tuple(pair.keys.values())].difference.n_blocks == 1
+            if is_tested[i] and tested[pair.key].difference.n_blocks == 1
         },
         study,
     )
     rows = []
     for i, pair in enumerate(pairs):
         scores, metric = pair.scores, pair.keys["metric"]
-        n_seeds = scores.n_seeds(pair.keys["loss"], pair.keys["reference"])
+        n_seeds = scores.n_seeds(*pair.both)
         higher_is_better = not study.metric(metric).lower_is_better
         if is_tested[i]:
-            result = tested[tuple(pair.keys.values())]
+            result = tested[pair.key]
         else:
             d = difference(pair.scores, pair.folds)
             decision = Decision(NO_VERDICT, np.nan, np.nan, *d.interval(1 - alpha))
@@ -139,14 +139,14 @@ def comparisons(
                 "p_cases": p_cases[i],
                 "p_cases_holm": p_cases_holm[i],
                 "verdict_cases": verdict_cases,
-                "convention": ",".join(flipped[tuple(pair.keys.values())]),
+                "convention": ",".join(flipped[pair.key]),
                 "paired": paired.get(of_run, False),
                 "scope": "models" if i in models else "losses",
                 "sd_fold": np.sqrt(d.components.fold),
                 "p_fold": d.components.p_fold,
                 "caution": "; ".join(
                     cautions(
-                        *(pair, d, flipped[tuple(pair.keys.values())], result.reason),
+                        *(pair, d, flipped[pair.key], result.reason),
                         study.is_tuned(pair.keys["loss"]),
                     )
                 ),
@@ -185,9 +185,8 @@ def _learned(pair: Pair) -> bool:
     """Whether one of the two has a mean Dice on the class that shows any learning."""
     if "dice" not in pair.scores.values:
         return True
-    both = [pair.scores.losses.index(pair.keys[name]) for name in ("loss", "reference")]
-    k = pair.scores.classes.index(pair.keys["class"])
-    return outcome(*mean(pair.scores.values["dice"][both, ..., k], axis=(1, 2))) != "not learned"
+    dice = pair.select(pair.scores.values["dice"])
+    return outcome(*mean(dice, axis=(1, 2))) != "not learned"
 
 
 def pairing(runs: pd.DataFrame, reference: str) -> dict[tuple[str, str, str], bool]:

@@ -46,9 +46,8 @@ def missing(pair: Pair) -> Missing:
     scores, metric = pair.scores, pair.keys["metric"]
     if all(np.isfinite(d).all() for d in pair.case_folds):  # as most are
         return Missing(0, 0, 1.0, [])
-    k, both = scores.classes.index(pair.keys["class"]), (pair.keys["loss"], pair.keys["reference"])
-    shown, trained = scores.shown(metric, pair.keys["class"]), scores.trained(*both)
-    values = scores.compared(metric)[[scores.losses.index(name) for name in both], ..., k]
+    shown, trained = scores.shown(metric, pair.keys["class"]), scores.trained(*pair.both)
+    values = pair.select(scores.compared(metric))
     lacks = ~np.isfinite(values) & shown & trained[:, None]  # (2, S, C)
     of_subject = np.zeros((2, scores.subject.max(initial=-1) + 1))
     for of in scores.cases_of_folds(shown):

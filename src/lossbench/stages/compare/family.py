@@ -167,7 +167,7 @@ def differences(
     found: dict[Key, Difference] = {}
     for pair in pairs:
         if pair.keys["metric"] in study.comparison.metrics:
-            found[tuple(pair.keys.values())] = by_blocks(pair.scores, pair.folds)
+            found[pair.key] = by_blocks(pair.scores, pair.folds)
     for claim in getattr(study, "claims", []):
         for scores in groups if claim.comparison else ():
             c = claim.comparison

@@ -1,8 +1,10 @@
 """Comparisons whose sign or verdict changes with the convention for cases without the class."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+
+import numpy as np
 
 from lossbench.common.tables import COUNTS
 from lossbench.config import Study
@@ -25,9 +27,8 @@ def flips(
     for pair in pairs:
         scores = pair.scores
         if study.rounds:  # one of the two may have been trained no more
-            n_shared = scores.n_seeds(pair.keys["loss"], pair.keys["reference"])
-            scores = _until(scores, n_shared)
-        found[tuple(pair.keys.values())] = _sign_reversals(scores, pair.keys)
+            scores = _until(scores, scores.n_seeds(*pair.both))
+        found[pair.key] = _sign_reversals(pair._replace(scores=scores))
     of_metrics = {pair.keys["metric"] for pair in concerned}
     for convention in CONVENTIONS if concerned else ():
         if convention == QUOTED:
@@ -36,7 +37,7 @@ def flips(
         of_groups = list(iterate_pairs(under, study.comparison.metrics, study))
         decided = family(of_groups, under, study, last_look)
         for pair in concerned:
-            key = tuple(pair.keys.values())
+            key = pair.key
             if key in tested and decided[key].decision.verdict != tested[key].decision.verdict:
                 found[key] = [x for x in CONVENTIONS if x in {*found[key], convention}]
     return found
@@ -68,16 +69,14 @@ def _has_empty(pair: Pair) -> bool:
     return bool((size == 0).any())
 
 
-def _sign_reversals(scores: Scores, keys: Mapping[str, str]) -> list[str]:
+def _sign_reversals(pair: Pair) -> list[str]:
     """The conventions for empty classes under which the other loss has the higher mean."""
-    if not has_conventions(scores, keys["metric"]):
+    if not has_conventions(pair.scores, pair.keys["metric"]):
         return []
-    loss, reference = (scores.losses.index(keys[name]) for name in ("loss", "reference"))
-    class_ = scores.classes.index(keys["class"])
     differences = {}
     for convention in CONVENTIONS:
-        means, _ = means_by_convention(scores, convention, keys["metric"])
-        differences[convention] = means[loss, class_] - means[reference, class_]
+        means, _ = means_by_convention(pair.scores, convention, pair.keys["metric"])
+        differences[convention] = np.subtract(*pair.select(means))
     quoted = differences[QUOTED]
     return [
         convention

@@ -51,7 +51,7 @@ def plan(results: Path, difference: float, power: float = 0.8, output: Path | No
     study, groups, hours = _pilot(results)
     pairs = list(iterate_pairs(groups, study.comparison.metrics, study))
     of_keys = differences(pairs, groups, study)
-    found = [(pair, of_keys[tuple(pair.keys.values())]) for pair in pairs]
+    found = [(pair, of_keys[pair.key]) for pair in pairs]
     # What claims compare besides is tested, too.
     rows = _rows(study, found, len(of_keys), hours, difference, power)
     table = pd.DataFrame(list(rows), columns=PLAN)
@@ -107,12 +107,9 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """A row per comparison and plan; one without a plan where nothing can be planned."""
     for pair, d in found:
-        scores, metric = pair.scores, pair.keys["metric"]
-        loss, reference = pair.keys["loss"], pair.keys["reference"]
-        k = scores.classes.index(pair.keys["class"])
-        of_loss, of_reference = (
-            scores.subject_means(scores.compared(metric)[scores.losses.index(name), ..., k])
-            for name in (loss, reference)
+        scores = pair.scores
+        of_loss, of_reference = map(
+            scores.subject_means, pair.select(scores.compared(pair.keys["metric"]))
         )
         pilot = {
             **pair.keys,
@@ -129,7 +126,7 @@ def _rows(
             "shared_weights": scores.shared_weights,
         }
         per_block = sum(
-            hours.get((scores.dataset, scores.model, name), np.nan) for name in (loss, reference)
+            hours.get((scores.dataset, scores.model, name), np.nan) for name in pair.both
         )
         plans = planned(d, goal, power, study.comparison.alpha, n_tests)
         for x in plans:

@@ -97,6 +97,11 @@ class Scores:
         """The values of a metric by which losses are compared: penalised ones where it has some."""
         return self.values.get(metric + PENALISED, self.values[metric])
 
+    def select(self, values: np.ndarray, losses: Sequence[str], class_: str) -> np.ndarray:
+        """(L, ..., K) -> (losses, ...): what there is of some losses on one class."""
+        at = [self.losses.index(loss) for loss in losses]
+        return values[at, ..., self.classes.index(class_)]
+
     def blocks(self) -> Iterator[tuple[int, int, int, np.ndarray]]:
         """Fold, seed, position on axis 1, and mask (C,) of its cases, for every block."""
         for f, fold in enumerate(self.folds):
@@ -124,8 +129,7 @@ class Scores:
         A case that does not show the class and for which neither loss has a value is no missing
         pair; it is left out.
         """
-        k = self.classes.index(class_)
-        a, b = (self.compared(metric)[self.losses.index(x), ..., k] for x in (loss, reference))
+        a, b = self.select(self.compared(metric), (loss, reference), class_)
         measured = np.isfinite(a - b).any(axis=0)
         kept = measured | self.shown(metric, class_)
         return [((a - b)[:, of], of) for of in self.cases_of_folds(kept)]
@@ -190,6 +194,20 @@ class Pair(NamedTuple):
     case_folds: list[np.ndarray]
 
     @property
+    def key(self) -> tuple[str, ...]:
+        """The values of `keys`."""
+        return tuple(self.keys.values())
+
+    @property
+    def both(self) -> tuple[str, str]:
+        """The loss and the reference."""
+        return self.keys["loss"], self.keys["reference"]
+
+    def select(self, values: np.ndarray) -> np.ndarray:
+        """(L, ..., K) -> (2, ...): of the loss and of the reference, on the class."""
+        return self.scores.select(values, self.both, self.keys["class"])
+
+    @property
     def n_cases(self) -> int:
         """Cases with a pair in any training."""
         return sum(int(np.isfinite(d).any(axis=0).sum()) for d in self.case_folds)
@@ -197,7 +215,7 @@ class Pair(NamedTuple):
     @property
     def n_missing(self) -> int:
         """Pairs that are missing though the class is there and both losses were trained."""
-        trained = self.scores.trained(self.keys["loss"], self.keys["reference"])
+        trained = self.scores.trained(*self.both)
         return sum(int((~np.isfinite(d[trained])).sum()) for d in self.case_folds)
 
 
@@ -218,8 +236,7 @@ def iterate_pairs(groups: Sequence[Scores], metrics: Sequence[str], study: Study
         measured = [metric for metric in metrics if metric in scores.values]
         for class_, metric, loss in product(scores.classes, measured, study.compared):
             reference = study.reference_of(loss)
-            both = [scores.losses.index(name) for name in (loss, reference)]
-            values = scores.compared(metric)[both, ..., scores.classes.index(class_)]
+            values = scores.select(scores.compared(metric), (loss, reference), class_)
             if np.isfinite(values).any():
                 keys = {**scores.keys, "loss": loss, "reference": reference}
                 of = (metric, loss, reference, class_)

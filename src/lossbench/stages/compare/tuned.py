@@ -104,8 +104,7 @@ def tuning(
 def _explained(scores: Scores, keys: Mapping[str, str]) -> list[np.ndarray]:
     """Difference at the common rate minus that at the own rates: (seeds, subjects) of each fold."""
     names = [keys["loss"], keys["reference"], keys["loss"] + TUNED, keys["reference"] + TUNED]
-    values = scores.compared(keys["metric"])[..., scores.classes.index(keys["class"])]
-    a, b, c, d = (values[scores.losses.index(name)] for name in names)
+    a, b, c, d = scores.select(scores.compared(keys["metric"]), names, keys["class"])
     folds = scores.subject_means((a - b) - (c - d))
     return [fold[:, np.isfinite(fold).any(axis=0)] for fold in folds]
 
