@@ -105,38 +105,33 @@ def read_cases(
             f"{missing[0]}: no such file ({len(missing)} missing); run the workflow again"
         )
     schema = case_schema(settings.all_metrics)
-    tables = [_read(file, keys, schema) for file, keys in files.items()]
-    digests = [json.loads((table.schema.metadata or {}).get(DIGESTS, "{}")) for table in tables]
-    for (file, keys), table in zip(files.items(), tables, strict=True):
-        measured = (table.schema.metadata or {}).get(MEASURED)
+    tables, metadata = zip(
+        *(_read(file, keys, schema) for file, keys in files.items()), strict=True
+    )
+    digests = [json.loads(said.get(DIGESTS, "{}")) for said in metadata]
+    background = {}
+    for (file, keys), table, said in zip(files.items(), tables, metadata, strict=True):
         expected = canonical(settings.measured(keys["dataset"]))
-        if measured and canonical(json.loads(measured)) != expected:
+        if MEASURED in said and canonical(json.loads(said[MEASURED])) != expected:
             raise UserError(
                 f"{file}: was measured by other metrics, or another version of their code, than "
                 f"{experiment.name} names; {AGAIN}"
             )
-    background = {
-        keys["dataset"]: name
-        for keys, table in zip(files.values(), tables, strict=True)
-        if (name := _background(table)) is not None
-    }
-    cases = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
-    cases = cases.unify_dictionaries()
+        # Where a file does not say it, class 0 is, which a case lists first.
+        first = json.loads(said[BACKGROUND]) if BACKGROUND in said else table["class"][0].as_py()
+        if first is not None:
+            background[keys["dataset"]] = first
+    cases = pa.concat_tables(tables).replace_schema_metadata(None).unify_dictionaries()
     # A block keeps the results of a loss that has left the matrix.
     of_matrix = pc.is_in(cases["loss"], value_set=pa.array(settings.matrix.loss))
     cases = cases if pc.all(of_matrix).as_py() else cases.filter(of_matrix)
     return cases, digests, background
 
 
-def _background(table: pa.Table) -> str | None:
-    """What a block's file says; one that does not is of a dataset whose class 0 is it."""
-    stored = (table.schema.metadata or {}).get(BACKGROUND)
-    # Class 0 is the first that a case lists.
-    return json.loads(stored) if stored else table["class"][0].as_py()
-
-
-def _read(file: Path, keys: dict[str, Any], schema: pa.Schema) -> pa.Table:
-    """One file, with the metadata that it was written with.
+def _read(
+    file: Path, keys: dict[str, Any], schema: pa.Schema
+) -> tuple[pa.Table, dict[bytes, bytes]]:
+    """One file, and the metadata that it was written with.
 
     pyarrow.dataset takes as long for many small files, and does not say which one is damaged.
     """
@@ -144,7 +139,7 @@ def _read(file: Path, keys: dict[str, Any], schema: pa.Schema) -> pa.Table:
         parquet = pq.ParquetFile(
             file, read_dictionary=CASE_TEXT, pre_buffer=False, page_checksum_verification=True
         )
-        stored = parquet.schema_arrow
+        metadata = parquet.schema_arrow.metadata or {}
         table = parquet.read(schema.names, use_threads=False)
         columns = table.column_names
         if "subject" not in columns:  # of an earlier version: each case was its own
@@ -156,7 +151,6 @@ def _read(file: Path, keys: dict[str, Any], schema: pa.Schema) -> pa.Table:
             table = table.select(schema.names)
         if table.schema != schema:
             table = table.cast(schema)
-        table = table.replace_schema_metadata(stored.metadata)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: damaged ({error}); {AGAIN}") from None
     if not table.num_rows:
@@ -167,7 +161,7 @@ def _read(file: Path, keys: dict[str, Any], schema: pa.Schema) -> pa.Table:
     for name in (*CASE, "subject"):
         if table[name].null_count:
             raise UserError(f"{file}: {name} is None, not a name; {AGAIN}")
-    return table
+    return table, metadata
 
 
 def read_runs(experiment: Path, planned: Planned) -> pd.DataFrame:
