@@ -72,6 +72,8 @@ def test_folders_that_cannot_be_used_are_named(tmp_path):
         require_folders(tmp_path, tmp_path / "results")
     with pytest.raises(UserError, match=r"a\{b\}: Snakemake takes braces for a wildcard"):
         require_folders(tmp_path / "a{b}", tmp_path / "new")
+    with pytest.raises(UserError, match=r"why\?/new: MLflow ends a path at a \?"):
+        require_folders(tmp_path, tmp_path / "why?/new")
 
 
 @pytest.mark.parametrize(

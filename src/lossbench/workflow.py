@@ -217,11 +217,13 @@ def require_folders(root: Path, results: Path) -> None:
     Raises
     ------
     UserError
-        Where the path of the Snakefile has a brace, which begins a wildcard of Snakemake's, or
-        where a file is in the place of the results.
+        Where the path of the Snakefile has a brace, which begins a wildcard of Snakemake's, that
+        of the results a question mark, at which MLflow would end it, or where these are a file.
     """
     if {"{", "}"} & {*str(root)}:
         raise UserError(f"{root}: Snakemake takes braces for a wildcard; rename the folder")
+    if "?" in str(results):
+        raise UserError(f"{results}: MLflow ends a path at a ?; rename the folder")
     if results.exists() and not results.is_dir():
         raise UserError(f"{results}: is no folder, and the results go there; rename or move it")
 

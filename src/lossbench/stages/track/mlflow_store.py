@@ -30,8 +30,18 @@ SETTINGS = {
 
 
 def embedded(results: Path) -> str:
-    """URI of the SQLite store of a folder of results."""
-    return f"sqlite:///{results.resolve() / 'mlflow.db'}"
+    """URI of the SQLite store of a folder of results.
+
+    Raises
+    ------
+    UserError
+        Where the path has a question mark, at which that of the URI ends: the store would be made
+        elsewhere.
+    """
+    database = results.resolve() / "mlflow.db"
+    if "?" in str(database):
+        raise UserError(f"{database}: MLflow ends a path at a ?; rename the folder")
+    return f"sqlite:///{database}"
 
 
 def tracking_uri(results: Path) -> str:
