@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.spatial
 import scipy.stats
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossbench.config import Augmentation, Training, UserError
-from lossbench.datasets.augment import _draw, augment, counter_noise
+from lossbench.datasets.augment import _draw, _hash, augment, counter_noise
 from lossbench.datasets.batches import (
     Arrays,
     Batches,
@@ -315,6 +316,27 @@ def test_images_are_turned_and_scaled_by_up_to_the_settings(size):
             is_uniform(angle, -15, 15)
 
 
+@pytest.mark.parametrize("size", [(9, 14), (7, 8, 11)])
+def test_images_are_resampled_as_scipy_does_it(size):
+    """Turned and scaled about the middle, in pixels; what lies outside is mirrored at the edge."""
+    rng, options = np.random.default_rng(0), off(rotate=40.0, scale=0.3)
+    images = torch.from_numpy(rng.normal(size=(3, 1, *size))).float()
+    labels = torch.from_numpy(rng.integers(0, 9, (3, *size), dtype=np.uint8))
+    theta = _draw(3, size, options, torch.Generator().manual_seed(5))["theta"]
+    found, moved = augment(images, labels, options, torch.Generator().manual_seed(5))
+    xyz = np.array(size[::-1])
+    for n, of_grid in enumerate(theta[:, :, :-1].double().numpy()):
+        matrix = (of_grid * xyz[:, None] / xyz)[::-1, ::-1]  # in pixels, rows first
+        turn = matrix / np.linalg.det(matrix) ** (1 / len(size))
+        np.testing.assert_allclose(turn @ turn.T, np.eye(len(size)), atol=1e-5)
+        middle = (np.array(size) - 1) / 2
+        where = {"matrix": matrix, "offset": middle - matrix @ middle, "mode": "reflect"}
+        expected = scipy.ndimage.affine_transform(images[n, 0].double().numpy(), order=1, **where)
+        np.testing.assert_allclose(found[n, 0].numpy(), expected, atol=1e-4)
+        expected = scipy.ndimage.affine_transform(labels[n].numpy(), order=0, **where)
+        assert (moved[n].numpy() == expected).mean() > 0.99  # but for ties
+
+
 def test_a_turned_square_stays_one_where_the_image_is_none():
     labels = torch.zeros(6, 24, 48, dtype=torch.uint8)
     labels[:, 8:16, 20:28] = 1
@@ -352,6 +374,12 @@ def test_noise_is_a_function_of_seed_row_and_element():
     for other in (counter_noise(8, rows, 4001), counter_noise(7, rows + 1, 4001)):
         assert not torch.isclose(noise, other).all()
         assert abs(torch.corrcoef(torch.stack([noise.flatten(), other.flatten()]))[0, 1]) < 0.05
+
+
+def test_the_hash_is_that_of_splitmix64():
+    """Its first outputs from the seed 0, as Vigna's reference implementation gives them."""
+    expected = (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC)
+    assert [x % 2**64 for x in _hash(torch.arange(1, 5)).tolist()] == [*expected]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**62 - 1])
