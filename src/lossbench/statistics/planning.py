@@ -209,7 +209,7 @@ def _estimate(
     block = df_block * (within - of_residual) + df_fold * (spread - of_case - of_residual)
     trainings = of_residual + np.maximum(block / df, 0.0)
     variance = (of_case + trainings) / folds
-    # As `variance_of_mean` has it.
+    # As in `combine`.
     noise = (trainings + (df_fold / df) ** 2 * of_case) / folds if cases > folds else variance
     dfs = np.full_like(variance, df)
     if df_block and df_fold and c.shared_by:

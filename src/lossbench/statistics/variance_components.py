@@ -230,9 +230,7 @@ def combine(folds: Sequence[Fold]) -> Components:
     if df == 0:
         return UNKNOWN
     residual = total.ss_residual / df_residual if df_residual else 0.0
-    case = 0.0
-    if total.n_case:
-        case = max(0.0, (total.ss_case - df_case * residual) / total.n_case)
+    case = max(0.0, (total.ss_case - df_case * residual) / max(total.n_case, 1))
     share = each.cases / total.cases
     explained = case * each.coef_case + residual * each.coef_residual
     between = share * (1 - share)
@@ -242,28 +240,37 @@ def combine(folds: Sequence[Fold]) -> Components:
         block += df_block * (total.ss_block - df_block * residual) / total.n_block
         within = max(0.0, block / df_block)
     if df_fold:
-        of_cases = between @ np.full(len(folds), explained.min())
-        block += df_fold * (spread - of_cases) / (between @ each.coef_block)
-    components = variance_of_mean(
-        *(case, max(0.0, float(block / df)), residual),
-        *(float(share**2 @ x) for x in (each.coef_case, each.coef_block, each.coef_residual)),
-        *(df_block, df_fold, df_case),
-    )
+        least = between @ np.full(len(folds), explained.min())
+        block += df_fold * (spread - least) / (between @ each.coef_block)
+    block = max(0.0, float(block / df))
+    of_cases = float(case * (share**2 @ each.coef_case))
+    of_residuals = float(residual * (share**2 @ each.coef_residual))
+    training = float(block * (share**2 @ each.coef_block)) + of_residuals
+    variance = training + of_cases
+    # What the folds' means say holds the cases' part too, so its uncertainty is of the few folds.
+    noise = training + (df_fold / df) ** 2 * of_cases if variance and df_case else variance
 
     # Satterthwaite: a sum of unequal parts has fewer degrees of freedom than it has parts.
     effective = np.zeros(2)
     if df_block:
         dfs = each.df_block
-        expected = residual + components.block * each.n_block / np.maximum(dfs, 1)
+        expected = residual + block * each.n_block / np.maximum(dfs, 1)
         effective[0] = _satterthwaite(dfs @ expected, dfs @ expected**2, df_block)
     if df_fold:
-        expected = components.block * each.coef_block + explained.min()
+        expected = block * each.coef_block + explained.min()
         form = (np.diag(share) - np.outer(share, share)) * expected
         effective[1] = _satterthwaite(form.trace(), (form * form.T).sum(), df_fold)
     of_source = np.array([df_block, df_fold]) / df
     parts = of_source > 0
     pooled = _satterthwaite(1.0, (of_source[parts] ** 2 / effective[parts]).sum(), df)
-    components = components._replace(df=pooled)
+    components = Components(
+        case, block, residual, variance,
+        df=pooled,
+        df_case=df_case or np.inf,
+        weight=(noise / variance) ** NOISE_EXPONENT if variance else 1.0,
+        noise=noise,
+        floor=of_cases + of_residuals,
+    )  # fmt: skip
     if df_block and df_fold:
         expected = between @ (within * each.coef_block + explained)
         components = components.with_spread(
@@ -276,24 +283,3 @@ def _satterthwaite(trace: float, trace_of_square: float, df: int) -> float:
     """Degrees of freedom of a quadratic form; exactly `df` where its parts are equal."""
     effective = trace**2 / trace_of_square if trace_of_square else df
     return float(effective) if effective < df * (1 - 1e-9) else df
-
-
-def variance_of_mean(
-    case: float,
-    block: float,
-    residual: float,
-    coef_case: float,
-    coef_block: float,
-    coef_residual: float,
-    df_block: float,
-    df_fold: float,
-    df_case: float,
-) -> Components:
-    """Variance of a mean from components and their coefficients, and its reference."""
-    training, cases = block * coef_block + residual * coef_residual, case * coef_case
-    variance, df = training + cases, df_block + df_fold
-    # What the folds' means say holds the cases' part too, so its uncertainty is of the few folds.
-    noise = training + (df_fold / df) ** 2 * cases if variance and df_case else variance
-    weight = (noise / variance) ** NOISE_EXPONENT if variance else 1.0
-    floor = cases + residual * coef_residual
-    return Components(case, block, residual, variance, df, df_case or np.inf, weight, noise, floor)

@@ -264,8 +264,8 @@ def _complete_scores(
                 "cases.parquet of several folds; delete these files and run the workflow again"
             )
         # Rounds are whole: a seed is trained in all folds or in none.
-        of_group = [(keys["seed"], losses) for keys, losses in planned if _is_of(keys, scores)]
-        trained = {(loss, seed) for seed, losses in of_group for loss in losses}
+        of_group = [block for block in planned if scores.keys.items() <= block[0].items()]
+        trained = {(loss, keys["seed"]) for keys, losses in of_group for loss in losses}
         expected = [
             [(loss, seed) in trained for _, seed in scores.trainings] for loss in scores.losses
         ]
@@ -279,10 +279,6 @@ def _complete_scores(
                 f"{scores.classes[class_]}, which others have ({len(missing)} missing); {AGAIN}"
             )
     return groups
-
-
-def _is_of(keys: dict[str, Any], scores: Scores) -> bool:
-    return scores.keys.items() <= keys.items()
 
 
 def _file(experiment: Path, keys: dict[str, Any]) -> Path:
