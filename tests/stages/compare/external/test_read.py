@@ -269,7 +269,7 @@ WRONG = {
     "no case": ("loss,number,dice\na,1,0.5\n", "no column 'case'"),
     "no metric": ("loss,case,score\na,1,0.5\nb,1,0.5\n", "no column of a metric"),
     "text": ("loss,case,dice\na,1,0.5\nb,1,good\n", "row 2: dice is not a number (found 'good')"),
-    "fold": ("loss,case,fold,dice\na,1,x,0.5\n", "row 1: fold is not a whole number (found 'x')"),
+    "fold": ("loss,case,fold,dice\na,1,x,0.5\n", "row 1: fold is not a whole number from 0 on (found 'x')"),
     "empty key": ("loss,case,dice\na,,0.5\n", "row 1: case is empty"),
     "twice": ("loss,case,dice\na,1,0.5\na,1,0.6\nb,1,0.5\n", "loss a, fold 0, seed 0, case 1, class foreground stands in two rows"),
     "one loss": ("loss,case,dice\na,1,0.5\n", "has the loss 'a' alone"),
