@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -217,3 +218,13 @@ def read_json(path: str | Path) -> dict[str, Any]:
     content = _Content(content)
     content.path = path
     return content
+
+
+def read_json_once(path: Path) -> dict[str, Any]:
+    """`read_json`, again only where the file has changed: Snakemake asks for each block."""
+    return _read_json_at(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=128)
+def _read_json_at(path: Path, _mtime_ns: int) -> dict[str, Any]:
+    return read_json(path)

@@ -7,11 +7,10 @@ goes on as if nothing had happened.
 
 import json
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lossbench.common.files import read_json
+from lossbench.common.files import read_json_once
 from lossbench.config import Study, canonical
 
 
@@ -43,19 +42,13 @@ def _last_look(experiment: Study, folder: Path, before: int | None) -> tuple[int
         for round_ in range(experiment.rounds.first, end):
             if not (file := look_file(folder, round_)).exists():
                 break
-            look = _read(file, file.stat().st_mtime_ns)
+            look = read_json_once(file)
             if look.get("plan") != plan:
                 break
             found = round_, look
             if not look["open"]:
                 break
     return found
-
-
-@lru_cache(maxsize=128)
-def _read(file: Path, _mtime: int) -> dict[str, Any]:
-    """A look; Snakemake asks for each block."""
-    return read_json(file)
 
 
 def planned_blocks(

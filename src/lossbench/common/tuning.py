@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lossbench.common.files import read_json
+from lossbench.common.files import read_json, read_json_once
 from lossbench.common.provenance import run_digest
 from lossbench.config import TUNED, Experiment, UserError
 
@@ -63,15 +62,9 @@ def with_rate(run: dict[str, Any], rates: Path) -> dict[str, Any]:
     """A run with its learning rate, where that is tuned and the file with the rates has it."""
     if not _is_tuned(run) or not rates.exists():
         return run
-    by_loss = _read(rates, rates.stat().st_mtime_ns)["rates"]
+    by_loss = read_json_once(rates)["rates"]
     rate = by_loss.get(run["loss"]["name"].removesuffix(TUNED))
     return {**run, "training": {**run["training"], "learning_rate": rate}}
-
-
-@lru_cache(maxsize=128)
-def _read(file: Path, _mtime: int) -> dict[str, Any]:
-    """Learning rates of a fold; Snakemake asks for each block."""
-    return read_json(file)
 
 
 def _is_tuned(run: Mapping[str, Any]) -> bool:

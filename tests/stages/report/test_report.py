@@ -281,7 +281,10 @@ def test_only_the_reference(tmp_path):
 
 @pytest.mark.slow
 def test_several_datasets_and_models_are_kept_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(plotting, "save", lambda figure, path: "data:,")  # drawn, but not rendered
+    def not_rendered(_, figure, group, name, *file):
+        return plotting.Picture(group, name, "data:,")
+
+    monkeypatch.setattr(plotting, "save", not_rendered)
     experiment, output = make(
         tmp_path, losses=LOSSES[:2], folds=(0,), seeds=(0,), datasets=("brain", "heart"),
         models=("unet", "segresnet"),

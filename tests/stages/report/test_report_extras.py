@@ -218,7 +218,12 @@ def test_dice_against_the_size_of_a_class(tmp_path, monkeypatch):
     share = [curves._share_of_voxels(results, name)["anterior"] for name in names]
     assert share == pytest.approx([0.001, 0.01, 0.1])
     drawn = []
-    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append(figure) or "data:,")
+
+    def keep(_, figure, group, name, *file):
+        drawn.append(figure)
+        return plotting.Picture(group, name, "data:,")
+
+    monkeypatch.setattr(curves, "save", keep)
     with plotting.style():
         pictures = curves.sizes(results)
     assert [picture.name for picture in pictures] == ["anterior", "posterior"]

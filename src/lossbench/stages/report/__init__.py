@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lossbench.common.files import write_text
 from lossbench.stages.report import first_screen, plotting, provenance, tables, wording
+from lossbench.stages.report.methods import environment
 from lossbench.stages.report.results import Results
 from lossbench.stages.report.sections import SECTIONS
 
@@ -41,13 +41,6 @@ def report(experiment: Path, output: Path) -> None:
         frames["over_datasets"] = data["over_datasets"]["table"]
     tables.write(frames, results.output / "tables")
 
-    environment = Environment(
-        loader=PackageLoader("lossbench.stages.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     comparison = results.experiment.comparison
     metric, *further = [results.title(name) for name in comparison.metrics]
 
@@ -56,8 +49,9 @@ def report(experiment: Path, output: Path) -> None:
         single = len(results.groups) == 1 and set(tables.GROUP) <= set(table)
         return table.drop(columns=tables.GROUP) if single else table
 
-    environment.filters |= {"without_group": without_group, "listing": wording.listing}
-    environment.globals |= {
+    templates = environment(autoescape=True)
+    templates.filters["without_group"] = without_group
+    templates.globals |= {
         "results": results,
         "comparison": comparison,
         "metric": metric,
@@ -74,7 +68,7 @@ def report(experiment: Path, output: Path) -> None:
         }
         for dataset, model in results.groups
     ]
-    page = environment.get_template("report.html.jinja").render(
+    page = templates.get_template("report.html.jinja").render(
         groups=groups,
         sections=[section for section in SECTIONS if _is_shown(data[section.anchor])],
         left_out=[

@@ -19,7 +19,6 @@ from lossbench.stages.report.plotting import (
     per_class,
     save,
     small,
-    stem,
     titled,
 )
 from lossbench.stages.report.results import CURVE, LEDGER, Results
@@ -70,8 +69,8 @@ def _ledger(results: Results) -> list[Picture]:
                     titled(figure, label)
                     if quantity != "cosine" and (rows["value"] > 0).all():
                         _logarithmic(figure.axes[0])
-                    path = results.figures / f"{stem('ledger', dataset, model, quantity, part)}.svg"
-                    pictures.append(Picture(heading(dataset, model), label, save(figure, path)))
+                    file = ("ledger", dataset, model, quantity, part)
+                    pictures.append(save(results, figure, heading(dataset, model), label, *file))
     return pictures
 
 
@@ -116,9 +115,9 @@ def sizes(results: Results) -> list[Picture]:
                     continue
                 for part, group in enumerate(line_groups(results), 1):
                     figure = _against_size(results, model, name, shares_of, group)
-                    file = stem("sizes", datasets[0], model, number, name, part)
-                    uri = save(figure, results.figures / f"{file}.svg")
-                    pictures.append(Picture(f"{model}, {wording.listing(datasets)}", name, uri))
+                    group_name = f"{model}, {wording.listing(datasets)}"
+                    file = ("sizes", datasets[0], model, number, name, part)
+                    pictures.append(save(results, figure, group_name, name, *file))
     return pictures
 
 

@@ -17,7 +17,7 @@ from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.datasets.resampling import resample_image
 from lossbench.datasets.slices import best_slice, drawn_label, drawn_values, plane
 from lossbench.stages.report import wording
-from lossbench.stages.report.plotting import WIDTH, Picture, heading, save, stem, wrapped
+from lossbench.stages.report.plotting import WIDTH, Picture, heading, save, wrapped
 from lossbench.stages.report.results import Results
 
 COLUMNS = 3
@@ -85,10 +85,10 @@ def _of_group(results: Results, dataset: str, model: str) -> list[Picture]:
         block = block_folder(results.folder, dataset, model, fold, seed)
         predictions = _predictions(block / PREDICTIONS, results.losses, index)
         figure = _draw(data, index, predictions, scores, f"{label}: {case}")
-        figures[stem("examples", dataset, model, number, case)] = (f"{label}: {case}", figure)
+        figures["examples", dataset, model, number, case] = (f"{label}: {case}", figure)
     return [
-        Picture(heading(dataset, model), title, save(figure, results.figures / f"{name}.png"))
-        for name, (title, figure) in figures.items()
+        save(results, figure, heading(dataset, model), title, *file, ending="png")
+        for file, (title, figure) in figures.items()
     ]
 
 

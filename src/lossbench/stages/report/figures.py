@@ -20,7 +20,6 @@ from lossbench.stages.report.plotting import (
     losses_on_y,
     save,
     small,
-    stem,
     titled,
     wrapped,
 )
@@ -49,9 +48,7 @@ def differences(results: Results, dataset: str, model: str, name: str) -> Iterat
     rows = rows.loc[[x for x in results.losses if x in rows.index]]
     if rows["difference"].isna().all():
         return
-    figure, axes = small(0.36 * len(rows) + 1.3)
-    axes.axvspan(-results.margin, results.margin, color="0.92", zorder=0)
-    axes.axvline(0, color="0.3", linewidth=1, zorder=1)
+    figure, axes = _forest(results, 0.36, list(rows.index), results.metric)
     for y, (_, row) in enumerate(rows.iterrows()):
         shade, marker = VERDICTS[row["verdict"]]
         limits = [row["simultaneous_low"], row["simultaneous_high"]]
@@ -63,11 +60,20 @@ def differences(results: Results, dataset: str, model: str, name: str) -> Iterat
             text, (1, y), xycoords=("axes fraction", "data"), color=shade, fontsize=8, va="center",
             xytext=(5, 0), textcoords="offset points", annotation_clip=False,
         )  # fmt: skip
-    losses_on_y(axes, list(rows.index))
-    axes.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10])
-    better = "lower" if results.lower_is_better else "higher"
-    axes.set_xlabel(f"{results.title()}, difference to the reference\n({better} is better)")
     yield figure
+
+
+def _forest(results: Results, height: float, names: list[str], metric: str) -> tuple[Figure, Axes]:
+    """A forest plot without its lines, of which each is so many inches high."""
+    figure, axes = small(height * len(names) + 1.3)
+    margin = results.experiment.comparison.margin_of(metric)
+    axes.axvspan(-margin, margin, color="0.92", zorder=0)
+    axes.axvline(0, color="0.3", linewidth=1, zorder=1)
+    losses_on_y(axes, names)
+    axes.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10])
+    better = "lower" if results.experiment.metric(metric).lower_is_better else "higher"
+    axes.set_xlabel(f"{results.title(metric)}, difference to the reference\n({better} is better)")
+    return figure, axes
 
 
 def over_datasets(results: Results) -> list[Picture]:
@@ -82,10 +88,7 @@ def over_datasets(results: Results) -> list[Picture]:
         keys = ["model", "loss", "metric"]
         of = rows[(rows[keys] == mean[keys]).all(axis=1)]
         names = [*of["dataset"], "mean", "new data set"]
-        figure, axes = small(0.3 * len(names) + 1.3)
-        margin = results.experiment.comparison.margin_of(mean["metric"])
-        axes.axvspan(-margin, margin, color="0.92", zorder=0)
-        axes.axvline(0, color="0.3", linewidth=1, zorder=1)
+        figure, axes = _forest(results, 0.3, names, mean["metric"])
         for y, (_, row) in enumerate(of.iterrows()):
             axes.plot([row["ci_low"], row["ci_high"]], [y, y], color="0.35", linewidth=1.5)
             axes.plot(row["difference"], y, "s", color="0.35", markersize=5)
@@ -94,15 +97,9 @@ def over_datasets(results: Results) -> list[Picture]:
         axes.fill(ends, [y, y - 0.25, y, y + 0.25], color=shade)
         limits = [mean["prediction_low"], mean["prediction_high"]]
         axes.plot(limits, [y + 1, y + 1], "|-", color=shade, linewidth=1.5)
-        losses_on_y(axes, names)
-        axes.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10])
-        metric = results.experiment.metric(mean["metric"])
-        better = "lower" if metric.lower_is_better else "higher"
-        axes.set_xlabel(f"{metric.title}, difference to the reference\n({better} is better)")
         titled(figure, f"{mean['loss']}: {mean['verdict']}")
-        name = stem("over_datasets", *(mean[key] for key in keys))
-        path = results.figures / f"{name}.svg"
-        pictures.append(Picture(mean["model"], mean["loss"], save(figure, path)))
+        file = ("over_datasets", *mean[keys])
+        pictures.append(save(results, figure, mean["model"], mean["loss"], *file))
     return pictures
 
 

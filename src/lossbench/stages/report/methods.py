@@ -13,19 +13,21 @@ from lossbench.stages.report import provenance, wording
 from lossbench.stages.report.results import Results
 
 
+def environment(**options: Any) -> Environment:
+    """The templates of the page and of this text."""
+    loader = PackageLoader("lossbench.stages.report", "")
+    options |= {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    templates = Environment(loader=loader, **options)
+    templates.filters["listing"] = wording.listing
+    return templates
+
+
 def methods(results: Results) -> str:
     """Describe what was done, in Markdown: losses, data, training, metrics, statistics, versions.
 
     What lossbench does not know of results of other programs, such as their training, is left for
     the authors to say.
     """
-    environment = Environment(
-        loader=PackageLoader("lossbench.stages.report", ""),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["listing"] = wording.listing
     experiment, runs, comparison = results.experiment, results.runs, results.experiment.comparison
     compared = results.comparisons
     values: dict[str, Any] = {
@@ -63,7 +65,7 @@ def methods(results: Results) -> str:
             "facts": provenance.provenance(results)["facts"],
             "engines": sorted({_computed_as(text) for text in runs["engine"].dropna()}),
         }
-    text = environment.get_template("methods.md.jinja").render(values)
+    text = environment().get_template("methods.md.jinja").render(values)
     return text.strip() + "\n"
 
 

@@ -5,9 +5,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import seaborn
@@ -49,8 +47,7 @@ _STYLE = {
 }
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A figure as the page shows it: its heading there, its name, and its image as a data URI."""
 
     group: str
@@ -65,15 +62,17 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, path: Path) -> str:
-    """Write a figure, as the suffix of its path says (.svg or .png), and return its data URI.
+def save(
+    results: Results, figure: Figure, group: str, name: str, *parts: object, ending: str = "svg"
+) -> Picture:
+    """Write a figure to a file whose name the parts make, svg or png, and show it on the page.
 
-    The URI of a .png is a WebP image, and the page is a file that people mail.
+    A png is a WebP image there: the page is a file that people mail.
     """
-    is_vector = path.suffix == ".svg"
+    path, is_vector = results.figures / f"{stem(*parts)}.{ending}", ending == "svg"
     buffer = io.BytesIO()
     metadata = {"Date": None} if is_vector else {"Software": None}
-    figure.savefig(buffer, format=path.suffix[1:], metadata=metadata)
+    figure.savefig(buffer, format=ending, metadata=metadata)
     with whole(path) as part:
         part.write_bytes(buffer.getvalue())
     if not is_vector:
@@ -81,12 +80,13 @@ def save(figure: Figure, path: Path) -> str:
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=WEBP_QUALITY)
     media_type = "image/svg+xml" if is_vector else "image/webp"
-    return f"data:{media_type};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return Picture(group, name, f"data:{media_type};base64,{content}")
 
 
-def stem(kind: str, *parts: object) -> str:
+def stem(*parts: object) -> str:
     """A file name of lower-case letters, digits and _."""
-    return re.sub(r"[^a-z0-9]+", "_", "_".join(str(p) for p in (kind, *parts)).lower()).strip("_")
+    return re.sub(r"[^a-z0-9]+", "_", "_".join(map(str, parts)).lower()).strip("_")
 
 
 def heading(dataset: str, model: str) -> str:
@@ -105,9 +105,8 @@ def per_class(
             title = f"{name} (background)" if is_renamed else name
             for part, figure in enumerate(draw(results, dataset, model, name), 1):
                 titled(figure, title)
-                more = [part] if part > 1 else []
-                path = results.figures / f"{stem(kind, dataset, model, number, name, *more)}.svg"
-                pictures.append(Picture(heading(dataset, model), name, save(figure, path)))
+                file = [kind, dataset, model, number, name, *([part] if part > 1 else [])]
+                pictures.append(save(results, figure, heading(dataset, model), name, *file))
     return pictures
 
 

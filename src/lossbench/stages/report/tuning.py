@@ -15,7 +15,6 @@ from lossbench.stages.report.plotting import (
     heading,
     save,
     small,
-    stem,
     titled,
 )
 from lossbench.stages.report.results import Results
@@ -66,6 +65,6 @@ def _pictures(results: Results, dataset: str, model: str, runs: pd.DataFrame) ->
         of_rate.legend(fontsize=7)
         of_budget.set(xscale="log", xlabel="trainings", ylabel="expected best of them")
         titled(figure, f"tuning of {len(losses)} losses")
-        path = results.figures / f"{stem('tuning', dataset, model, part)}.svg"
-        pictures.append(Picture(heading(dataset, model), "learning rate", save(figure, path)))
+        file = ("tuning", dataset, model, part)
+        pictures.append(save(results, figure, heading(dataset, model), "learning rate", *file))
     return pictures
