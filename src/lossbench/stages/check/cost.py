@@ -48,7 +48,9 @@ def block_cost(study: Experiment, data: Prepared, model: str, seconds: float) ->
     torch.set_num_threads(THREADS)
     settings = study.at_common_rate()
     probe, matrix = GradientProbe(settings, data, model), settings.matrix
-    batch = _batch_seconds(probe)
+    batch = statistics.median(
+        _timed(probe.device, partial(probe.batches, step)) for step in range(1, STEPS + 1)
+    )
     per_loss = seconds / len(matrix.loss)
     steps = {loss: _step_seconds(probe, data, loss, batch, per_loss) for loss in matrix.loss}
     predicting, measuring = _case_seconds(probe, data)
@@ -99,13 +101,6 @@ def _timed(device: torch.device, call: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def _batch_seconds(probe: GradientProbe) -> float:
-    times = []
-    for step in range(1, STEPS + 1):
-        times.append(_timed(probe.device, partial(probe.batches, step)))
-    return statistics.median(times)
-
-
 def _step_seconds(
     probe: GradientProbe, data: Prepared, loss: str, batch: float, seconds: float
 ) -> float:
@@ -150,15 +145,15 @@ def _voxels(training: Mapping[str, Any], data: Prepared) -> int:
 
 
 def _memory_bytes(probe: GradientProbe, n_losses: int) -> int:
-    """Of a block, from what this process has had, with one loss at a time."""
+    """Of a block, from what this process has had, with one loss at a time.
+
+    A loss more keeps weights, a copy of them, gradients, and the optimiser's state; on a GPU also
+    what its step takes, by its CUDA graph.
+    """
     peak = peak_memory(probe.device)
-    whole = probe.device.type == "cuda"  # a CUDA graph keeps the memory of its step
-    return peak + (n_losses - 1) * (peak if whole else _state_bytes(probe))
-
-
-def _state_bytes(probe: GradientProbe) -> int:
-    """What a loss more keeps: weights, a copy of them, gradients, and the optimiser's state."""
+    if probe.device.type == "cuda":
+        return n_losses * peak
     weights = sum(t.nbytes for t in probe.model.state_dict().values())
     gradients = sum(p.nbytes for p in probe.model.parameters() if p.requires_grad)
     moments = 2 if probe.spec["training"]["optimizer"] == "adamw" else 1
-    return 2 * weights + (1 + moments) * gradients
+    return peak + (n_losses - 1) * (2 * weights + (1 + moments) * gradients)

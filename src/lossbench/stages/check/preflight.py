@@ -6,7 +6,7 @@ change of the learning rate: worth knowing before the cluster is busy for hours.
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations, product
 from typing import Any
@@ -48,23 +48,23 @@ def preflight(settings: Experiment, datasets: Sequence[Prepared]) -> list[dict[s
         (loss -> loss -> number) and losses (name -> value, gradient_norm, scale, and the shares
         per class share_value, share_l1, share_l2). None where there is no number.
     """
-    pairs = list(product(datasets, settings.matrix.model))
-    return [_probe_gradients(settings, data, model, SECONDS / len(pairs)) for data, model in pairs]
-
-
-def _probe_gradients(
-    settings: Experiment, data: Prepared, model: str, seconds: float
-) -> dict[str, Any]:
-    probe = GradientProbe(settings, data, model)
-    snapshots = [probe.snapshot()]
-    probe.train(STEPS, seconds)
-    if probe.step:
-        snapshots.append(probe.snapshot())
-    reference = settings.comparison.reference
-    sentences = _sentences(snapshots, reference, probe.trainings)
-    sentences += _other_normalisation(probe.spec["model"], data)
-    found = {"dataset": data.info["name"], "model": model, "classes": data.classes}
-    return {**found, "reference": reference, "snapshots": snapshots, "sentences": sentences}
+    pairs, reference = list(product(datasets, settings.matrix.model)), settings.comparison.reference
+    found = []
+    for data, model in pairs:
+        probe = GradientProbe(settings, data, model)
+        snapshots = [probe.snapshot()]
+        end = time.monotonic() + SECONDS / len(pairs)
+        while probe.step < STEPS and time.monotonic() < end:
+            probe.update(reference)
+        if probe.step:
+            snapshots.append(probe.snapshot())
+        sentences = _sentences(snapshots, reference, probe.trainings)
+        sentences += _other_normalisation(probe.spec["model"], data)
+        keys = {"dataset": data.info["name"], "model": model, "classes": data.classes}
+        found.append(
+            keys | {"reference": reference, "snapshots": snapshots, "sentences": sentences}
+        )
+    return found
 
 
 class GradientProbe:
@@ -112,23 +112,17 @@ class GradientProbe:
         rows = {
             name: {
                 "value": _figure(found.values[name]),
-                **{f"share_{kind}": _figures(s) for kind, s in found.shares[name].items()},
+                **{f"share_{kind}": [*map(_figure, x)] for kind, x in found.shares[name].items()},
                 "gradient_norm": _figure(found.norms[name]),
                 "scale": _figure(found.scales[name]),
             }
             for name in losses
         }
         table = {
-            name: dict(zip(row, _figures(row.values()), strict=True))
+            name: {other: _figure(cosine) for other, cosine in row.items()}
             for name, row in found.cosines.items()
         }
         return {"step": self.step, "cosines": table, "losses": rows}
-
-    def train(self, steps: int, seconds: float) -> None:
-        """Take plain steps with the reference, until the time is over."""
-        end = time.monotonic() + seconds
-        while self.step < steps and time.monotonic() < end:
-            self.update(self.reference)
 
     def update(self, loss: str) -> None:
         """Take a step with a loss."""
@@ -143,10 +137,6 @@ class GradientProbe:
         batch = self.batches(step) if step else self.probe
         seed_everything(seed_of("step", self.spec["seed"], step), self.device)
         return logits_of(self.model, batch.images)
-
-
-def _figures(values: Iterable[float]) -> list[float | None]:
-    return [_figure(value) for value in values]
 
 
 def _figure(value: float) -> float | None:
