@@ -65,24 +65,6 @@ class Softened(nn.Module):
                     / (p.sum((2, 3)) + target.sum((2, 3)) + self.smooth)).mean()
 """
 
-MY_DATA = """
-import numpy as np
-
-class Squares:
-    classes = ["background", "square"]
-    ignore = None
-    folds = None
-
-    def __len__(self):
-        return 6
-
-    def __getitem__(self, i):
-        label = np.zeros((24, 24), int)
-        label[i:i + 12, 4:16] = 1
-        image = label[None] + np.random.default_rng(i).normal(0, 0.3, (1, 24, 24))
-        return {"image": image, "label": label, "spacing": (1.0, 1.0), "case": f"square{i}"}
-"""
-
 
 def study(folder: Path, **changes) -> Path:
     """Write my_study.yaml, with sections changed."""

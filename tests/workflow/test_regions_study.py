@@ -10,10 +10,10 @@ pytestmark = pytest.mark.slow
 
 def test_a_study_of_regions_runs_to_its_report(tmp_path):
     (tmp_path / "short.yaml").write_text(
-        "training: {steps: 6, batch_size: 2}\nexecution: {validate_every: 6, ledger: {every: 6}}\n"
+        "training: {steps: 6, batch_size: 2, patch_size: [32, 32]}\nexecution: {validate_every: 6, ledger: {every: 6}}\n"
     )
     config = str(REPOSITORY / "config/regions.yaml")
-    result = snakemake(tmp_path, "--configfile", config, "short.yaml")
+    result = snakemake(tmp_path, "--configfile", config, "short.yaml", "--until", "report")
     assert result.returncode == 0, result.stderr + result.stdout
     report = tmp_path / "results/regions/report"
     comparisons = pd.read_csv(report / "comparisons.csv")

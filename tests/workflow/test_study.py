@@ -1,7 +1,7 @@
 """The workflow, run for real, as a user runs it: from a folder of one's own."""
 
 import json
-import subprocess
+import os
 
 import numpy as np
 import pandas as pd
@@ -10,10 +10,8 @@ import yaml
 from PIL import Image
 
 from tests.helpers.workflow_runs import (
-    MY_DATA,
     MY_LOSSES,
     REPOSITORY,
-    SNAKEMAKE,
     STUDY,
     cells,
     jobs,
@@ -174,33 +172,12 @@ def test_a_bad_mask_is_refused_before_training(tmp_path):
     assert "rule train:" not in result.stderr
 
 
-def test_a_dataset_of_ones_own_beside_a_config_elsewhere(tmp_path):
-    """The config lies in another folder than the one that the workflow runs in."""
-    (tmp_path / "studies").mkdir()
-    (tmp_path / "studies/my_data.py").write_text(MY_DATA)
-    changes = {"matrix": {"dataset": ["squares"], "loss": ["dice"], "fold": [0]}}
-    config = study(
-        tmp_path / "studies",
-        datasets={"squares": {"_target_": "my_data.Squares", "folds": 2}},
-        **changes,
-    )
-    target = "results/study/squares/tiny/fold0/seed3/cases.parquet"
-    result = snakemake(tmp_path, target, "--configfile", str(config))
-    assert result.returncode == 0, result.stderr
-    table = pd.read_parquet(tmp_path / target)
-    assert set(table["class"]) == {"background", "square"}
-
-
 def test_a_dry_run_imports_no_torch(done):
     blocker = done[0] / "blocker"
     blocker.mkdir()
     (blocker / "torch.py").write_text("raise ImportError('torch was imported')")
     config = study(done[0], matrix={"seed": [8]})
-    result = snakemake(done[0], "--configfile", str(config), "-n", PYTHONPATH=str(blocker))
+    folders = os.pathsep.join([str(blocker), str(REPOSITORY / "src")])
+    result = snakemake(done[0], "--configfile", str(config), "-n", PYTHONPATH=folders)
     assert result.returncode == 0, result.stderr
     assert jobs(result.stdout + result.stderr)["train"] == 2
-
-
-def test_lint():
-    result = subprocess.run([SNAKEMAKE, "--lint"], cwd=REPOSITORY, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr + result.stdout
