@@ -190,13 +190,7 @@ def read_runs(experiment: Path, planned: Planned) -> pd.DataFrame:
 
 
 def _refuse_others(experiment: Path, settings: Experiment, runs: pd.DataFrame) -> None:
-    """See that the runs are those of the experiment, and those of a dataset of the same data.
-
-    Raises
-    ------
-    UserError
-        Names a run of other settings, code or data.
-    """
+    """Refuse a run of other settings, code or data than the experiment and the other runs have."""
     data_digests: dict[str, str] = {}
     specs: dict[tuple[str, ...], dict[str, Any]] = {}  # slow to make; folds and seeds differ alone
     columns = [*RUN, "digest", "data_digest"]
@@ -225,13 +219,7 @@ def _refuse_others(experiment: Path, settings: Experiment, runs: pd.DataFrame) -
 def _refuse_stale(
     experiment: Path, planned: Planned, runs: pd.DataFrame, digests: Sequence[dict[str, str]]
 ) -> None:
-    """See that the runs that were evaluated are those that are there.
-
-    Raises
-    ------
-    UserError
-        Names the cases.parquet of others: where a clock jumped, Snakemake may take it for new.
-    """
+    """Refuse cases.parquet of other runs: where a clock jumped, Snakemake may take it for new."""
     trained = iter(runs["digest"])  # in the order of `read_runs`
     for (keys, losses), evaluated in zip(planned, digests, strict=True):
         for loss in losses:
@@ -244,13 +232,7 @@ def _refuse_stale(
 def _complete_scores(
     experiment: Path, settings: Experiment, planned: Planned, cases: pa.Table
 ) -> list[Scores]:
-    """Arrange the rows of the blocks, and see that none is missing or there twice.
-
-    Raises
-    ------
-    UserError
-        That names the file of such a row.
-    """
+    """Arrange the rows of the blocks; refuse a file where one is missing or there twice."""
     try:
         groups = to_scores(cases, settings.matrix.loss)
     except DuplicateRowError as error:
