@@ -38,6 +38,7 @@ from lossbench.losses import (
     are_probabilities,
     build_loss,
     class_weights,
+    f_score,
     make_sync_free,
     one_hot,
 )
@@ -300,6 +301,16 @@ def test_adapters_are_the_libraries_losses():
     assert WassersteinDiceLoss()(logits, target) < equal  # mistakes among the foreground cost half
     with pytest.raises(UserError, match=r"distances: found \[2, 2\], expected \[3, 3\]"):
         WassersteinDiceLoss([[0, 1], [1, 0]])(logits, target)
+
+
+def test_beta_is_how_much_more_recall_counts_than_precision():
+    """As van Rijsbergen has it, from precision and recall."""
+    target = torch.tensor([[[1.0, 1, 1, 1, 0, 0]]])
+    found = torch.tensor([[[1.0, 0, 0, 0, 1, 0]]])
+    precision, recall = 1 / 2, 1 / 4
+    for beta in (0.5, 2.0):
+        expected = (1 + beta**2) * precision * recall / (beta**2 * precision + recall)
+        assert f_score(found, target, beta, smooth=0).item() == pytest.approx(expected)
 
 
 def test_f_score_loss_is_monai_s_dice_but_for_the_constant():

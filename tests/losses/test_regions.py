@@ -16,6 +16,7 @@ from lossbench.losses import (
     activation_problem,
     batch_loss,
     build_loss,
+    class_weights,
     make_sync_free,
 )
 from lossbench.losses.regions import sigmoid_form
@@ -207,3 +208,18 @@ def test_the_form_leaves_an_entry_as_it_is():
     }  # fmt: skip
     assert spec == {"_target_": "monai.losses.DiceLoss", "softmax": True}
     assert isinstance(build("dice_ce"), DiceBCELoss)
+
+
+def test_dice_and_binary_cross_entropy_have_a_factor_each():
+    logits, labels = batch()
+    target, weight = multi_hot(labels, REGIONS), torch.tensor([1.0, 2.0, 3.0])
+    loss = DiceBCELoss(lambda_dice=2.0, lambda_ce=0.5, weight=weight, sigmoid=True)
+    dice = monai.losses.DiceLoss(sigmoid=True, weight=weight)(logits, target)
+    weighted = nn.BCEWithLogitsLoss(weight.view(3, 1, 1))(logits, target)
+    assert torch.isclose(loss(logits, target), 2 * dice + 0.5 * weighted)
+
+
+def test_frequencies_of_regions_are_shares_of_the_labelled_voxels():
+    """Regions overlap: the sum of their voxels says nothing."""
+    weights = class_weights("inverse_frequency_raw", VOXELS, NAMES, labelled=LABELLED)
+    assert weights == pytest.approx([1 / 0.6, 1 / 0.3, 1 / 0.1])
