@@ -691,6 +691,14 @@ def test_long_names_are_wrapped_without_loss():
     lines = plotting.wrapped(name).split("\n")
     assert "".join(lines) == name
     assert all(len(a) + len(b) > 16 for a, b in pairwise(lines))
+    assert {len(line) for line in plotting.wrapped("x" * 64).split("\n")} == {16}
+
+
+def test_a_file_of_long_names_has_a_name_that_file_systems_take():
+    names = [plotting.stem("cases", "x" * 300, end) for end in "ab"]
+    assert names[0] != names[1]
+    assert max(map(len, names)) <= 200
+    assert plotting.stem("cases", "My data", 1) == "cases_my_data_1"
 
 
 def checked(folder, losses=LOSSES):

@@ -14,9 +14,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lossbench.common.files import whole
+from lossbench.common.provenance import sha256
 from lossbench.stages.report.results import Results
 
 WIDTH = 4.4  # inches: a third of a wide page, the whole of a narrow one
+MAX_STEM = 200  # letters: file systems end at 255 bytes
 MAX_LINES = 7  # in one plot, besides the reference; more losses cannot be told apart
 MAX_VECTOR_POINTS = 200  # of one figure; more are drawn as pixels, or the page gets heavy
 WEBP_QUALITY = 85  # of photographs on the page: a quarter of the PNG's size
@@ -85,8 +87,10 @@ def save(
 
 
 def stem(*parts: object) -> str:
-    """A file name of lower-case letters, digits and _."""
-    return re.sub(r"[^a-z0-9]+", "_", "_".join(map(str, parts)).lower()).strip("_")
+    """A file name of lower-case letters, digits and _; of long parts the beginning and a digest."""
+    text = "_".join(map(str, parts))
+    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    return name if len(name) <= MAX_STEM else f"{name[: MAX_STEM - 13]}_{sha256(text)[:12]}"
 
 
 def heading(dataset: str, model: str) -> str:
@@ -157,7 +161,7 @@ def line_groups(results: Results) -> list[list[str]]:
 def wrapped(name: str, width: int = 16) -> str:
     """A long name on several lines, broken at _ where it can be."""
     lines = [""]
-    for piece in re.findall(r"[^_]*_?", name):
+    for piece in re.findall(rf"[^_]{{1,{width}}}_?|_", name):
         if lines[-1] and len(lines[-1]) + len(piece) > width:
             lines.append("")
         lines[-1] += piece
