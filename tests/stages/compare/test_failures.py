@@ -9,6 +9,7 @@ from scipy import stats
 from lossbench.common.files import read_json, write_json
 from lossbench.config import Comparison, UserError
 from lossbench.stages.compare import compare
+from lossbench.stages.compare.failures import Missing
 from lossbench.stages.compare.plan import plan
 from lossbench.statistics import paired_difference
 from tests.helpers.fake_results import compare_files, write_experiment
@@ -57,6 +58,21 @@ def test_no_loss_wins_by_the_cases_that_it_misses(tmp_path, drop):
     said = (output / "verdict.txt").read_text()
     assert "ce lacks 18 values, dice 0, where the class is there (c06, c07, c08 and 3 more)" in said
     assert "no winner by results that miss more" in said
+
+
+def test_results_that_miss_more_take_the_verdict_that_they_gain_by():
+    for n_loss, taken in ((5, {"better", "equivalent"}), (0, {"worse", "equivalent"}), (1, set())):
+        lacks = Missing(n_loss, 1, 0.01, [])
+        verdicts = ("better", "worse", "equivalent", "undecided")
+        assert {verdict for verdict in verdicts if lacks.contradicts(verdict, 0.05)} == taken
+        assert not any(lacks.contradicts(verdict, 0.005) for verdict in verdicts)
+
+
+def test_a_case_that_a_loss_was_not_tried_on_is_no_failure_of_the_other(tmp_path):
+    values = {("dice", 0): [0.0] * 8 + [0.8] * 8, ("ce", 0): [np.nan] * 8 + [0.8] * 8}
+    _, output = compared(results(values), tmp_path)
+    ce = pd.read_csv(output / "failures.csv").set_index("loss").loc["ce"]
+    assert (ce["n_subjects"], ce["n_failed_reference"], ce["p_mcnemar"]) == (8, 8, 1)
 
 
 def test_a_miss_is_counted_with_one_seed(tmp_path):
