@@ -180,8 +180,11 @@ def test_a_loss_pays_for_what_it_does_not_find_with_the_diagonal(penalised, tmp_
     settings = read_json(experiment)
     settings["comparison"] |= {"metrics": ["hd95"], "margins": {"hd95": 0.1}}
     write_json(experiment, settings)
-    if not penalised:  # then the cases are missing, and count as that
-        (experiment.parents[1] / "datasets/hippocampus/cases.csv").unlink()
+    file = experiment.parents[1] / "datasets/hippocampus/cases.csv"
+    if penalised:
+        pd.read_csv(file).assign(spacing="0.5x2.0").to_csv(file, index=False)
+    else:  # then the cases are missing, and count as that
+        file.unlink()
     for file in experiment.parent.glob("*/*/*/*/cases.parquet"):
         table = pd.read_parquet(file)
         rng = np.random.default_rng(int(table["seed"].iloc[0]))
@@ -209,7 +212,7 @@ def test_a_loss_pays_for_what_it_does_not_find_with_the_diagonal(penalised, tmp_
     pilot = pd.read_csv(tmp_path / "plan.csv").set_index("class").loc["anterior"].iloc[0]
     assert pilot["pilot_cases"] == (18 if penalised else 8), "as compare has it"
     if penalised:
-        paid = (8 * 2.5 + 10 * 16 * 2**0.5) / 18  # of 16 x 16 pixels
+        paid = (8 * 2.5 + 10 * np.hypot(8, 32)) / 18  # of 16 x 16 pixels of 0.5 x 2
         assert means["other", "anterior", "hd95_penalised"] == pytest.approx(paid, abs=0.05)
         assert row["difference"] == pytest.approx(paid - 3, abs=0.05)
 
