@@ -36,7 +36,6 @@ from lossbench.config.sections import Comparison as Comparison
 from lossbench.config.sections import Component as Component
 from lossbench.config.sections import Execution as Execution
 from lossbench.config.sections import Loss as Loss
-from lossbench.config.sections import Matrix as Matrix
 from lossbench.config.sections import Training as Training
 from lossbench.config.validate import validate as validate
 from lossbench.config.yaml_files import typed as typed

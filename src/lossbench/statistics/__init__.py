@@ -1,6 +1,5 @@
 """Pure functions on arrays: differences, looks, plans, resampling. No files, no pandas."""
 
-from lossbench.statistics.bootstrap import Ranks as Ranks
 from lossbench.statistics.bootstrap import mean_interval as mean_interval
 from lossbench.statistics.bootstrap import ranks as ranks
 from lossbench.statistics.differences import Difference as Difference
@@ -25,7 +24,6 @@ from lossbench.statistics.sequential import decide_rounds as decide_rounds
 from lossbench.statistics.sequential import more_rounds_lack as more_rounds_lack
 from lossbench.statistics.training_sets import on_same_cases as on_same_cases
 from lossbench.statistics.training_sets import share_training_sets as share_training_sets
-from lossbench.statistics.tuning import Peak as Peak
 from lossbench.statistics.tuning import expected_best as expected_best
 from lossbench.statistics.tuning import peak as peak
 from lossbench.statistics.variance_components import Components as Components
