@@ -82,6 +82,7 @@ class Stock:
         preprocessed = folder / "nnUNet_preprocessed/Dataset004_Hippocampus"
         plans = preprocessed / "nnUNetPlans.json"
         if not plans.exists():
+            shutil.rmtree(folder / "nnUNet_raw", ignore_errors=True)  # of a run that failed
             raw_dataset(data, folder / "nnUNet_raw/Dataset004_Hippocampus")
             plan = [
                 bin_ / "nnUNetv2_plan_and_preprocess",
@@ -155,6 +156,7 @@ def ours_ready(folder: Path, data: Prepared, network: dict, speed: str) -> Run:
     spec["model"] |= network
     execution = experiment.execution.model_dump() | {"ledger": None, "speed": speed}
     batches = Batches(data, 0, 0, spec["training"], pick_device())
+    batches.users = 1
     return Run(spec, execution, folder / f"run_{speed}", data, batches)
 
 

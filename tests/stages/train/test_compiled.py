@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import lossbench.stages.train.compiled as compiled
+import lossbench.stages.train.loop
 from lossbench.common.files import read_json
 from tests.helpers.trainings import (
     LOSSES,
@@ -61,6 +62,39 @@ def test_a_short_block_is_not_compiled(phantom, tmp_path, compilations, monkeypa
     monkeypatch.setitem(compiled.LONG, "cpu", HOUR)
     assert used(run(block(tmp_path, phantom, LOSSES), phantom)) == [False, False]
     assert not compilations[0]
+
+
+def test_the_first_step_does_not_say_how_long_all_take(
+    phantom, tmp_path, compilations, monkeypatch
+):
+    """It loads the kernels of a GPU and chooses how steps are taken, which takes seconds."""
+    said, now, real = [], [0.0], lossbench.stages.train.loop.take_step
+
+    def take_step(run):
+        now[0] += 0.5 if run.step else 1000.0
+        real(run)
+
+    loop = lossbench.stages.train.loop
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(loop, "take_step", take_step)
+    monkeypatch.setattr(loop, "compile_networks", lambda *given: said.append(given[2]))
+    run(block(tmp_path, phantom, LOSSES), phantom)
+    assert said == [18.0]  # two losses, 20 steps, of which two are done
+
+
+def test_a_compiled_step_is_measured_as_it_would_be_taken(
+    phantom, tmp_path, compilations, monkeypatch, caplog
+):
+    """As a graph, where there is one: that of the plain network may be faster."""
+    caplog.set_level("INFO")
+
+    def slow(update, run, images, labels):
+        run.forward.speed = 2.0
+        return update
+
+    monkeypatch.setattr(compiled, "fastest", slow)
+    assert used(run(block(tmp_path, phantom, LOSSES), phantom)) == [False, False]
+    assert "0.50 times as fast" in caplog.text
 
 
 def test_a_long_one_is_all_losses_or_none(phantom, tmp_path, compilations, caplog):

@@ -15,6 +15,7 @@ from lossbench.common.provenance import run_digest
 from lossbench.config import FreshProcessError
 from lossbench.stages.train.compiled import compile_networks
 from lossbench.stages.train.gpu_errors import VARIABLE, GpuErrors, gpu_errors
+from lossbench.stages.train.loop import optimise
 from lossbench.stages.train.speed import fastest
 from tests.helpers.trainings import DICE, block, run
 
@@ -82,19 +83,19 @@ def test_a_capture_that_breaks_the_gpu_costs_that_loss_its_graph(phantom, monkey
 def test_a_compilation_that_breaks_the_gpu_costs_the_block_its_compiled_networks(monkeypatch):
     class Plain:
         name, execution, device = "dice", {"speed": "auto"}, torch.device("cuda")
-        model, engine = nn.Identity(), {}
+        model, engine, update = nn.Identity(), {"graph": True}, None
 
-    def breaks(run, optimise):
+    def breaks(run, update, choose=False):
         if getattr(run, "forward", run.model) is not run.model:
             raise torch.AcceleratorError(ASSERT)
         return 1.0, torch.ones(2)
 
     monkeypatch.setattr("lossbench.stages.train.compiled._measured", breaks)
     with pytest.raises(FreshProcessError, match="while the network was compiled") as error:
-        compile_networks([Plain()], None, 1e9, set())
+        compile_networks([Plain()], optimise, 1e9, set())
     monkeypatch.setenv(VARIABLE, error.value.environment[VARIABLE])
     run = Plain()
-    compile_networks([run], None, 1e9, set())
+    compile_networks([run], optimise, 1e9, set())
     assert not hasattr(run, "forward")
 
 

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from lossbench.common.device import wait_for
 from lossbench.config import duration
 from lossbench.stages.train.gpu_errors import gpu_errors
-from lossbench.stages.train.speed import snapshot
+from lossbench.stages.train.speed import Update, fastest, snapshot
 
 if TYPE_CHECKING:
     from lossbench.stages.train.run import Run
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 LONG = {"cpu": 3600.0, "cuda": 900.0}
 GAIN = 1.05  # below which the plain network stays
 TOLERANCE = 1e-3  # of loss and gradient norm
-STEPS = 3  # timed, after a first one
+STEPS = {"cpu": 3, "cuda": 20}  # timed, after a first one
 
 
 def compile_networks(
@@ -33,7 +34,9 @@ def compile_networks(
 ) -> None:
     """Compile the networks of a block where that pays, measured on the first of them.
 
-    All that is changed is `forward` of each run, and what `engine` says of it.
+    On a GPU a graph of the compiled network is compared with one of the plain network, where there
+    is one: that of a small network gains more than compiled kernels do. All that is changed is
+    `forward` of each run, and what `engine` says of it.
 
     Parameters
     ----------
@@ -55,12 +58,13 @@ def compile_networks(
     if plain_is_set or not (before or long):
         return
     log.info("the steps take up to %s: compiling, a minute or more", duration(seconds))
-    plain, expected = _measured(run, optimise)
+    eager, graph = partial(optimise, run), run.engine["graph"]
+    plain, expected = _measured(run, run.update or eager)
     for each in runs:
         each.forward = torch.compile(each.model, dynamic=False)
     reason = ""
     try:
-        compiled, found = _measured(run, optimise)
+        compiled, found = _measured(run, eager, choose=True)
         if not torch.allclose(found, expected, rtol=TOLERANCE):
             reason = f"loss and gradient norm {found.tolist()} in place of {expected.tolist()}"
         elif not before and plain < GAIN * compiled:
@@ -71,28 +75,34 @@ def compile_networks(
         reason = str(error).strip().partition("\n")[0]
     if reason:
         log.info("the network is not compiled after all: %s", reason)
+        run.engine["graph"] = graph
     else:
         log.info("compiled, a step is %.2f times as fast", plain / compiled)
     for each in runs:
         each.engine["compiled"] = not reason
-        each.forward = each.model if reason else each.forward
-        if each.device.type == "cuda":
+        if reason:
+            each.forward = each.model
+        elif each.device.type == "cuda":
             each.update = None  # a graph holds the kernels of the plain network
 
 
-def _measured(
-    run: "Run", optimise: Callable[["Run", Tensor, Tensor], tuple[Tensor, Tensor]]
-) -> tuple[float, Tensor]:
-    """Seconds of a step, and the loss and gradient norm of a first one; all are taken back."""
+def _measured(run: "Run", update: Update, choose: bool = False) -> tuple[float, Tensor]:
+    """Seconds of a step, and the loss and gradient norm of a first one; all are taken back.
+
+    `choose`: the fastest way to take the steps is looked for after the first one.
+    """
     batch, restore = run.batches(run.step), snapshot(run)
     run.seed_step(run.step)
+    steps = STEPS[run.device.type]
     try:
-        first = torch.stack(optimise(run, batch.images, batch.labels))
+        first = torch.stack(update(batch.images, batch.labels))
+        if choose:
+            update = fastest(update, run, batch.images, batch.labels)
         wait_for(run.device)
         begin = time.perf_counter()
-        for _ in range(STEPS):
-            optimise(run, batch.images, batch.labels)
+        for _ in range(steps):
+            update(batch.images, batch.labels)
         wait_for(run.device)
-        return (time.perf_counter() - begin) / STEPS, first
+        return (time.perf_counter() - begin) / steps, first
     finally:
         restore()

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from lossbench.common.device import device_name, memory_size, peak_memory
+from lossbench.common.device import device_name, memory_size, peak_memory, wait_for
 from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
 from lossbench.common.progress import INTERVAL, time_left
@@ -59,7 +59,11 @@ def train_runs(
     bar = tqdm(total=remaining, unit="step", disable=None, leave=False)  # on a terminal
     with bar, logging_redirect_tqdm():
         for step in range(first, last):
-            if step == first + (not compiled):  # else the first step says how long all will take
+            if step == first + 1:  # not timed: it chooses how, and loads the kernels of a GPU
+                wait_for(runs[0].device)
+                begin = time.monotonic()
+            if step == (first if compiled else first + 2):  # the second says how long all will take
+                wait_for(runs[0].device)
                 left = (time.monotonic() - begin) * (last - step)
                 active = [r for r in runs if r.status == "training" and r.name not in failures]
                 if active:
