@@ -26,6 +26,7 @@ import lossbench.stages.train.run
 from lossbench.common.files import read_json, write_json
 from lossbench.common.provenance import run_digest, state_digest
 from lossbench.config import UserError, canonical
+from lossbench.datasets.batches import FNV_PRIME, Batches
 from lossbench.datasets.prepared import Prepared
 from lossbench.losses import build_loss
 from lossbench.models import build_model, load_run, to_device
@@ -773,6 +774,14 @@ def test_a_step_that_cannot_be_a_graph_is_taken_eagerly(monkeypatch, caplog):
     assert choose_update(update, on_gpu, None, None) is update
     assert on_gpu.engine == {"graph": False}
     assert "dice: takes its steps without a CUDA graph (the step copies" in caplog.text
+
+
+def test_the_batch_digest_is_of_all_batches_in_their_order(trained, phantom):
+    spec, digest = read_json(trained / "dice" / "run.json"), 0
+    batches = Batches(phantom, spec["fold"], spec["seed"], spec["training"], torch.device("cpu"))
+    for step in range(spec["training"]["steps"]):
+        digest = (digest * FNV_PRIME + batches(step).checksum.item()) % 2**64
+    assert read_json(trained / "dice" / "status.json")["batch_digest"] == f"{digest:016x}"
 
 
 class Scheduled(nn.Module):
