@@ -1,5 +1,6 @@
 """What several tests share."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,16 @@ LONG = {"workflow", "cluster", "test_studies.py", "test_readme.py"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first, so that two workers end at about the same time."""
     items.sort(key=lambda item: not LONG & {item.path.name, item.path.parent.name})
+
+
+def pytest_collection_finish() -> None:
+    """Nobody looks for garbage in the imports of all tests any more, which takes most of a second."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Libraries complain at the end of what nobody takes apart."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
