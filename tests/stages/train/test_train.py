@@ -784,6 +784,23 @@ def test_the_batch_digest_is_of_all_batches_in_their_order(trained, phantom):
     assert read_json(trained / "dice" / "status.json")["batch_digest"] == f"{digest:016x}"
 
 
+def test_a_row_of_the_history_is_a_mean_since_the_row_before(tmp_path, phantom):
+    rows = {}
+    for every in (1, 7):
+        folder = run(
+            block(tmp_path / str(every), phantom, {"dice": DICE}, log_every=every), phantom
+        )
+        rows[every] = pd.read_csv(folder / "dice/history.csv").set_index("step")
+    columns = ["train/loss", "train/gradient_norm"]
+    single, means = (rows[every].loc[1:, columns].dropna() for every in (1, 7))
+    assert means.index.tolist() == [7, 10, 14, 20], "also where it is validated, and of the last"
+    for begin, end in ((1, 7), (8, 10), (11, 14), (15, 20)):
+        assert means.loc[end].tolist() == pytest.approx(single.loc[begin:end].mean().tolist())
+    assert len(single) == 20
+    at = SimpleNamespace(step=20, steps=20, execution={"validate_every": 7}, ledger=None)
+    assert lossbench.stages.train.run.Run.is_due(at, "validate_every"), "the last step always"
+
+
 class Scheduled(nn.Module):
     """A loss that takes the step."""
 
