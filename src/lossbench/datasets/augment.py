@@ -161,14 +161,13 @@ def _rotation(angles: list[Tensor]) -> Tensor:
     if len(angles) == 1:
         c, s = angles[0].cos(), angles[0].sin()
         return torch.stack([torch.stack([c, -s], -1), torch.stack([s, c], -1)], -2)
-    matrix = torch.eye(3).expand(len(angles[0]), 3, 3)
-    for axis, angle in enumerate(angles):
-        i, j = (axis + 1) % 3, (axis + 2) % 3
-        turn = torch.eye(3).repeat(len(angle), 1, 1)
-        turn[:, i, i], turn[:, j, j] = angle.cos(), angle.cos()
-        turn[:, i, j], turn[:, j, i] = -angle.sin(), angle.sin()
-        matrix = turn @ matrix
-    return matrix
+    cos, sin = torch.stack(angles).cos(), torch.stack(angles).sin()
+    axis = torch.arange(3)
+    i, j = (axis + 1) % 3, (axis + 2) % 3
+    turns = torch.eye(3).repeat(3, len(angles[0]), 1, 1)
+    turns[axis, :, i, i] = turns[axis, :, j, j] = cos
+    turns[axis, :, i, j], turns[axis, :, j, i] = -sin, sin
+    return turns[2] @ (turns[1] @ turns[0])
 
 
 def _gamma(images: Tensor, exponent: Tensor) -> Tensor:
