@@ -26,7 +26,7 @@ from lossbench.common.provenance import state_digest
 from lossbench.datasets.prepared import Prepared
 from lossbench.stages.train.loop import optimise, take_step
 from lossbench.stages.train.run import Run
-from lossbench.stages.train.speed import set_global_flags
+from lossbench.stages.train.speed import AUTOTUNED_STEPS, set_global_flags
 
 # Network -> size of its images, and how many make a batch.
 NETWORKS = {"unet_small": ([96, 96], 4), "unet": ([256, 256], 16), "dynunet": (VOLUME, 9)}
@@ -57,7 +57,7 @@ def block(
 ) -> list[Run]:
     """Runs of a block, ready for their first step."""
     size, batch_size = NETWORKS[network]
-    set_global_flags(speed)
+    set_global_flags(speed, AUTOTUNED_STEPS)  # as in a long training
     settings = {"network": network, "patch_size": size, "batch_size": batch_size, "speed": speed}
     return started(data, losses, **settings)
 

@@ -14,6 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossbench.common.files import read_json
+from lossbench.common.global_state import preserve_global_state
 from lossbench.datasets.batches import Batch, Batches
 from lossbench.models import build_model, to_device
 from lossbench.stages.check.cost import block_cost
@@ -21,6 +22,7 @@ from lossbench.stages.check.preflight import preflight
 from lossbench.stages.evaluate import evaluate
 from lossbench.stages.train.loop import optimise, take_step
 from lossbench.stages.train.run import Run
+from lossbench.stages.train.speed import set_global_flags
 from tests.helpers.catalogue import CATALOGUE, TWO_CLASSES_ALONE
 from tests.helpers.check_runs import SMALL, experiment_of
 from tests.helpers.trainings import DICE, MODELS, Interrupted, block, killed_at, run
@@ -111,6 +113,16 @@ def test_a_network_stays_on_the_device_and_reads_nothing(kind, name, request):
     logits = model(torch.empty(2, 1, *size, device=META))
     assert logits.shape == (2, len(data.classes), *size)
     logits.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("speed", "steps", "tried"),
+    [("auto", 600, False), ("auto", 37_500, True), ("exact", 37_500, False)],
+)
+def test_cudnn_tries_its_algorithms_where_that_pays(speed, steps, tried):
+    with preserve_global_state():
+        set_global_flags(speed, steps)
+        assert torch.backends.cudnn.benchmark is tried
 
 
 class Pretended(TorchDispatchMode):

@@ -113,7 +113,9 @@ def _train(
     runs, failures = [], {}
     # What evaluates the runs in this process is not changed by how they were trained.
     with StopSignal() as stop, preserve_global_state():
-        set_global_flags(execution["speed"])
+        set_global_flags(
+            execution["speed"], sum(spec["training"]["steps"] for spec in specs.values())
+        )
         for name, spec in specs.items():
             key = batch_settings(spec["training"])
             if key not in streams:

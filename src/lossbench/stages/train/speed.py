@@ -19,15 +19,21 @@ log = logging.getLogger(__name__)
 # Images (B, C, *S) and labels (B, *S) of a batch -> loss and gradient norm, scalars on the device.
 Update = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 WARMUP_STEPS = 3  # before a step is captured, as PyTorch's notes on CUDA graphs have it
+# Steps of a process from which cuDNN tries its algorithms. On an H100 the first step of unet_small
+# took 17 s longer for it: 0.9 ms in each of so many.
+AUTOTUNED_STEPS = 20_000
 
 
-def set_global_flags(speed: str) -> None:
-    """Set what torch keeps for the whole process; `exact` has no operation that may vary."""
+def set_global_flags(speed: str, steps: int) -> None:
+    """Set what torch keeps for the whole process, which takes so many steps.
+
+    `exact` has no operation that may vary.
+    """
     exact = speed == "exact"
     # cuBLAS reads this when it is first used; a deterministic one needs it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(exact, warn_only=True)
-    torch.backends.cudnn.benchmark = not exact  # shapes are the same in all steps
+    torch.backends.cudnn.benchmark = not exact and steps >= AUTOTUNED_STEPS
 
 
 def choose_update(update: Update, run: "Run", images: Tensor, labels: Tensor) -> Update:
