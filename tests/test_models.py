@@ -1,7 +1,5 @@
 """Predictions of whole cases."""
 
-import logging
-
 import numpy as np
 import pytest
 import torch

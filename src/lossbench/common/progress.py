@@ -51,6 +51,16 @@ def never_silent(stage: str) -> Iterator[None]:
         logging.getLogger().removeHandler(last)
 
 
+@contextmanager
+def position(line: Callable[[], str]) -> Iterator[None]:
+    """Give `never_silent` the line that says how far the loop within is."""
+    _positions.append(line)
+    try:
+        yield
+    finally:
+        _positions.remove(line)
+
+
 def time_left(begin: float, done: int, total: int) -> str:
     """How long the rest takes at the pace since `begin`, by time.monotonic(): about 40 s left."""
     return f"about {duration((time.monotonic() - begin) / done * (total - done))} left"
@@ -77,18 +87,14 @@ def progress(
     """
     begin, number = time.monotonic(), 0
 
-    def position() -> str:
+    def line() -> str:
         if total is None or not number:
             return f"{what} {number}{'' if total is None else f' of {total}'} cases"
         return f"{what} {number} of {total} cases, {time_left(begin, number, total)}"
 
     bar = tqdm(total=total, unit="case", disable=None, leave=False)  # on a terminal
-    _positions.append(position)
-    try:
-        with bar, logging_redirect_tqdm():
-            for item in items:
-                yield item
-                number += size(item)
-                bar.update(size(item))
-    finally:
-        _positions.remove(position)
+    with bar, logging_redirect_tqdm(), position(line):
+        for item in items:
+            yield item
+            number += size(item)
+            bar.update(size(item))

@@ -21,6 +21,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
+import lossbench.common.progress
 import lossbench.stages.train.loop
 import lossbench.stages.train.run
 from lossbench.common.files import read_json, write_json
@@ -985,6 +986,8 @@ def test_losses_take_each_step_in_turn_and_one_batch_is_alive(tmp_path, phantom,
     order, alive, real = [], [], lossbench.stages.train.loop.take_step
 
     def noted(run):
+        line = lossbench.common.progress._positions[-1]()  # what the log says after 30 s of silence
+        assert line.startswith(f"step {run.step + 1} of 20, about ")
         order.append((run.step, run.name))
         real(run)
         alive.append(run.batches.current[0])

@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from lossbench.common.device import device_name, memory_size, peak_memory, wait_for
 from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
-from lossbench.common.progress import INTERVAL, time_left
+from lossbench.common.progress import position, time_left
 from lossbench.config import FreshProcessError, UserError
 from lossbench.datasets.batches import FNV_PRIME
 from lossbench.losses import batch_loss
@@ -53,11 +53,15 @@ def train_runs(
     failures: dict[str, str] = {}
     first, last = min(run.step for run in runs), max(run.steps for run in runs)
     remaining = sum(run.steps - run.step for run in runs)
-    begin = shown = time.monotonic()
+    begin, step = time.monotonic(), first
     engines = [*finished, *(run.engine for run in runs if run.step)]
     compiled = {engine["compiled"] for engine in engines}
+
+    def line() -> str:
+        return f"step {step + 1} of {last}, {time_left(begin, step + 1 - first, last - first)}"
+
     bar = tqdm(total=remaining, unit="step", disable=None, leave=False)  # on a terminal
-    with bar, logging_redirect_tqdm():
+    with bar, logging_redirect_tqdm(), position(line):
         for step in range(first, last):
             if step == first + 1:  # not timed: it chooses how, and loads the kernels of a GPU
                 wait_for(runs[0].device)
@@ -79,10 +83,6 @@ def train_runs(
                 bar.update()
                 if stop.signal:
                     checkpoint_and_exit([r for r in runs if r.name not in failures], stop)
-            if time.monotonic() - shown > INTERVAL:
-                shown = time.monotonic()
-                left = time_left(begin, step + 1 - first, last - first)
-                log.info("step %d of %d, %s", step + 1, last, left)
     for run in runs:
         if run.name not in failures:
             with isolate_failures(run.name, failures, run):
