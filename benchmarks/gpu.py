@@ -24,9 +24,9 @@ from benchmarks.training import LOSSES, VOLUME, drawn, started, stepping
 from lossbench.common.device import peak_memory, pick_device, wait_for
 from lossbench.common.provenance import state_digest
 from lossbench.datasets.prepared import Prepared
+from lossbench.stages.train.cuda_graph import AUTOTUNED_STEPS, set_global_flags
 from lossbench.stages.train.loop import optimise, take_step
 from lossbench.stages.train.run import Run
-from lossbench.stages.train.speed import AUTOTUNED_STEPS, set_global_flags
 
 # Network -> size of its images, and how many make a batch.
 NETWORKS = {"unet_small": ([96, 96], 4), "unet": ([256, 256], 16), "dynunet": (VOLUME, 9)}

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
+from lossbench.common.data_files import source_record
 from lossbench.common.files import read_json, write_json
 from lossbench.common.provenance import run_digest
-from lossbench.common.sources import source_record
 from lossbench.config import load
 from lossbench.overview import low_power, overview
 from lossbench.statistics import Difference, decide

@@ -9,10 +9,10 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
+from lossbench.common.data_files import sources_version
 from lossbench.common.files import block_folder, read_json
 from lossbench.common.provenance import run_digest
 from lossbench.common.rounds import last_look, look_file, planned_blocks
-from lossbench.common.sources import sources_version
 from lossbench.common.tuning import run_of, tuned
 from lossbench.common.user_code import changed_files
 from lossbench.config import (

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 import lossbench.stages.prepare
+from lossbench.common.data_files import sources_version
 from lossbench.common.files import read_json
 from lossbench.common.provenance import sha256
-from lossbench.common.sources import sources_version
 from lossbench.common.user_code import code_of
 from lossbench.config import Training, UserError
 from lossbench.datasets import ImageFolder, Phantom

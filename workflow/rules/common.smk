@@ -9,7 +9,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-from lossbench.common.sources import sources_version
+from lossbench.common.data_files import sources_version
 from lossbench.common.tuning import rates_file, tuned
 from lossbench.config import UserError
 from lossbench.overview import overview

@@ -1,7 +1,7 @@
 """The user's own code: the files behind a `_target_`, found and read, never imported.
 
 With the files that this code or its keywords name, such as weights. What code opens by a name that
-it computes is seen when it does so: `common.reads`.
+it computes is seen when it does so: `common.files_read`.
 """
 
 import ast

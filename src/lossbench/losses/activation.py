@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lossbench.losses.facts import ACTIVATION_ARGUMENTS
+from lossbench.losses.known_losses import ACTIVATION_ARGUMENTS
 from lossbench.losses.targets import example_target
 from lossbench.losses.watch import WatchActivations
 

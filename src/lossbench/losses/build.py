@@ -12,7 +12,7 @@ from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import instantiate
 from lossbench.config import UserError, unnamed
 from lossbench.datasets.prepared import IGNORE, Prepared
-from lossbench.losses.facts import NOT_CALLED, WEIGHT_KEYS, WEIGHTS_OF_ALL_CLASSES
+from lossbench.losses.known_losses import NOT_CALLED, WEIGHT_KEYS, WEIGHTS_OF_ALL_CLASSES
 from lossbench.losses.masked import MaskedLoss
 from lossbench.losses.regions import RegionLoss, sigmoid_form
 from lossbench.losses.schedule import add_schedule, set_step

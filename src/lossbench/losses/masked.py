@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lossbench.config import UserError
-from lossbench.losses.facts import TERMS
+from lossbench.losses.known_losses import TERMS
 from lossbench.losses.targets import example_target
 
 TOLERANCE = 1e-5  # relative, of losses that are the same but for the order of summation

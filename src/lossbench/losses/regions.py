@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from lossbench.common.instantiate import locate
 from lossbench.config import UserError
-from lossbench.losses.facts import EXCLUSIVE
+from lossbench.losses.known_losses import EXCLUSIVE
 
 HERE = "lossbench.losses"
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from lossbench.losses.facts import SYNC_FREE_DICE
+from lossbench.losses.known_losses import SYNC_FREE_DICE
 
 
 def make_sync_free(loss: nn.Module) -> nn.Module:

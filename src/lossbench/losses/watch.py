@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lossbench.losses.facts import SIGMOID, SOFTMAX
+from lossbench.losses.known_losses import SIGMOID, SOFTMAX
 
 
 class WatchActivations(TorchFunctionMode):

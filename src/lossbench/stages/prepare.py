@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossbench.common import sources
+from lossbench.common import data_files
 from lossbench.common.files import checksums, digest_of, read_json, whole, write_json
+from lossbench.common.files_read import record_reads
 from lossbench.common.instantiate import instantiate
 from lossbench.common.provenance import sha256
-from lossbench.common.reads import record_reads
 from lossbench.common.user_code import refuse_other_code
 from lossbench.config import UserError, canonical
 from lossbench.datasets import ImageFolder
@@ -73,7 +73,7 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     """
     entry = read_json(dataset)
     where = f"datasets.{entry['name']}"
-    root = Path(data_root) if data_root else sources.data_root()
+    root = Path(data_root) if data_root else data_files.data_root()
     refuse_other_code(entry.get("code", {}), dataset.name, entry["spec"], with_data=False)
     with record_reads() as reads:
         source = instantiate(entry["spec"], object, where, {"data_root": str(root)})
@@ -81,7 +81,7 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     classes, regions = regions_of(source, entry, where)
     order = class_order(source, entry, regions, where)
     # Before the cases are read: what changes from here on is another version.
-    record = sources.source_record(source, entry["spec"], root, entry.get("files", ""))
+    record = data_files.source_record(source, entry["spec"], root, entry.get("files", ""))
     code = entry.get("code", {}).values()
     normalisation = entry.get("normalisation", "z_score")
     # Labels as their files have them are kept where those of the training are resampled.
@@ -118,8 +118,8 @@ def prepare(dataset: Path, output: Path, data_root: str | None = None) -> None:
     reads += [path for path in more_reads if not path.is_relative_to(output.absolute())]
     # Modules whose digest is known are no data.
     known = {path for path in reads if path.suffix == ".py" and digest_of(path) in code}
-    sources.add_reads(record, [path for path in reads if path not in known], root)
-    write_json(output / sources.RECORD, record)
+    data_files.add_reads(record, [path for path in reads if path not in known], root)
+    write_json(output / data_files.RECORD, record)
     write_json(output / "classes.json", info | {"sha256": sums})
     _log_summary(cases, info)
 

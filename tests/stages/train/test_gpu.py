@@ -20,9 +20,9 @@ from lossbench.models import build_model, to_device
 from lossbench.stages.check.cost import block_cost
 from lossbench.stages.check.preflight import preflight
 from lossbench.stages.evaluate import evaluate
+from lossbench.stages.train.cuda_graph import set_global_flags
 from lossbench.stages.train.loop import optimise, take_step
 from lossbench.stages.train.run import Run
-from lossbench.stages.train.speed import set_global_flags
 from tests.helpers.catalogue import CATALOGUE, TWO_CLASSES_ALONE
 from tests.helpers.check_runs import SMALL, experiment_of
 from tests.helpers.trainings import DICE, MODELS, Interrupted, block, killed_at, run

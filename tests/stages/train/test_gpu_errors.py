@@ -14,9 +14,9 @@ from lossbench.common.files import read_json
 from lossbench.common.provenance import run_digest
 from lossbench.config import FreshProcessError
 from lossbench.stages.train.compiled import compile_networks
+from lossbench.stages.train.cuda_graph import fastest
 from lossbench.stages.train.gpu_errors import VARIABLE, GpuErrors, gpu_errors
 from lossbench.stages.train.loop import optimise
-from lossbench.stages.train.speed import fastest
 from tests.helpers.trainings import DICE, block, run
 
 REPOSITORY = Path(__file__).parents[3]
@@ -73,7 +73,7 @@ def test_a_capture_that_breaks_the_gpu_costs_that_loss_its_graph(phantom, monkey
     def fails(*arguments):
         raise torch.AcceleratorError(ASSERT)
 
-    monkeypatch.setattr("lossbench.stages.train.speed.capture_cuda_graph", fails)
+    monkeypatch.setattr("lossbench.stages.train.cuda_graph.capture_cuda_graph", fails)
     with pytest.raises(FreshProcessError, match="while a CUDA graph was made") as error:
         fastest(update, Captured(), torch.zeros(1), torch.zeros(1))
     monkeypatch.setenv(VARIABLE, error.value.environment[VARIABLE])

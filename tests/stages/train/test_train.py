@@ -31,9 +31,9 @@ from lossbench.datasets.batches import FNV_PRIME, Batches
 from lossbench.datasets.prepared import Prepared
 from lossbench.losses import build_loss
 from lossbench.models import build_model, load_run, to_device
+from lossbench.stages.train.cuda_graph import choose_update, warm_up
 from lossbench.stages.train.finished_runs import FILES, is_finished
 from lossbench.stages.train.loop import learning_rate
-from lossbench.stages.train.speed import choose_update, warm_up
 from tests.helpers.trainings import (
     DICE,
     LOSSES,
@@ -766,7 +766,7 @@ def test_a_step_that_cannot_be_a_graph_is_taken_eagerly(monkeypatch, caplog):
     def refused(*given):
         raise RuntimeError("the step copies from the CPU to the GPU")
 
-    monkeypatch.setattr("lossbench.stages.train.speed.capture_cuda_graph", refused)
+    monkeypatch.setattr("lossbench.stages.train.cuda_graph.capture_cuda_graph", refused)
     on_gpu = SimpleNamespace(
         name="dice", execution={"speed": "auto"}, device=torch.device("cuda"),
         engine={"graph": False}, loss=nn.Identity(), batches=ELSEWHERE,
@@ -816,7 +816,8 @@ def test_a_loss_that_takes_the_step_is_no_graph(monkeypatch, caplog):
     caplog.set_level("INFO", "lossbench")
     captured = []
     monkeypatch.setattr(
-        "lossbench.stages.train.speed.capture_cuda_graph", lambda *given: captured.append(given)
+        "lossbench.stages.train.cuda_graph.capture_cuda_graph",
+        lambda *given: captured.append(given),
     )
     spec = {"_target_": f"{__name__}.Scheduled"}
     for loss in (spec, {"_target_": "lossbench.losses.Scaled", "loss": spec}):

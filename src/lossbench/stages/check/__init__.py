@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lossbench.common.files import digest_of, write_json
+from lossbench.common.files_read import record_reads
 from lossbench.common.global_state import preserve_global_state
 from lossbench.common.instantiate import location_of
 from lossbench.common.provenance import run_digest
 from lossbench.common.quick_imports import UNUSED, quick_imports
-from lossbench.common.reads import record_reads
 from lossbench.common.user_code import refuse_other_code
 from lossbench.config import ConfigError, Experiment, UserError, load
 from lossbench.datasets.prepared import Prepared

@@ -18,11 +18,11 @@ from lossbench.common.user_code import refuse_other_code
 from lossbench.config import UserError
 from lossbench.datasets.batches import Arrays, Batches, batch_settings
 from lossbench.datasets.prepared import Prepared
+from lossbench.stages.train.cuda_graph import set_global_flags
 from lossbench.stages.train.finished_runs import is_finished, link_run
 from lossbench.stages.train.gpu_errors import gpu_errors
 from lossbench.stages.train.loop import isolate_failures, train_runs
 from lossbench.stages.train.run import Run
-from lossbench.stages.train.speed import set_global_flags
 from lossbench.stages.train.stop import StopSignal
 
 log = logging.getLogger(__name__)

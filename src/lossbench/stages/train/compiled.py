@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lossbench.common.device import wait_for
 from lossbench.config import duration
+from lossbench.stages.train.cuda_graph import Update, fastest, snapshot
 from lossbench.stages.train.gpu_errors import gpu_errors
-from lossbench.stages.train.speed import Update, fastest, snapshot
 
 if TYPE_CHECKING:
     from lossbench.stages.train.run import Run

@@ -22,9 +22,9 @@ from lossbench.datasets.batches import FNV_PRIME
 from lossbench.losses import batch_loss
 from lossbench.models import changed_input, set_learning_rate
 from lossbench.stages.train.compiled import compile_networks
+from lossbench.stages.train.cuda_graph import choose_update
 from lossbench.stages.train.gpu_errors import gpu_errors
 from lossbench.stages.train.run import Run
-from lossbench.stages.train.speed import choose_update
 from lossbench.stages.train.stop import StopSignal
 
 log = logging.getLogger(__name__)

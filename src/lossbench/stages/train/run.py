@@ -33,9 +33,9 @@ from lossbench.models import (
     to_device,
 )
 from lossbench.predictions import predict
+from lossbench.stages.train.cuda_graph import Update
 from lossbench.stages.train.finished_runs import FILES
 from lossbench.stages.train.ledger import Ledger
-from lossbench.stages.train.speed import Update
 
 log = logging.getLogger(__name__)
 PROGRESS_SECONDS = 2.0  # between two writings of progress.csv

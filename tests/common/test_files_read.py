@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lossbench.common.reads import record_reads
+from lossbench.common.files_read import record_reads
 
 
 def test_files_that_are_read_and_folders_that_are_listed_are_seen(tmp_path, monkeypatch):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lossbench.common.data_files import RECORD, source_record, sources_version
 from lossbench.common.files import write_json
-from lossbench.common.sources import RECORD, source_record, sources_version
 
 
 class Data:
