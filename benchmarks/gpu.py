@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.table import once, write
-from benchmarks.training import LOSSES, VOLUME, drawn, started, stepping
+from benchmarks.training import LOSSES, drawn, seconds, started, stepping
 from lossbench.common.device import peak_memory, pick_device, wait_for
 from lossbench.common.provenance import state_digest
 from lossbench.datasets.prepared import Prepared
@@ -29,7 +29,7 @@ from lossbench.stages.train.loop import optimise, take_step
 from lossbench.stages.train.run import Run
 
 # Network -> size of its images, and how many make a batch.
-NETWORKS = {"unet_small": ([96, 96], 4), "unet": ([256, 256], 16), "dynunet": (VOLUME, 9)}
+NETWORKS = {"unet_small": ([96, 96], 4), "unet": ([256, 256], 16), "dynunet": ([40, 56, 40], 9)}
 STEPS, TURNS = 20, 7
 BITS_STEPS = 30
 
@@ -82,17 +82,11 @@ def step_times(data: Prepared, network: str) -> Iterator[dict[str, Any]]:
 
 def timed(runs: Sequence[Run], what: str) -> Iterator[dict[str, Any]]:
     """What a step costs where all runs take it in turn, and where the first takes it alone."""
-    begin = time.perf_counter()
-    stepping(runs, 1)()
-    first = time.perf_counter() - begin
+    first = seconds(stepping(runs, 1))
     for some in (runs, runs[:1]) if len(runs) > 1 else (runs,):
         take = stepping(some, STEPS)
         take()
-        times = []
-        for _ in range(TURNS):
-            begin = time.perf_counter()
-            take()
-            times.append((time.perf_counter() - begin) * 1000 / STEPS / len(some))
+        times = [seconds(take) * 1000 / STEPS / len(some) for _ in range(TURNS)]
         row = once(
             f"{what}: ms per step and loss, {len(some)} in the block", statistics.median(times)
         )
@@ -119,11 +113,8 @@ def processes(data: Prepared, network: str) -> dict[str, Any]:
     """A process for each loss, all at once on the GPU, over one for their block."""
     runs = block(data, network)
     stepping(runs, 1)()
-    take = stepping(runs, STEPS * TURNS)
-    begin = time.perf_counter()
-    take()
-    in_block = time.perf_counter() - begin
-    del runs, take
+    in_block = seconds(stepping(runs, STEPS * TURNS))
+    del runs
     torch.cuda.empty_cache()
     command = [sys.executable, "-m", "benchmarks.gpu", "--network", network]
     command += ["--output", ".", "--alone", str(data.folder)]

@@ -62,8 +62,6 @@ def ratios(folder: Path) -> str:
     (folder / "benchmarks.json").write_text(json.dumps(reports, indent=1))
     rows = [row for name in BENCHMARKS if name in reports for row in reports[name]["rows"]]
     table = pd.DataFrame([row for row in rows if "ratio" in row])
-    network = table["network"].fillna("") if "network" in table else ""
-    table["what"] = (table["what"] + ", " + network).str.removesuffix(", ")
     table["ratio"] = [_said(row) for row in table.to_dict("records")]
     return table[["what", "ratio"]].to_markdown(index=False, colalign=("left", "left"))
 

@@ -2,7 +2,7 @@
 
 Every figure is a ratio within one run: the variants alternate many times, and the median of the ratios is
 shown with their quartiles. Network, batch size, loss and optimiser are the same on both sides: MONAI's UNet on
-drawn images of 96 x 96 unless another network is named, and volumes of 40 x 56 x 40 for 3D.
+drawn images of 96 x 96.
 """
 
 import argparse
@@ -36,7 +36,6 @@ from lossbench.stages.train.run import Run
 from tests.helpers.configs import default
 
 STEPS, TURNS = 6, 25  # steps in a turn: an epoch of the drawn images
-VOLUME = [40, 56, 40]
 LOSSES = ("dice", "dice_no_background", "dice_inverse_frequency")
 MODELS = yaml.safe_load((Path(__file__).parents[1] / "config/models.yaml").read_text())["models"]
 
@@ -48,9 +47,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         data = drawn(Path(folder), "images", [96, 96])
-        volumes = drawn(Path(folder), "volumes", VOLUME)
         rows = [*steps(data), *data_cost(data), surfaces(data)]
-        rows += [*engine(data, "unet_small"), *engine(volumes, "monai_unet")]
     write("training", rows, options.output)
 
 
@@ -153,15 +150,6 @@ def steps(data: Prepared) -> Iterator[dict[str, Any]]:
         [monai_peer(data) for _ in LOSSES],
         stepping(started(data, LOSSES), validated=True),
     )
-
-
-def engine(data: Prepared, network: str) -> Iterator[dict[str, Any]]:
-    """On a GPU, a step that is taken eagerly over one that `execution.speed` has chosen."""
-    if pick_device().type == "cuda":
-        size = {"patch_size": list(data.cases["shape"][0]), "network": network}
-        both = (stepping(started(data, LOSSES, speed=x, **size)) for x in ("exact", "auto"))
-        of = {"network": f"{data.info['spatial_dims']}D {network}"}
-        yield compared("a step, `exact` over `auto`", *both) | of
 
 
 def data_cost(data: Prepared) -> Iterator[dict[str, Any]]:
