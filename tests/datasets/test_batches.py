@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossbench.config import Augmentation, Training, UserError
-from lossbench.datasets.augment import _draw, _hash, augment, counter_noise
+from lossbench.datasets.augment import _draw, _hash, _rotation, augment, counter_noise
 from lossbench.datasets.batches import (
     Arrays,
     Batches,
@@ -314,6 +314,13 @@ def test_images_are_turned_and_scaled_by_up_to_the_settings(size):
         found = scipy.spatial.transform.Rotation.from_matrix(turns.numpy()).as_euler("xyz", True)
         for angle in torch.from_numpy(found).T:
             is_uniform(angle, -15, 15)
+
+
+def test_a_volume_turns_about_x_then_y_then_z_as_in_scipy():
+    angles = torch.tensor([[0.3, 0.0, 0.0], [0.0, 0.3, 0.0], [0.0, 0.0, 0.3], [0.2, -0.5, 0.7]])
+    expected = scipy.spatial.transform.Rotation.from_euler("xyz", angles.double().numpy())
+    found = _rotation([*angles.T])
+    np.testing.assert_allclose(found.numpy(), expected.as_matrix(), atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(9, 14), (7, 8, 11)])
