@@ -60,6 +60,7 @@ LEAST = {
     "fold_0": table("method,case,fold,seed,dice", "{loss},p{i},fold_0,seed_0,{dice}"),
     "capital letters": table("method,case,dice", "{loss},p{i},{dice}").replace("b,p", "b,P"),
     "endings": table("method,case,dice", "{loss},p{i},{dice}").replace(",0.81", ".png,0.81"),
+    "plurals": table("pt_id,anatomy,methods,center,assd,dice", "A 1{i}.nii.gz,foreground,{loss},A,2.4,{dice}"),
     "folders": table("method,case,dice", "{loss},C:\\x\\{loss}\\p{i}\\pred.nii.gz,{dice}"),
 }  # fmt: skip
 
@@ -150,8 +151,45 @@ def test_columns_of_means_are_left_out_by_name_and_said(tmp_path, output):
     compare_files([write(tmp_path / "table.csv", text)], "a", output)
     assert set(cases(output)["class"]) == {"1", "2"}
     assert values(output, class_="1") == DICE
-    assert "summary are left out: mean_dice, Dice_std, dice_loss, dice." in said(output)
+    assert "or a difference are left out: mean_dice, Dice_std, dice_loss, dice." in said(output)
     assert "not read: ASSD." in said(output)
+
+
+def test_a_table_with_the_methods_in_its_columns_is_no_table_of_differences(tmp_path, output):
+    """As a public benchmark of post-processing writes it: a mean for each method, and the change."""
+    header = "case_id,argmax_mean_dice,other_mean_dice,delta_dice,gain_dice\n"
+    path = write(tmp_path / "a.csv", header + "p1,0.9481,0.9479,-0.0002,0.1\n")
+    with pytest.raises(
+        UserError, match=r"no column of a metric.*left out: .*delta_dice, gain_dice"
+    ):
+        compare_files([f"a={path}"], "a", output)
+
+
+def test_penalties_of_missing_predictions_are_named(tmp_path, output):
+    """BraTS's for a region that is not there, and a largest value that repeats with Dice 0."""
+    rows = ["p0,0.0,373.1287", "p1,0.9,2.0", "p2,0.0,373.1287", "p3,0.8,4.0"]
+    other = ["p0,0.0,100", "p1,0.9,2.0", "p2,0.0,100", "p3,0.8,60.0"]
+    once = ["p0,0.0,99", "p1,0.9,2.0", "p2,0.1,99", "p3,0.8,60.0"]
+    for loss, lines in (("a", rows), ("b", other), ("c", once)):
+        write(tmp_path / f"{loss}.csv", "\n".join(["case,dice,hd95", *lines]))
+    compare_files([f"{loss}={tmp_path}/{loss}.csv" for loss in "abc"], "a", output)
+    assert values(output, "hd95")["a"] == [373.1287, 2, 373.1287, 4]
+    assert "hd95 of a is 373.129 in 2 rows (p0, for example): it looks like a pen" in said(output)
+    assert "hd95 of b is 100 in 2 rows (p0, for example)" in said(output)
+    assert "hd95 of c" not in said(output)
+
+
+def test_a_distance_of_0_without_overlap_is_none(tmp_path, output):
+    """Widespread code returns (0, 0) for a prediction that is empty: the best of all distances."""
+    for loss, first in (("a", "p0,0.0,0"), ("b", "p0,0.5,9")):
+        rows = [first, "p1,0.9,2.0", "p2,1.0,0", "p3,0.8,4.0"]
+        write(tmp_path / f"{loss}.csv", "\n".join(["case,dice,hd95", *rows]))
+    compare_files([f"{loss}={tmp_path}/{loss}.csv" for loss in "ab"], "a", output, metrics=["hd95"])
+    found = values(output, "hd95")
+    assert np.isnan(found["a"][0])
+    assert found["a"][1:] == [2, 0, 4] == found["b"][1:]
+    assert "hd95 is 0 where dice is 0 in 1 rows (p0 of a, for example)" in said(output)
+    assert "b lacks 0 values, a 1" in said(output)
 
 
 def test_names_of_metrics(tmp_path, output):

@@ -8,6 +8,10 @@ from lossbench.common.case_names import common_beginnings
 from lossbench.common.tables import CASE
 from lossbench.config import METRICS, UserError, abridged
 
+# HD95 of a region that is not predicted, by BraTS: the diagonal of its 240 x 240 x 155 voxels, and
+# what its evaluation by lesions takes for it.
+PENALTIES = [np.linalg.norm([240, 240, 155]), 374.0]
+
 
 def check_bounds(table: pd.DataFrame, files: list[dict[str, str]]) -> None:
     """Values lie within the bounds of their metric; an infinite distance is no value."""
@@ -27,6 +31,36 @@ def check_bounds(table: pd.DataFrame, files: list[dict[str, str]]) -> None:
                 f"{to}{hint}"
             )
         table[metric] = table[metric].replace(np.inf, np.nan)
+
+
+def distances_of_nothing(table: pd.DataFrame) -> list[str]:
+    """Name what stands in the place of an HD95 that there is not, where the prediction is empty.
+
+    Programs write 0, which would be the best distance that there is: no value then. Others write a
+    penalty, which stays, as the diagonal does in a study: one of BraTS's, or the largest distance,
+    where it repeats and Dice is 0.
+    """
+    if "hd95" not in table:
+        return []
+    notes, distance = [], table["hd95"]
+    nothing = table["dice"] == 0 if "dice" in table else pd.Series(False, table.index)
+    if (zero := nothing & (distance == 0)).any():
+        loss, case = table.loc[zero, ["loss", "case"]].iloc[0]
+        notes.append(
+            f"hd95 is 0 where dice is 0 in {zero.sum()} rows ({case} of {loss}, for example): no "
+            "distance, and read as missing."
+        )
+        table.loc[zero, "hd95"] = np.nan
+    penalties = np.isclose(distance.to_numpy()[:, None], PENALTIES, rtol=0, atol=0.01).any(axis=1)
+    largest = nothing & (distance == distance.groupby(table["loss"]).transform("max"))
+    penalties |= largest & (largest.groupby(table["loss"]).transform("sum") > 1)
+    for (loss, value), rows in table[penalties].groupby(["loss", "hd95"], sort=False):
+        notes.append(
+            f"hd95 of {loss} is {value:g} in {len(rows)} rows ({rows['case'].iloc[0]}, for "
+            "example): it looks like a penalty for a prediction that is missing, and counts as a "
+            "distance."
+        )
+    return notes
 
 
 def check_subjects(table: pd.DataFrame, files: list[dict[str, str]]) -> None:

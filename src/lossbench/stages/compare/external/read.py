@@ -22,6 +22,7 @@ from lossbench.stages.compare.external.checks import (
     check_bounds,
     check_folds,
     check_subjects,
+    distances_of_nothing,
     slices_hint,
 )
 from lossbench.stages.compare.external.tables import FIGURES, is_summary, read_table
@@ -152,6 +153,7 @@ def read(
         table["subject"].fillna(table["case"]) if "subject" in keys else table["case"]
     )
     check_bounds(table, files)
+    notes += distances_of_nothing(table)
     check_subjects(table, files)
     check_folds(table, files)
     notes.append("Whether losses shared initial weights and batches is unknown: paired by case.")

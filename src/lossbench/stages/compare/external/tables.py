@@ -15,18 +15,22 @@ from lossbench.config import METRICS, UserError, did_you_mean
 FIGURES = (*COUNTS, *METRICS)
 # How compressed files begin.
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-# What people call a column, best first, without case, blanks and signs.
-KEYS = {
+# What people call a column, best first, without case, blanks and signs; also in the plural.
+CALLED = {
     "case": "case caseid casename id image imageid imagename img imgid filename file scan scanid "
     "sample sampleid volume name",
-    "subject": "subject subjectid patient patientid",
-    "class": "class classname label labelname structure region organ roi tissue",
+    "subject": "subject subjectid patient patientid pt ptid",
+    "class": "class classname label labelname structure region organ roi tissue anatomy",
     "fold": "fold foldid cvfold",
     "seed": "seed randomseed repeat repetition replicate trial",
     "dataset": "dataset task cohort",
     "model": "model modelname network architecture backbone",
     "loss": "loss lossfunction lossname method methodname algorithm approach config configuration "
     "experiment team",
+}
+KEYS = {
+    key: [name + end for name in names.split() for end in ("", "s")]
+    for key, names in CALLED.items()
 }
 FIGURE_NAMES = {
     "tp": "tp truepositive truepositives",
@@ -50,7 +54,10 @@ SUMMARY = re.compile(
     r"|variance|var|quantile|percentile|standard|deviation|ci|notnans"
     r"|\d+(th)?(percentile|quantile|%)"
 )
-NO_CLASS = re.compile(rf"{SUMMARY.pattern}|loss|threshold|pvalue")  # words of a column's name
+# Words of a column's name that make it none of a class: of a summary, or of a difference.
+NO_CLASS = re.compile(
+    rf"{SUMMARY.pattern}|loss|threshold|pvalue|delta|diff|difference|change|gain|improvement"
+)
 
 
 def _words(name: str) -> list[str]:
@@ -139,7 +146,7 @@ def _csv(path: Path, text: str) -> pd.DataFrame:
 
 def _header(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
     """Names of the columns, and the rows below; merged cells above stand for those beside them."""
-    known = {name for names in KEYS.values() for name in names.split()}
+    known = {name for names in KEYS.values() for name in names}
     depth = next((i for i in range(min(3, len(rows))) if known & set(map(_plain, rows[i]))), 0)
     width = max(len(row) for row in rows[: depth + 1])
     names = [""] * width
@@ -164,7 +171,7 @@ def _with_our_names(path: Path, table: pd.DataFrame, named: bool) -> tuple[pd.Da
     ours: dict[str, str] = {}  # key -> column
     found = {_plain(column): column for column in reversed(table.columns)}
     for key, names in KEYS.items():
-        column = next((found[name] for name in names.split() if name in found), None)
+        column = next((found[name] for name in names if name in found), None)
         if column is not None:
             ours[key] = column
     if not named and "loss" not in ours and "model" in ours:  # the networks are compared
@@ -217,7 +224,9 @@ def _with_our_names(path: Path, table: pd.DataFrame, named: bool) -> tuple[pd.Da
     texts += [f"{column} as {of} of {class_}" for column, (class_, of) in wide.items()]
     notes = [f"{path}: read {', '.join(texts)}."] if texts else []
     if left_out:
-        notes.append(f"{path}: columns of a summary are left out: {', '.join(left_out)}.")
+        notes.append(
+            f"{path}: columns of a summary or a difference are left out: {', '.join(left_out)}."
+        )
     if unread := [name for name in rest if name]:
         notes.append(f"{path}: columns that are not read: {', '.join(unread)}.")
     return result, notes
