@@ -155,6 +155,20 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
     assert validate(raw).losses["dice"].spec()["smooth_nr"] == 1e-5
 
 
+def test_paths_may_begin_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    raw = default() | {"data_root": "~/data"}
+    keywords = {"split": {"test": "~/a.txt"}, "root": ["~/b"], "s": "~"}
+    raw["datasets"]["mine"] = {"_target_": "a.B", **keywords}
+    raw["models"]["unet"] |= {"weights": "~/w.pth"}
+    experiment = validate(raw)
+    assert experiment.data_root == "/home/me/data"
+    assert experiment.datasets["mine"].spec() == {
+        "_target_": "a.B", "split": {"test": "/home/me/a.txt"}, "root": ["/home/me/b"], "s": "~"
+    }  # fmt: skip
+    assert experiment.models["unet"].spec()["weights"] == "/home/me/w.pth"
+
+
 def test_a_run_does_not_know_its_experiment_nor_the_place_of_its_data():
     raw, other = default(), default() | {"experiment": "other"}
     other["datasets"]["mni152"] = {"_target_": "somewhere.Else"}

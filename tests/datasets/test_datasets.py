@@ -344,7 +344,7 @@ def test_unknown_task(tmp_path):
 # Images
 
 
-@pytest.mark.parametrize("extension", ["png", "tif", "tiff", "webp", "jpg", "jpeg", "PNG"])
+@pytest.mark.parametrize("extension", ["png", "tif", "tiff", "webp", "jpg", "jpeg", "PNG", "bmp"])
 def test_formats(tmp_path, extension):
     lossless = {"lossless": True} if extension == "webp" else {}
     colour = np.stack([GREY, 255 - GREY, GREY // 2], axis=-1)
@@ -379,6 +379,23 @@ def test_palette_mask_is_read_as_indices(tmp_path):
     mask.putpalette([10, 20, 30, 200, 0, 0])
     mask.save(tmp_path / "masks/a.png")
     np.testing.assert_array_equal(ImageFolder(**arguments)[0]["label"], MASK)
+
+
+def test_masks_with_palettes_that_differ_are_refused(tmp_path):
+    """An image program sorts the colours of each file: index 1 is the object in one mask alone."""
+    arguments = folder(tmp_path, dict.fromkeys(("a.png", "b.png", "c.png"), GREY), {})
+    colours = {"a": [0, 0, 0, 255, 0, 0], "b": [0, 0, 0, 255, 0, 0, 9, 9, 9], "c": [255, 0, 0] * 2}
+    for name, palette in colours.items():
+        mask = Image.fromarray(MASK)
+        mask.putpalette(palette)
+        mask.save(tmp_path / f"masks/{name}.png")
+    dataset = ImageFolder(**arguments)
+    for i in (0, 1):  # entries that no pixel has do not count
+        np.testing.assert_array_equal(dataset[i]["label"], MASK)
+    with pytest.raises(UserError, match=r"c.png: index 0 .* is #ff0000, and of .*a.png #000000"):
+        dataset[2]
+    by_colour = ImageFolder(**arguments, values={"#000000": 0, "#ff0000": 1})
+    np.testing.assert_array_equal(by_colour[2]["label"], np.ones_like(MASK))
 
 
 def test_values_translate_masks_also_after_json(tmp_path):
@@ -430,6 +447,9 @@ def test_pages_rotation_and_damage_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"b.png: cannot be read"):
         dataset[1]
     exif = Image.Exif()
+    exif[0x0112] = 0  # as some cameras write: it means nothing
+    page.save(tmp_path / "images/b.png", exif=exif)
+    assert ImageFolder(**arguments)[1]["image"].shape == (1, *GREY.shape)
     exif[0x0112] = 6
     (tmp_path / "images/b.png").unlink()
     page.save(tmp_path / "images/b.jpg", exif=exif)

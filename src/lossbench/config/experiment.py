@@ -16,6 +16,7 @@ from lossbench.config.sections import (
     Comparison,
     Component,
     Execution,
+    Folder,
     Loss,
     Matrix,
     Name,
@@ -114,7 +115,7 @@ class Study(Strict):
 class Experiment(Study):
     """One YAML file: a matrix of runs, how to train them, how to compare them."""
 
-    data_root: str | None = Field(
+    data_root: Folder | None = Field(
         None, description="Folder of local copies of datasets; null: $LOSSBENCH_DATA, else data/."
     )
     training: Training = Field(Training(), description="How every run is trained.")

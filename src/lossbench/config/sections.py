@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -38,16 +39,20 @@ Name = Annotated[
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
-def _numbers(value: Any) -> Any:
-    """Strings such as 1e-5, which YAML 1.1 does not read as numbers, as floats."""
+def _as_meant(value: Any) -> Any:
+    """Texts as they are meant: 1e-5, which YAML 1.1 does not read as a number, and ~/data."""
     if isinstance(value, Mapping):
-        return {key: _numbers(item) for key, item in value.items()}
+        return {key: _as_meant(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+        return [_as_meant(item) for item in value]
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)
+    is_path = isinstance(value, str) and value.startswith("~/")
+    return str(Path(value).expanduser()) if is_path else value
 
 
-Number = Annotated[float, BeforeValidator(_numbers)]
+Number = Annotated[float, BeforeValidator(_as_meant)]
+Folder = Annotated[str, AfterValidator(_as_meant)]
 # Networks compute in float32: 1e-320 is 0 there, and 1e308 infinite. Tables hold 64 bits.
 SMALLEST, LARGEST, LARGEST_INT = 1e-30, 1e30, 2**63 - 1
 
@@ -81,8 +86,8 @@ class Component(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_numbers(cls, entry: Any) -> Any:
-        return _numbers(entry)
+    def _read_texts(cls, entry: Any) -> Any:
+        return _as_meant(entry)
 
     @model_validator(mode="after")
     def _storable(self) -> "Component":

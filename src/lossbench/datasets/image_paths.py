@@ -10,7 +10,7 @@ from lossbench.config import UserError
 from lossbench.datasets.contract import problem_list
 from lossbench.datasets.splits import checked_split, listed_file, part_of_names, read_lines
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 
 
 class Files(NamedTuple):

@@ -1,4 +1,4 @@
-"""Folders of images and masks: PNG, JPEG, TIFF, WebP."""
+"""Folders of images and masks: PNG, JPEG, TIFF, WebP, BMP, GIF."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,7 +51,7 @@ class ImageFolder:
     ------
     UserError
         Missing folders or partners, two files of one name, grey and colour images mixed, a
-        missing subject.
+        missing subject; masks whose palettes have other colours for the same index.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class ImageFolder:
             self.sources = [*sorted(folders), *lists, *([Path(subjects)] if subjects else [])]
         self._channels = channels or _common_channels([f.image for f in self._files.values()])
         self._subjects = _read_subjects(Path(subjects), self._names) if subjects else {}
+        self._palette: dict[int, tuple[str, Path]] = {}
 
     def __len__(self) -> int:
         return len(self._names)
@@ -87,7 +88,7 @@ class ImageFolder:
     def __getitem__(self, index: int) -> dict[str, Any]:
         name = self._names[index]
         image, path = self._files[name]
-        mask = read_mask(path, self._in_colour)
+        mask = read_mask(path, self._in_colour, self._palette)
         if self._values:
             mask = translated(mask, self._values, path, self._in_colour)
         case = {
@@ -138,18 +139,32 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     return np.repeat(pixels.astype(dtype)[None], channels, axis=0)
 
 
-def read_mask(path: Path, in_colour: bool = False) -> np.ndarray:
+def read_mask(
+    path: Path, in_colour: bool = False, palette: dict[int, tuple[str, Path]] | None = None
+) -> np.ndarray:
     """Read a mask: values, or indices of its palette (H, W); if in colour, 0xRRGGBB as int.
+
+    Parameters
+    ----------
+    path
+        The file.
+    in_colour
+        Whether its colours count, and not the indices of a palette.
+    palette
+        Colour and file of each index in the masks that were read before; it is added to.
 
     Raises
     ------
     UserError
-        As `read_image`; where the mask is lossy, or in colour without `in_colour`.
+        As `read_image`; where the mask is lossy, or in colour without `in_colour`; where its
+        palette is another one.
     """
     image = _open(path, is_mask=True, resolve_palette=in_colour)
     if in_colour:
         return np.asarray(image.convert("RGB"), dtype=np.int64) @ (0x10000, 0x100, 1)
     pixels = np.asarray(image)
+    if image.mode == "P" and palette is not None:
+        _compare_palettes(image, path, palette)
     if pixels.ndim == 2:
         return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
     if (pixels != pixels[..., :1]).any():
@@ -158,6 +173,20 @@ def read_mask(path: Path, in_colour: bool = False) -> np.ndarray:
             "store the index of the class of each pixel, as a grey image or one with a palette"
         )
     return pixels[..., 0]
+
+
+def _compare_palettes(image: Image.Image, path: Path, palette: dict[int, tuple[str, Path]]) -> None:
+    """Refuse a mask with another colour for an index: programs sort palettes file by file."""
+    colours = bytes(image.getpalette("RGB"))
+    for index in np.unique(np.asarray(image)).tolist():
+        name = "#" + colours[3 * index : 3 * index + 3].hex()
+        first, file = palette.setdefault(index, (name, path))
+        if name != first:
+            raise UserError(
+                f"{path}: index {index} of its palette is {name}, and of {file} {first}; if "
+                f'colours are the classes, set values: {{"{name}": class, ...}}; if indices are, '
+                "save the masks as grey images"
+            )
 
 
 def _open(path: Path, is_mask: bool = False, resolve_palette: bool = True) -> Image.Image:
@@ -176,7 +205,7 @@ def _open(path: Path, is_mask: bool = False, resolve_palette: bool = True) -> Im
         ) from error
     if n_frames > 1:
         raise UserError(f"{path}: holds {n_frames} pages; expected one, save each as a file")
-    if rotation != 1:
+    if 2 <= rotation <= 8:  # others mean nothing
         raise UserError(f"{path}: is rotated by its EXIF tag; save it upright, as its mask is")
     if is_mask and is_lossy:
         raise UserError(

@@ -168,7 +168,7 @@ class NNUNet(Volumes):
         if ending not in (".nii", ".nii.gz"):
             raise UserError(
                 f"{path}: file_ending is {ending!r}; NNUNet reads .nii and .nii.gz, "
-                "and lossbench.datasets.ImageFolder reads PNG, JPEG, TIFF and WebP"
+                "and lossbench.datasets.ImageFolder reads PNG, JPEG, TIFF, WebP, BMP and GIF"
             )
         classes, ignore, self.regions = nnunet_classes(listing["labels"], path)
         self.regions_class_order = listing.get("regions_class_order")

@@ -46,7 +46,7 @@ def predict(
     run
         Folder of the run: results/EXPERIMENT/DATASET/MODEL/foldN/seedN/LOSS.
     input
-        Folder of images (PNG, JPEG, TIFF, WebP) or of volumes (NIfTI; channels in files of their
+        Folder of images (PNG, JPEG, TIFF, ...) or of volumes (NIfTI; channels in files of their
         own are called CASE_0000, CASE_0001, ...), or one such file.
     output
         Folder to write: CASE.png, with the values that the masks of the dataset have, or
