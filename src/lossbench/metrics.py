@@ -1,4 +1,4 @@
-"""Counts and metrics per case and class; their facts are in config/metrics.py.
+"""Counts and metrics per case and class; their facts are in config/metric_facts.py.
 
 MONAI's DiceMetric is the figure that is quoted.
 """

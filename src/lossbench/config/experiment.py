@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr
 
 from lossbench.config.claims import Claim
 from lossbench.config.dataset import Dataset
-from lossbench.config.metrics import METRICS, PENALISED, POOLED, Metric
+from lossbench.config.metric_facts import METRICS, PENALISED, POOLED, Metric
 from lossbench.config.rounds_and_tuning import Rounds, Tuning
 from lossbench.config.sections import (
     Comparison,

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from lossbench.config.metrics import METRICS, POOLED
+from lossbench.config.metric_facts import METRICS, POOLED
 
 
 def _is_name(value: str, info: ValidationInfo) -> str:

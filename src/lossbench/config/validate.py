@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from lossbench.config.errors import ConfigError, Where, did_you_mean, problem_text
 from lossbench.config.experiment import MATCHED, TAKEN, TUNED, Experiment, merged
-from lossbench.config.metrics import OF_ALL_CLASSES, POOLED
+from lossbench.config.metric_facts import OF_ALL_CLASSES, POOLED
 from lossbench.config.rounds_and_tuning import LearningRateTuning, Rounds, Tuning
 from lossbench.config.sections import (
     Augmentation,

@@ -11,7 +11,7 @@ import torch
 
 from lossbench.stages.compare import compare
 from lossbench.stages.compare.plan import plan
-from lossbench.stages.report import plotting
+from lossbench.stages.report import figure_style
 from lossbench.stages.report import report as draw
 from tests.helpers.fake_results import compare_files, write_experiment
 
@@ -129,7 +129,9 @@ def test_verdicts_on_micro_and_macro_figures_are_of_all_classes(tables, where, f
 
 @pytest.mark.parametrize("metric", ["pooled_iou", "micro_iou"])
 def test_a_study_is_compared_by_pooled_figures(tmp_path, metric, monkeypatch):
-    monkeypatch.setattr(plotting, "per_class", lambda results, kind, draw: [])  # seconds of figures
+    monkeypatch.setattr(
+        figure_style, "per_class", lambda results, kind, draw: []
+    )  # seconds of figures
     experiment = write_experiment(tmp_path, losses=["dice", "other"], n_cases=7)
     study = json.loads(experiment.read_text())
     study["comparison"] |= {"metrics": [metric], "also": ["dice"], "margins": {}}

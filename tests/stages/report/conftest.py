@@ -2,10 +2,10 @@
 
 import pytest
 
-from lossbench.stages.report import plotting
+from lossbench.stages.report import figure_style
 
 
 @pytest.fixture
 def without_figures(monkeypatch):
     """For tests of the page's text: figures cost most of a report's time."""
-    monkeypatch.setattr(plotting, "per_class", lambda results, kind, draw: [])
+    monkeypatch.setattr(figure_style, "per_class", lambda results, kind, draw: [])

@@ -18,9 +18,9 @@ from lossbench.stages.compare import compare
 from lossbench.stages.report import (
     curves,
     examples,
+    figure_style,
     figures,
     first_screen,
-    plotting,
     report,
     tables,
     wording,
@@ -197,7 +197,7 @@ def test_a_failure_leaves_the_old_page(tmp_path, monkeypatch):
     def fails(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr(plotting, "per_class", fails)
+    monkeypatch.setattr(figure_style, "per_class", fails)
     with pytest.raises(OSError, match="disk full"):
         report(experiment, output)
     assert (output / "report.html").read_text() == "old"
@@ -282,9 +282,9 @@ def test_only_the_reference(tmp_path):
 @pytest.mark.slow
 def test_several_datasets_and_models_are_kept_apart(tmp_path, monkeypatch):
     def not_rendered(_, figure, group, name, *file):
-        return plotting.Picture(group, name, "data:,")
+        return figure_style.Picture(group, name, "data:,")
 
-    monkeypatch.setattr(plotting, "save", not_rendered)
+    monkeypatch.setattr(figure_style, "save", not_rendered)
     experiment, output = make(
         tmp_path, losses=LOSSES[:2], folds=(0,), seeds=(0,), datasets=("brain", "heart"),
         models=("unet", "segresnet"),
@@ -327,11 +327,11 @@ def test_twenty_losses_are_told_apart(tmp_path):
     )
     results = Results.read(experiment, output)
     for group in (losses[1:8], losses[8:15], losses[15:]):
-        colours = {plotting.colour(results, loss) for loss in [losses[0], *group]}
+        colours = {figure_style.colour(results, loss) for loss in [losses[0], *group]}
         assert len(colours) == len(group) + 1
     kinds = {"curves": curves.curves, "cases": figures.distributions, "pairs": figures.pairs}
-    with plotting.style():
-        drawn = [plotting.per_class(results, *kind) for kind in kinds.items()]
+    with figure_style.style():
+        drawn = [figure_style.per_class(results, *kind) for kind in kinds.items()]
     assert [len(pictures) for pictures in drawn] == [2 * 3, 2, 2]
     height = {}
     for kind in kinds:
@@ -688,17 +688,17 @@ def test_eleven_classes_fit_the_first_screen(tmp_path):
 
 def test_long_names_are_wrapped_without_loss():
     name = "generalized_wasserstein_dice_focal_loss"
-    lines = plotting.wrapped(name).split("\n")
+    lines = figure_style.wrapped(name).split("\n")
     assert "".join(lines) == name
     assert all(len(a) + len(b) > 16 for a, b in pairwise(lines))
-    assert {len(line) for line in plotting.wrapped("x" * 64).split("\n")} == {16}
+    assert {len(line) for line in figure_style.wrapped("x" * 64).split("\n")} == {16}
 
 
 def test_a_file_of_long_names_has_a_name_that_file_systems_take():
-    names = [plotting.stem("cases", "x" * 300, end) for end in "ab"]
+    names = [figure_style.stem("cases", "x" * 300, end) for end in "ab"]
     assert names[0] != names[1]
     assert max(map(len, names)) <= 200
-    assert plotting.stem("cases", "My data", 1) == "cases_my_data_1"
+    assert figure_style.stem("cases", "My data", 1) == "cases_my_data_1"
 
 
 def checked(folder, losses=LOSSES):

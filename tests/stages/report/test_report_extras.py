@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lossbench.stages.report import curves, plotting, report, sensitivity, tables, wording
+from lossbench.stages.report import curves, figure_style, report, sensitivity, tables, wording
 from lossbench.stages.report.results import Results
 from tests.helpers.fake_results import compare_files
 from tests.helpers.pages import CLASSES, LOSSES, Page, edit, make, verdict_rows
@@ -221,10 +221,10 @@ def test_dice_against_the_size_of_a_class(tmp_path, monkeypatch):
 
     def keep(_, figure, group, name, *file):
         drawn.append(figure)
-        return plotting.Picture(group, name, "data:,")
+        return figure_style.Picture(group, name, "data:,")
 
     monkeypatch.setattr(curves, "save", keep)
-    with plotting.style():
+    with figure_style.style():
         pictures = curves.sizes(results)
     assert [picture.name for picture in pictures] == ["anterior", "posterior"]
     axes = drawn[0].axes[0]
@@ -274,7 +274,7 @@ def test_results_of_others_have_a_page(tmp_path):
 def test_tables_sort_by_value(tmp_path, clicks, order):
     values = ["9 (8 to 10)", "\N{EN DASH}", "1,200", "\N{MINUS SIGN}0.5", "0.06"]
     rows = "".join(f"<tr><th>x</th><td>{value}</td></tr>" for value in values)
-    script = Path(plotting.__file__).with_name("report.js").read_text()
+    script = Path(figure_style.__file__).with_name("report.js").read_text()
     click = "document.querySelectorAll('button')[1].click();" * clicks
     page = tmp_path / "page.html"
     page.write_text(

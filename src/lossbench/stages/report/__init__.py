@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from lossbench.common.files import write_text
-from lossbench.stages.report import first_screen, plotting, provenance, tables, wording
+from lossbench.stages.report import figure_style, first_screen, provenance, tables, wording
 from lossbench.stages.report.methods import environment
 from lossbench.stages.report.results import Results
 from lossbench.stages.report.sections import SECTIONS
@@ -33,7 +33,7 @@ def report(experiment: Path, output: Path) -> None:
     results = Results.read(Path(experiment), Path(output))
     for folder in ("figures", "tables"):  # remove those of classes or losses that are gone
         shutil.rmtree(results.output / folder, ignore_errors=True)
-    with plotting.style():
+    with figure_style.style():
         data = {section.anchor: section.data(results) for section in SECTIONS}
     frames = {"verdict": first_screen.verdict_frame(results)}
     frames |= {name: data[name] for name in PAPER if _is_shown(data[name])}
@@ -61,7 +61,7 @@ def report(experiment: Path, output: Path) -> None:
     }
     groups = [
         {
-            "name": plotting.heading(dataset, model),
+            "name": figure_style.heading(dataset, model),
             "answers": list(wording.answers(results, dataset, model)),
             "lost": wording.lost_classes(results, dataset, model),
             "table": first_screen.verdict_table(results, dataset, model),
@@ -80,8 +80,8 @@ def report(experiment: Path, output: Path) -> None:
         warnings=first_screen.warnings(results, data),
         nearest=wording.nearest_to_a_verdict(results),
         demonstrations=provenance.demonstrations(results),
-        colours={name: colour for name, (colour, _) in plotting.VERDICTS.items()}
-        | {"lost": plotting.LOST},
+        colours={name: colour for name, (colour, _) in figure_style.VERDICTS.items()}
+        | {"lost": figure_style.LOST},
     )
     write_text(results.output / "methods.md", data["methods"])
     write_text(results.output / "report.html", page)

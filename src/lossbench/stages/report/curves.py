@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lossbench.config import UserError
 from lossbench.stages.report import loss_cards, wording
-from lossbench.stages.report.plotting import (
+from lossbench.stages.report.figure_style import (
     Picture,
     colour,
     dashes,

@@ -17,7 +17,7 @@ from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.datasets.resampling import resample_image
 from lossbench.datasets.slices import best_slice, drawn_label, drawn_values, plane
 from lossbench.stages.report import wording
-from lossbench.stages.report.plotting import WIDTH, Picture, heading, save, wrapped
+from lossbench.stages.report.figure_style import WIDTH, Picture, heading, save, wrapped
 from lossbench.stages.report.results import Results
 
 COLUMNS = 3

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lossbench.config import UserError
 from lossbench.stages.report import wording
-from lossbench.stages.report.plotting import (
+from lossbench.stages.report.figure_style import (
     MAX_VECTOR_POINTS,
     VERDICTS,
     WIDTH,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench.stages.report import plotting, wording
+from lossbench.stages.report import figure_style, wording
 from lossbench.stages.report.results import Results
 from lossbench.stages.report.wording import MAX_NAMES, NOTHING, SYMBOLS
 
@@ -41,7 +41,7 @@ def verdict_table(results: Results, dataset: str, model: str) -> dict[str, Any]:
     if len(losses) > max_losses:
         mode, losses = "short", wording.by_gains(table)
     return {
-        "title": plotting.heading(dataset, model),
+        "title": figure_style.heading(dataset, model),
         "mode": mode,
         "losses": losses,
         "not_learned": any(cell["kind"] == "not-learned" for cell in cells.values()),

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from lossbench.stages.report import (
     curves,
     examples,
+    figure_style,
     figures,
     loss_cards,
     methods,
-    plotting,
     provenance,
     sensitivity,
     tables,
@@ -40,8 +40,8 @@ class Section(NamedTuple):
     source: str = ""
 
 
-def _per_class(kind: str, draw: Callable) -> Callable[[Results], list[plotting.Picture]]:
-    return lambda results: plotting.per_class(results, kind, draw)
+def _per_class(kind: str, draw: Callable) -> Callable[[Results], list[figure_style.Picture]]:
+    return lambda results: figure_style.per_class(results, kind, draw)
 
 
 def _over_datasets(results: Results) -> dict[str, Any] | None:
@@ -51,9 +51,9 @@ def _over_datasets(results: Results) -> dict[str, Any] | None:
     return {"table": table, "pictures": figures.over_datasets(results)}
 
 
-def _rounds(results: Results) -> list[plotting.Picture]:
+def _rounds(results: Results) -> list[figure_style.Picture]:
     is_grown = results.optional("looks") is not None
-    return plotting.per_class(results, "rounds", figures.rounds) if is_grown else []
+    return figure_style.per_class(results, "rounds", figures.rounds) if is_grown else []
 
 
 SECTIONS = (

@@ -8,7 +8,7 @@ import pandas as pd
 from lossbench.common.tables import GROUP
 from lossbench.config import counted
 from lossbench.stages.report import wording
-from lossbench.stages.report.plotting import (
+from lossbench.stages.report.figure_style import (
     MAX_LINES,
     Picture,
     colour,
