@@ -1,6 +1,10 @@
 """Pretrained encoders from a file, in training without a network."""
 
+import hashlib
+import re
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -111,40 +115,74 @@ def with_model(entry):
     )
 
 
+class Hub(BaseHTTPRequestHandler):
+    """Hugging Face's hub with one file, as far as a download needs it."""
+
+    content, asked = b"", []
+
+    def do_HEAD(self):
+        repository, revision, name = re.fullmatch(
+            r"/(smp-hub/resnet18.imagenet)/resolve/(\w{40})/(model.safetensors)", self.path
+        ).groups()
+        self.asked.append((self.command, repository, name))
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", revision)
+        self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write(self.content)
+
+    def log_message(self, *arguments):
+        """Nothing: the test reads what was asked."""
+
+
+@pytest.mark.slow
 def test_weights_by_name_are_fetched_once_and_become_a_file(tmp_path, monkeypatch):
-    """Then a dry run and the jobs find them, and the digest has their SHA-256."""
+    """From a hub on this machine. Then a dry run and the jobs find them; the digest has them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    save_file(encoder().state_dict(), tmp_path / "weights.safetensors")
+    monkeypatch.setattr(Hub, "content", (tmp_path / "weights.safetensors").read_bytes())
+    monkeypatch.setattr(Hub, "asked", [])
+    named = with_model({**UNET, "encoder_weights": "imagenet"})
+    file = "results/weights/resnet18.imagenet.safetensors"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        found = with_code(with_weights(named))
+        assert ("GET", "smp-hub/resnet18.imagenet", "model.safetensors") in Hub.asked
+        assert Path(file).read_bytes() == Hub.content
+        Hub.asked.clear()
+        assert with_weights(named).models == found.models
+        assert Hub.asked == []
+        server.shutdown()
+    assert found.models["unet"].spec()["encoder_weights"] == file
+    assert found.code("models", "unet").keys() == {file}
+    for kept in ({**UNET, "encoder_weights": None}, {**UNET, "encoder_weights": "a.pth"}):
+        experiment = with_model(kept)
+        assert with_weights(experiment).models == experiment.models
+
+
+def test_weights_that_cannot_be_fetched_say_where_they_go(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    named = with_model({**UNET, "encoder_weights": "imagenet"})
     with pytest.raises(UserError) as error:
-        with_weights(named)
+        with_weights(with_model({**UNET, "encoder_weights": "imagenet"}))
     text = str(error.value)
     assert text.startswith("models.unet.encoder_weights: imagenet of resnet18 cannot be fetched (")
     assert text.endswith("/model.safetensors to results/weights/resnet18.imagenet.safetensors")
-    save_file(encoder().state_dict(), tmp_path / "weights.safetensors")
-    asked = []
-
-    def download(repo_id, filename, revision):
-        asked.append((repo_id, filename, len(revision)))
-        return tmp_path / "weights.safetensors"
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    fetch("resnet18", "imagenet", Path("results/weights/resnet18.imagenet.safetensors"))
-    assert asked == [("smp-hub/resnet18.imagenet", "model.safetensors", 40)]
     with pytest.raises(
         UserError, match=r"there are none to fetch \(available: imagenet, ssl, swsl"
     ):
         fetch("resnet18", "nothing", tmp_path / "x")
     with pytest.raises(UserError, match="name a file with the weights"):
         fetch("tu-resnet18", "imagenet", tmp_path / "x")
-    found = with_code(with_weights(named))
-    file = "results/weights/resnet18.imagenet.safetensors"
-    assert found.models["unet"].spec()["encoder_weights"] == file
-    assert found.code("models", "unet").keys() == {file}
-    for kept in ({**UNET, "encoder_weights": None}, {**UNET, "encoder_weights": "a.pth"}):
-        experiment = with_model(kept)
-        assert with_weights(experiment).models == experiment.models
 
 
 def test_another_normalisation_is_noticed(phantom):
