@@ -1,8 +1,9 @@
 """check: refuse what cannot be trained; say what each loss computes and how they differ here.
 
-`data` describes the datasets; `trials` tries every fold, loss and model; `preflight` takes the
-gradients of the losses on the experiment's own data and models; `study` has the workflow do these
-for a config, measures with `cost` what a block takes, and lays everything out with `words`.
+`data` describes the datasets, `findings` names suspicious cases, `try_entries` tries every fold,
+loss and model, and `preflight` takes the gradients of the losses on the experiment's own data and
+models. `for_people` has the workflow do all this for a config, measures with `cost` what a block
+takes, and prints it with `wording`.
 """
 
 import logging

@@ -60,7 +60,7 @@ def attempts(settings: Experiment, data: Prepared) -> Iterator[tuple[str, Callab
 
 
 def cards(settings: Experiment, data: Prepared) -> dict[str, dict[str, Property]]:
-    """What each loss computes on batches like those of a dataset, by `semantics.measure`."""
+    """What each loss computes on batches like those of a dataset, by `losses.card.measure`."""
     classes, dims, overlapping = data.classes, data.info["spatial_dims"], data.regions is not None
     if len(classes) == 1:  # a sigmoid loss takes each region alike: the card is of two of them
         classes = [*classes, "another"]
