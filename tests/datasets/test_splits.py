@@ -55,6 +55,33 @@ def test_lists_of_images_and_masks_made_on_another_machine(tmp_path):
     assert {*dataset.sources} >= {tmp_path / "trainannot", tmp_path / "test", tmp_path / "test.txt"}
 
 
+@pytest.mark.parametrize("between", ["\t", ", ", ";"])
+def test_lists_of_windows_and_of_tables(between, tmp_path):
+    """With names that have a blank, which another separator allows."""
+    write_parts(tmp_path, lambda part, n: f"{part} {n}")
+    for part, count in PARTS.items():
+        lines = [
+            f"C:\\data\\{part}\\{part} {n}.png{between}{part}annot\\{part} {n}.png"
+            for n in range(count)
+        ]
+        (tmp_path / f"{part}.txt").write_text("\r\n".join(lines))
+    split = {part: str(tmp_path / f"{part}.txt") for part in PARTS}
+    dataset = ImageFolder(["no", "yes"], split=split)
+    found = parts(dataset[i] for i in range(len(dataset)))
+    assert {name.replace(" ", ""): part for name, part in found.items()} == EXPECTED
+    np.testing.assert_array_equal(dataset[0]["label"], (dataset[0]["image"][0] > 99))
+
+
+def test_tables_of_names_may_have_folders_and_endings(tmp_path):
+    split = write_parts(tmp_path)["train"]
+    (tmp_path / "test.txt").write_text("x\\train1.png\n")
+    (tmp_path / "s.csv").write_text("case,subject\ntrain0.png,a\nx/train1.png,b\ntrain2,a\n")
+    lists = {"test": str(tmp_path / "test.txt")}
+    dataset = ImageFolder(["no", "yes"], **split, split=lists, subjects=tmp_path / "s.csv")
+    found = [(case["subject"], case["part"]) for case in map(dataset.__getitem__, range(3))]
+    assert found == [("a", "train"), ("b", "test"), ("a", "train")]
+
+
 def test_lists_of_names(real_data):
     """The Data Science Bowl's images, with the lists that lie next to them."""
     root = real_data("dsb2018") / "dsb2018"
@@ -90,6 +117,9 @@ def test_splits_of_folders_that_cannot_be_used(tmp_path):
         ({"split": {**split, "test": str(tmp_path / "gone.txt")}}, "a.png: no such file"),
         ({"split": {**split, "test": str(tmp_path / "one.txt")}}, "a list of names of cases needs images"),
         ({"split": {**split, "test": str(tmp_path / "empty.txt")}}, "empty.txt: is empty"),
+        ({"split": {**split, "test": str(tmp_path / "test")}}, "test is a folder; expected {images: folder"),
+        ({"split": {**split, "test": None}}, "split.test is None; expected a folder, or a file with"),
+        ({**folders, "split": {"test": ["train0"]}}, r"split.test is \['train0'\]; expected a folder"),
         ({"split": {**split, "test": "nowhere.txt"}}, "split: nowhere.txt: no such file"),
         (
             {**folders, "split": {"train": str(tmp_path / "one.txt"), "test": str(tmp_path / "one.txt")}},
@@ -107,7 +137,7 @@ def test_labels_ts_of_the_decathlon(slice_axis, tmp_path):
     root = write_msd(tmp_path, ("a", "b", "c"))
     write_volume(root / "imagesTs/z.nii.gz", np.random.default_rng(0).normal(size=(5, 6, 7)))
     write_volume(root / "labelsTs/z.nii.gz", np.ones((5, 6, 7), np.uint8))
-    (root / "val.txt").write_text("b\n")
+    (root / "val.txt").write_text("labelsTr/b.nii.gz\n")
     dataset = MSD(root, slice_axis, split={"validation": "val.txt", "test": "labelsTs"})
     found = {case.get("subject", case["case"]): case["part"] for case in map(dataset.__getitem__, range(len(dataset)))}  # fmt: skip
     assert found == {"a": "train", "b": "validation", "c": "train", "z": "test"}

@@ -126,6 +126,13 @@ BREAKS = {
         "1 voxels of the image are NaN or infinite",
     ),
     "infinite": (put("image", fill((1, 1, 1), float("inf"))), "NaN or infinite"),
+    "no data": (put("image", fill((0, 1, 1), -3.4e38)), r"values up to 3.4e\+38, as where there"),
+    "a mask": (put("image", lambda a: np.ma.masked_less(a, 0)), "image is a masked array"),
+    "a gradient": (
+        put("image", lambda a: torch.tensor(a).requires_grad_()),
+        "no array: RuntimeError: Can't call numpy",
+    ),
+    "rows of unequal length": (put("label", lambda _: [[0], [0, 1]]), "no array: ValueError"),
     "constant": (put("image", lambda a: 0 * a + 7), r"image is constant \(7 everywhere\)"),
     "constant channel": (put("image", fill(1, 3.0)), r"channel 1 of the image is constant \(3"),
     "name twice": (put("case", lambda _: "case0"), "case case0: is listed twice"),
@@ -468,6 +475,14 @@ def test_number_of_folds_overrides_the_datasets_own(run):
     assert sorted(set(prepared.cases["fold"])) == [0, 1]
     assert run(Made, "again", own=OWN_FOLDS, folds=2).digest == prepared.digest
     assert run(Made, "other", own=OWN_FOLDS, folds=2, fold_seed=1).digest != prepared.digest
+
+
+def test_a_case_without_a_subject_is_its_own(run, monkeypatch):
+    """As a table that was read by pandas has it: None, or NaN."""
+    names = ["A", None, float("nan"), "B", "A", "B"]
+    given = Made.__getitem__
+    monkeypatch.setattr(Made, "__getitem__", lambda self, i: given(self, i) | {"subject": names[i]})
+    assert run(Made, folds=2).cases["subject"].tolist() == ["A", "case1", "case2", "B", "A", "B"]
 
 
 def test_subjects_share_a_fold(run):

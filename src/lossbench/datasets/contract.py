@@ -19,6 +19,7 @@ MAX_NAME = 100  # letters of a class: names of metrics, columns and files hold i
 LABEL_TOLERANCE = 1e-3  # resampled labels are off a whole number by rounding
 PARTS = ("train", "validation", "test")  # of a split that the data come with
 SIZES = np.finfo(np.float32)  # the range of a spacing: NIfTI stores it so
+LARGEST = 1e30  # value of an image: networks compute in float32, and programs mark voxels so
 _KEYS = ("image", "label", "spacing", "case")
 
 
@@ -70,7 +71,10 @@ def case_problems(
         return ["has an empty subject; name it, or leave subject out"]
     if case.get("part") not in (None, *PARTS):
         return [f"is of part {case['part']!r}; expected {', '.join(PARTS)}"]
-    image, label = np.asarray(case["image"]), np.asarray(case["label"])
+    try:
+        image, label = (_array(case, key) for key in ("image", "label"))
+    except Exception as error:  # a tensor on a GPU or with a gradient, lists of unequal length
+        return [f"image or label is no array: {type(error).__name__}: {error}"]
     if problems := [
         *_array_problems(image, label),
         *_spacing_problems(case["spacing"], label.ndim),
@@ -79,9 +83,21 @@ def case_problems(
     return [*_image_problems(image, sliced), *_label_problems(label, n_classes, ignore, hint)]
 
 
+def _array(case: Mapping[str, Any], key: str) -> np.ndarray:
+    if isinstance(case[key], np.ma.MaskedArray):
+        raise TypeError(f"{key} is a masked array, of which the mask would be lost; fill it")
+    return np.asarray(case[key])
+
+
 def subject_of(case: Mapping[str, Any]) -> str:
-    """The subject of a case as it is stored: one text, however its letters are written."""
-    return unicodedata.normalize("NFC", str(case.get("subject", case["case"])).strip())
+    """The subject of a case as it is stored: one text, however its letters are written.
+
+    A case without one, or with None or NaN, as tables have it, is its own.
+    """
+    subject = case.get("subject")
+    if subject is None or subject != subject:
+        subject = case["case"]
+    return unicodedata.normalize("NFC", str(subject).strip())
 
 
 def read_cases(source: Any) -> Iterator[Any]:
@@ -183,7 +199,10 @@ def _array_problems(image: np.ndarray, label: np.ndarray) -> Iterator[str]:
     if label.ndim not in (2, 3):
         yield f"the label has shape {label.shape}; it must have 2 or 3 axes"
     elif image.shape == label.shape:
-        yield f"the image has shape {image.shape}, as the label; it needs a channel axis in front"
+        yield (
+            f"image and label both have shape {image.shape}; the image needs a channel axis in "
+            "front, which the label has not"
+        )
     elif image.shape[1:] != label.shape or image.ndim != label.ndim + 1:
         yield f"the image has size {image.shape[1:]}, the label {label.shape}; they must be equal"
     elif image.size == 0:
@@ -205,6 +224,8 @@ def is_size(value: object) -> bool:
 def _image_problems(image: np.ndarray, sliced: bool) -> Iterator[str]:
     if not np.isfinite(image).all():
         yield f"{np.count_nonzero(~np.isfinite(image))} voxels of the image are NaN or infinite"
+    elif image.dtype.kind == "f" and (largest := np.abs(image).max()) > LARGEST:
+        yield f"the image has values up to {largest:g}, as where there are no data; replace them"
     elif not sliced:
         flat = image.reshape(len(image), -1)
         constant = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))

@@ -1,5 +1,6 @@
 """The files of images and masks: in folders, or in lists of a split."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ def files_of(
         return whole, {}
     split = checked_split(split)
     if whole:  # lists of names
-        names = {part: [_stem(x) for x in read_lines(Path(p))] for part, p in split.items()}
+        names = {part: [case_of(x) for x in read_lines(Path(p))] for part, p in split.items()}
         parts = part_of_names(names, whole)
         return {name: files for name, files in whole.items() if name in parts}, parts
     members: list[tuple[str, str, Files]] = []
@@ -44,6 +45,11 @@ def files_of(
                 raise UserError(f"split.{part}: expected images and masks; found {[*source]}")
             files = _pairs(Path(source["images"]), Path(source["masks"]), suffix)
             members += [(part, name, pair) for name, pair in files.items()]
+        elif Path(source).is_dir():
+            raise UserError(
+                f"split.{part}: {source} is a folder; expected {{images: folder, masks: folder}}, "
+                "or a file that lists an image and its mask in each line"
+            )
         else:
             members += [(part, pair.image.stem, pair) for pair in _listed(Path(source))]
     if twice := _repeated(files.image.resolve() for _, _, files in members):
@@ -60,21 +66,24 @@ def _repeated(values: Iterable[Any]) -> list[Any]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
-def _stem(line: str) -> str:
-    """The case that a line of a list names, with or without the ending of its file."""
-    path = Path(line)
+def case_of(text: str) -> str:
+    """The case that a text of a list names, with or without folder and ending of its file."""
+    path = Path(text.replace("\\", "/"))
     return path.stem if path.suffix.lower() in EXTENSIONS else path.name
 
 
 def _listed(path: Path) -> list[Files]:
     """The image and the mask in each line of a list."""
-    lines = read_lines(path)
-    if wrong := [line for line in lines if len(line.split()) != 2]:
+    lines = [
+        (re.split(r"\s*[\t,;]\s*", line) if re.search(r"[\t,;]", line) else line.split())
+        for line in read_lines(path)
+    ]
+    if wrong := [words for words in lines if len(words) != 2]:
         raise UserError(
-            f"split: {path}: {wrong[0]!r} is not an image and its mask; a list of names of cases "
-            "needs images and masks, the folders"
+            f"split: {path}: {' '.join(wrong[0])!r} is not an image and its mask; a list of names "
+            "of cases needs images and masks, the folders"
         )
-    files = [Files(*(listed_file(text, path) for text in line.split())) for line in lines]
+    files = [Files(*(listed_file(text, path) for text in words)) for words in lines]
     if missing := [
         f"{file}: {problem}" for pair in files for file in pair if (problem := no_file(file))
     ]:

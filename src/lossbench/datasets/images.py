@@ -11,7 +11,7 @@ from lossbench.common.files import no_file
 from lossbench.common.tables import read_users_csv
 from lossbench.config import UserError
 from lossbench.datasets.contract import is_size, problem_list
-from lossbench.datasets.image_paths import files_of
+from lossbench.datasets.image_paths import case_of, files_of
 from lossbench.datasets.mask_values import parsed, translated
 
 _ORIENTATION = 0x0112  # EXIF tag
@@ -259,6 +259,7 @@ def _common_channels(paths: Sequence[Path]) -> int:
 
 def _read_subjects(path: Path, names: Sequence[str]) -> dict[str, str]:
     table = read_users_csv(path, ["case", "subject"], "subjects")
+    table["case"] = table["case"].map(case_of)
     subjects = dict(zip(table["case"], table["subject"], strict=True))
     if len(subjects) < len(table):
         twice = sorted(set(table["case"][table["case"].duplicated()]))

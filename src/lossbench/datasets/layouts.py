@@ -247,7 +247,8 @@ def _add_split(
     for part, value in checked_split(split).items():
         source = root / value if (root / value).exists() else Path(value)
         if not source.is_dir():
-            names[part] = [NIFTI.sub("", line) for line in read_lines(source)]
+            lines = (line.replace("\\", "/").rpartition("/")[2] for line in read_lines(source))
+            names[part] = [NIFTI.sub("", line) for line in lines]
             continue
         labels = [path for path in sorted(source.iterdir()) if NIFTI.search(path.name)]
         if not labels:

@@ -15,9 +15,13 @@ def checked_split(split: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a split in the order of `PARTS`; UserError where one has another name."""
     if not isinstance(split, Mapping):
         raise UserError(f"split is {split!r}; expected {{train: ..., test: ...}}")
-    for part in split:
+    for part, source in split.items():
         if part not in PARTS:
             raise UserError(f"split: no part {part!r}; {did_you_mean(str(part), PARTS)}")
+        if not isinstance(source, str | Mapping):
+            raise UserError(
+                f"split.{part} is {source!r}; expected a folder, or a file with a name in each line"
+            )
     return {part: split[part] for part in PARTS if part in split}
 
 
@@ -39,7 +43,7 @@ def listed_file(text: str, list_file: Path) -> Path:
     Lists are made on another machine: where there is no such path, its end is looked for next to
     the list, as /SegNet/CamVid/train/a.png in the folder of CamVid's train.txt.
     """
-    path = Path(text)
+    path = Path(text if Path(text).is_file() else text.replace("\\", "/"))  # of Windows
     ends = [list_file.parent.joinpath(*path.parts[n:]) for n in range(len(path.parts))]
     return next((candidate for candidate in (path, *ends) if candidate.is_file()), path)
 

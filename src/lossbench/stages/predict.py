@@ -17,7 +17,7 @@ from lossbench.common.progress import progress
 from lossbench.common.provenance import run_digest
 from lossbench.config import UserError
 from lossbench.datasets.batches import patch_size
-from lossbench.datasets.contract import problem_list
+from lossbench.datasets.contract import LARGEST, problem_list
 from lossbench.datasets.image_paths import EXTENSIONS
 from lossbench.datasets.images import ImageFolder, pixel_spacing, read_image
 from lossbench.datasets.mask_values import mask_image
@@ -175,8 +175,8 @@ def _predict_volume(
             f"{files[0]}: has {len(image)} channels, and the run takes {data.info['channels']}; "
             "call files of one channel CASE_0000, CASE_0001, ..."
         )
-    if not np.isfinite(image).all():
-        raise UserError(f"{files[0]}: holds voxels that are NaN or infinite")
+    if not (np.abs(image) <= LARGEST).all():
+        raise UserError(f"{files[0]}: holds voxels that are NaN, infinite or beyond {LARGEST:g}")
     axis = _slice_axis(data)
     if axis is None:
         (classes,) = classes_of(image[None], spacing)
