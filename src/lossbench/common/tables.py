@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -134,6 +134,18 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         if columns and table.empty:
             raise ValueError("no rows")
         return table
+
+
+def cautions_of(comparisons: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
+    """Each caution of a table of comparisons, once, and the comparisons that it is about."""
+    table = comparisons[comparisons["caution"].fillna("") != ""]
+    table = table.assign(caution=table["caution"].str.split("; ")).explode("caution")
+    for caution, rows in table.groupby("caution", sort=False):
+        if len(rows) == len(comparisons) > 1:
+            yield caution, ["all comparisons"]
+        else:
+            columns = (rows[name] for name in ("metric", "class", "loss"))
+            yield caution, [f"{m} of {c}, {loss}" for m, c, loss in zip(*columns, strict=True)]
 
 
 def read_users_csv(path: Path, columns: Sequence[str], where: str) -> pd.DataFrame:

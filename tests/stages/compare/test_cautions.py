@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lossbench.common.tables import cautions_of
 from lossbench.stages.compare.plan import plan
 from tests.helpers.fake_results import compare_files
 
@@ -102,3 +103,23 @@ def test_training_sets_that_decide_are_reported_and_planned_for(fold_sd, tmp_pat
     assert (row["n_blocks_needed"] == np.inf) == warned
     plan(tmp_path / "out", 0.01)
     assert ("more seeds do not help, but more folds" in capsys.readouterr().out) == warned
+
+
+def test_each_caution_is_said_once_with_what_it_is_about():
+    table = pd.DataFrame(
+        {
+            "metric": ["dice"] * 3,
+            "class": ["a", "b", "b"],
+            "loss": ["x", "x", "y"],
+            "caution": ["one fold", "flips; one fold", "one fold"],
+        }
+    )
+    assert list(cautions_of(table)) == [
+        ("one fold", ["all comparisons"]),
+        ("flips", ["dice of b, x"]),
+    ]
+    table.loc[0, "caution"] = None  # as an empty cell is read
+    assert list(cautions_of(table)) == [
+        ("flips", ["dice of b, x"]),
+        ("one fold", ["dice of b, x", "dice of b, y"]),
+    ]

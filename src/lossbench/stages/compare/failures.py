@@ -127,9 +127,10 @@ def failure_text(table: pd.DataFrame, study: Study, compared: pd.DataFrame) -> s
     failed = table[["n_failed", "n_failed_reference"]].gt(0).any(axis=1)
     some = table["loss"].isin(study.compared) & failed
     lines = [
-        f"no overlap with {row['class']}: {row['loss']} on {row['n_failed']} of "
+        f"no overlap with {row['class']} in some training: {row['loss']} on {row['n_failed']} of "
         f"{row['n_subjects']} subjects, {study.reference_of(row['loss'])} on "
-        f"{row['n_failed_reference']} (McNemar p {row['p_mcnemar']:.2g})"
+        f"{row['n_failed_reference']} (McNemar over subjects, by which fails in more trainings: p "
+        f"{row['p_mcnemar']:.2g})"
         for row in table[some].to_dict("records")
     ]
     if len(lines) > MOST_LINES:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from lossbench.common.tables import cautions_of
 from lossbench.config import TUNED, Study, abridged
 from lossbench.stages.compare.failures import failure_text
 from lossbench.stages.compare.tuned import tuning_text
@@ -55,10 +56,10 @@ def _missing(compared: pd.DataFrame, alpha: float) -> str:
 
 def _cautions(compared: pd.DataFrame) -> str:
     """A line for each caution, with the comparisons that it is about."""
-    lines = []
-    for caution, rows in compared[compared["caution"] != ""].groupby("caution", sort=False):
-        of = [f"{r['metric']} of {r['class']}, {r['loss']}" for r in rows.to_dict("records")]
-        lines.append(f"caution: {caution} ({abridged(of, separator='; ')})\n")
+    lines = [
+        f"caution: {caution} ({abridged(names, separator='; ')})\n"
+        for caution, names in cautions_of(compared)
+    ]
     return "\n" * bool(lines) + "".join(lines)
 
 

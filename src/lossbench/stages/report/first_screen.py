@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from lossbench.common.tables import cautions_of
 from lossbench.stages.report import figure_style, wording
 from lossbench.stages.report.results import Results
 from lossbench.stages.report.wording import MAX_NAMES, NOTHING, SYMBOLS
@@ -156,9 +157,7 @@ def warnings(results: Results, data: dict[str, Any]) -> list[tuple[str, str]]:
     if (collapses := data["collapses"]) and len(collapses["table"]):
         names = _collapsed(**collapses, n_losses=len(results.losses))
         found.append((_named("Some runs never found a class", names), "collapses"))
-    cautions = results.comparisons.dropna(subset="caution")
-    for caution, rows in cautions.groupby("caution", sort=False):
-        names = [f"{r['loss']} on {r['class']}" for r in rows.to_dict("records")]
+    for caution, names in cautions_of(results.comparisons):
         found.append((_named(caution[0].upper() + caution[1:], names), "comparisons"))
     empty = data["conventions"]
     if empty and empty["winners"] is not None and len(empty["winners"]):
