@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -117,6 +118,43 @@ class Annealed(nn.Module):
         return (1 + step / steps) * nn.functional.cross_entropy(logits, target)
 
 
+class Smoothed(nn.Module):
+    """Label smoothing in place."""
+
+    def forward(self, logits, target):
+        return nn.functional.cross_entropy(logits, target.mul_(0.9).add_(0.03))
+
+
+class Numpy(nn.Module):
+    """With a gradient that leads nowhere."""
+
+    def forward(self, logits, target):
+        return torch.tensor(float(logits.detach().numpy().mean()), requires_grad=True)
+
+
+class Holding(nn.Module):
+    """Cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def forward(self, logits, target):
+        return nn.functional.cross_entropy(logits, target)
+
+
+class KeepsGraph(nn.Module):
+    """A moving mean of which the graph of the last step is a part."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, logits, target):
+        self.mean = 0.9 * self.mean + 0.1 * nn.functional.cross_entropy(logits, target)
+        return self.mean
+
+
 class NoBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -181,6 +219,13 @@ def test_what_can_be_trained_passes(tmp_path, phantom):
         (
             {"_target_": f"{__name__}.FailsBackward"},
             "losses.it: the gradient of FailsBackward failed: ValueError: no gradient here",
+        ),
+        ({"_target_": f"{__name__}.Numpy"}, "losses.it: has no gradient"),
+        ({"_target_": f"{__name__}.Smoothed"}, "losses.it: Smoothed changes its target in place"),
+        ({"_target_": f"{__name__}.Holding"}, "losses.it: Holding cannot be copied (TypeError: "),
+        (
+            {"_target_": f"{__name__}.KeepsGraph"},
+            "losses.it: the second step (does it keep what it should detach?) of KeepsGraph failed",
         ),
         ({"_target_": f"{__name__}.Forgetful"}, "state_dict and seeds, so a training that is"),
         (

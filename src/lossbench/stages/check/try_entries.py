@@ -108,8 +108,10 @@ def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) ->
     logits = (3 * torch.randn(shape, generator=generator)).requires_grad_()
     labels = torch.randint(k + overlapping, [2, *shape[2:]], generator=generator)
     target = example_target(labels, k, overlapping)
+    given = {"logits": (logits, logits.detach().clone()), "target": (target, target.clone())}
+    trial = _copied(loss, where)
     try:
-        value = copy.deepcopy(loss)(logits, target)
+        value = trial(logits, target)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     except Exception as error:
@@ -119,6 +121,11 @@ def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) ->
             f"{where}: {type(loss).__name__} failed on logits {shape} and a one-hot target of the "
             f"same shape: {type(error).__name__}: {error} ({location_of(error)})"
         ) from error
+    for name, (tensor, before) in given.items():
+        if not torch.equal(tensor, before):
+            raise UserError(
+                f"{where}: {type(loss).__name__} changes its {name} in place; let it work on a copy"
+            )
     if not isinstance(value, torch.Tensor) or value.ndim:
         kind = (
             f"shape {list(value.shape)}"
@@ -126,15 +133,19 @@ def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) ->
             else type(value).__name__
         )
         raise UserError(f"{where}: gives {kind}, expected a scalar tensor")
-    if not value.requires_grad:
-        raise UserError(f"{where}: has no gradient with respect to the logits")
+    of = "the gradient"
     try:
-        value.backward()
+        if value.requires_grad:
+            value.backward()
+            of = "the second step (does it keep what it should detach?)"
+            trial(logits.detach().requires_grad_(), target).backward()
     except Exception as error:
         raise UserError(
-            f"{where}: the gradient of {type(loss).__name__} failed: "
+            f"{where}: {of} of {type(loss).__name__} failed: "
             f"{type(error).__name__}: {error} ({location_of(error)})"
         ) from error
+    if logits.grad is None:
+        raise UserError(f"{where}: has no gradient with respect to the logits")
     if problem := _state_problem(loss, logits.detach(), target):
         raise UserError(f"{where}: {problem}")
     # Before what is not finite, since logits taken as probabilities often are the cause of that.
@@ -157,6 +168,17 @@ def _try_loss(loss: torch.nn.Module, spec: Mapping[str, Any], data: Prepared) ->
             MaskedLoss(loss, k, dims, overlapping)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+
+
+def _copied(loss: torch.nn.Module, where: str) -> torch.nn.Module:
+    """A copy of a loss, on which check and ledger work so that its state stays as it is."""
+    try:
+        return copy.deepcopy(loss)
+    except Exception as error:
+        raise UserError(
+            f"{where}: {type(loss).__name__} cannot be copied ({type(error).__name__}: {error}); "
+            "let it open files and the like where it uses them"
+        ) from error
 
 
 def _state_problem(loss: torch.nn.Module, logits: torch.Tensor, target: torch.Tensor) -> str | None:
