@@ -138,14 +138,27 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 
 def cautions_of(comparisons: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
     """Each caution of a table of comparisons, once, and the comparisons that it is about."""
-    table = comparisons[comparisons["caution"].fillna("") != ""]
+    table = comparisons.assign(where=class_names(comparisons))
+    table = table[table["caution"].fillna("") != ""]
     table = table.assign(caution=table["caution"].str.split("; ")).explode("caution")
     for caution, rows in table.groupby("caution", sort=False):
         if len(rows) == len(comparisons) > 1:
             yield caution, ["all comparisons"]
         else:
-            columns = (rows[name] for name in ("metric", "class", "loss"))
-            yield caution, [f"{m} of {c}, {loss}" for m, c, loss in zip(*columns, strict=True)]
+            columns = (rows[name] for name in ("metric", "where", "loss"))
+            yield (
+                caution,
+                [f"{m} of {where}, {loss}" for m, where, loss in zip(*columns, strict=True)],
+            )
+
+
+def class_names(table: pd.DataFrame) -> list[str]:
+    """The class of each row, with data set and model where the table has several of these."""
+    if len(table[[*GROUP]].drop_duplicates()) < 2:
+        return table["class"].tolist()
+    return [
+        f"{c} ({d}, {m})" for d, m, c in zip(*(table[x] for x in (*GROUP, "class")), strict=True)
+    ]
 
 
 def read_users_csv(path: Path, columns: Sequence[str], where: str) -> pd.DataFrame:

@@ -108,7 +108,9 @@ def test_training_sets_that_decide_are_reported_and_planned_for(fold_sd, tmp_pat
 def test_each_caution_is_said_once_with_what_it_is_about():
     table = pd.DataFrame(
         {
-            "metric": ["dice"] * 3,
+            "dataset": "data",
+            "model": "net",
+            "metric": "dice",
             "class": ["a", "b", "b"],
             "loss": ["x", "x", "y"],
             "caution": ["one fold", "flips; one fold", "one fold"],
@@ -123,3 +125,5 @@ def test_each_caution_is_said_once_with_what_it_is_about():
         ("flips", ["dice of b, x"]),
         ("one fold", ["dice of b, x", "dice of b, y"]),
     ]
+    table.loc[0, "model"] = "other"
+    assert next(iter(cautions_of(table))) == ("flips", ["dice of b (data, net), x"])

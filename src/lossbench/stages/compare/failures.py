@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench.common import tables
-from lossbench.common.tables import COUNTS, GROUP
+from lossbench.common.tables import COUNTS, GROUP, class_names
 from lossbench.config import Study
 from lossbench.stages.compare.scores import Pair, Scores, to_rows
 from lossbench.statistics import failure_rate, mcnemar
@@ -125,16 +125,21 @@ def failure_text(table: pd.DataFrame, study: Study, compared: pd.DataFrame) -> s
         Of `comparisons`: where some verdict was reached, failures that are not in the data matter.
     """
     failed = table[["n_failed", "n_failed_reference"]].gt(0).any(axis=1)
-    some = table["loss"].isin(study.compared) & failed
+    some = table.assign(where=class_names(table))[table["loss"].isin(study.compared) & failed]
     lines = [
-        f"no overlap with {row['class']} in some training: {row['loss']} on {row['n_failed']} of "
-        f"{row['n_subjects']} subjects, {study.reference_of(row['loss'])} on "
-        f"{row['n_failed_reference']} (McNemar over subjects, by which fails in more trainings: p "
-        f"{row['p_mcnemar']:.2g})"
-        for row in table[some].to_dict("records")
+        f"  {row['where']}: {row['loss']} on {row['n_failed']} of {row['n_subjects']}, "
+        f"{study.reference_of(row['loss'])} on {row['n_failed_reference']} "
+        f"(p {row['p_mcnemar']:.2g})"
+        for row in some.sort_values("p_mcnemar", kind="stable").to_dict("records")
     ]
     if len(lines) > MOST_LINES:
-        lines[MOST_LINES:] = [f"and {len(lines) - MOST_LINES} more, in failures.csv"]
+        lines[MOST_LINES:] = [f"  and {len(lines) - MOST_LINES} more, in failures.csv"]
+    if lines:
+        lines.insert(
+            0,
+            "subjects without any overlap with the class, in one training or more (p: McNemar's "
+            "test, by which loss fails in more trainings of a subject)",
+        )
     decided = compared["verdict"].isin(["better", "worse", "equivalent"]).any()
     if decided and len(none := table[table["n_failed"] == 0]):
         high = none["rate_high"].max()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench.common.tables import cautions_of
+from lossbench.common.tables import cautions_of, class_names
 from lossbench.config import TUNED, Study, abridged
 from lossbench.stages.compare.failures import failure_text
 from lossbench.stages.compare.tuned import tuning_text
@@ -41,11 +41,12 @@ def verdict_text(study: Study, tables: dict[str, pd.DataFrame], output: Path) ->
 def _missing(compared: pd.DataFrame, alpha: float) -> str:
     """A line for each comparison that lacks values of one side which the other side has."""
     lines = []
-    for row in compared[compared["missing_cases"] != ""].to_dict("records"):
+    table = compared.assign(where=class_names(compared))
+    for row in table[table["missing_cases"] != ""].to_dict("records"):
         names = abridged(row["missing_cases"].split(", "))
         n_loss, n_reference = row["n_missing_loss"], row["n_missing_reference"]
         line = (
-            f"{row['metric']} of {row['class']}: {row['loss']} lacks {n_loss} values, "
+            f"{row['metric']} of {row['where']}: {row['loss']} lacks {n_loss} values, "
             f"{row['reference']} {n_reference}, where the class is there ({names})"
         )
         if row["p_missing"] < alpha:
@@ -66,10 +67,11 @@ def _cautions(compared: pd.DataFrame) -> str:
 def _models(compared: pd.DataFrame) -> str:
     """What one block says of the two trained models."""
     lines = []
-    for row in compared[compared["scope"] == "models"].to_dict("records"):
+    table = compared.assign(where=class_names(compared))
+    for row in table[table["scope"] == "models"].to_dict("records"):
         loss, reference, verdict = row["loss"], row["reference"], row["verdict_models"]
         interval = f"({row['models_low']:z.4f} to {row['models_high']:z.4f})"
-        where = f"{row['metric']} of {row['class']}"
+        where = f"{row['metric']} of {row['where']}"
         if verdict in ("higher", "lower"):
             line = (
                 f"{where}: this {loss} model is {verdict} than this {reference} model on new "
