@@ -40,6 +40,7 @@ class Hard:
     slices: int = 1  # cases of a subject, whose own SD is that of a case
     shared: float = 0.0  # SD of what all blocks of a seed share
     fold: float = 0.0  # SD of what all blocks of a fold share
+    having: int | None = None  # comparisons that have such a component; None: all
     failures: float = 0.0  # share of the subjects on which one loss fails by 0.8, in all trainings
     seen: bool = False  # whether each comparison has such a failure
     missing: float = 0.0  # share of the cases, the worst, that the loss lacks in bad blocks
@@ -59,6 +60,17 @@ DESIGNS = [
     Hard("training set x loss as large as a block", fold=0.003),
     Hard("training set x loss half as large", fold=0.0015),
     Hard("training set x loss as large as a block", seeds=10, fold=0.003),
+    Hard("training set x loss as large as a block, of half", fold=0.003, having=3),
+    Hard("training set x loss as large as a block, of half", seeds=10, fold=0.003, having=3),
+    Hard("training set x loss as two blocks, of one", fold=0.006, having=1),
+    Hard("training set x loss as two blocks, of half", fold=0.006, having=3),
+    Hard("training set x loss as two blocks, of half", seeds=10, fold=0.006, having=3),
+    Hard("training set x loss as a block, of half", fold=0.003, having=8, comparisons=16, seeds=5),
+    Hard("training set x loss as large as a block", (52,) * 3, fold=0.003),
+    Hard("training set x loss as large as a block, of half", (52,) * 3, fold=0.003, having=3),
+    Hard("training set x loss as large as a block", (52,) * 2, fold=0.003),
+    Hard("training set x loss as large as a block, of half", (52,) * 2, fold=0.003, having=3),
+    Hard("training set x loss as two blocks, of half", (52,) * 2, 10, fold=0.006, having=3),
     Hard("1 % total failures of one loss, seen", failures=0.01, seen=True),
     Hard("1 % total failures of one loss, seen or not", failures=0.01),
     Hard("unequal folds", (5, 5, 200), 1),
@@ -114,7 +126,9 @@ def rates(d: Hard, studies: int, seed: int = 0) -> dict[str, float | str]:
     rng = np.random.default_rng(seed)
     winners = false = covered = equivalent = 0
     for _ in range(studies):
-        values = [_comparison(rng, d) for _ in range(d.comparisons)]
+        alike = replace(d, fold=0.0)
+        n_having = d.comparisons if d.having is None else d.having
+        values = [_comparison(rng, d if i < n_having else alike) for i in range(d.comparisons)]
         found = share_training_sets([d.estimate(folds) for folds in values])
         p_missing = [1.0] * len(found)
         if d.missing:
@@ -173,7 +187,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     rows = []
     for design in DESIGNS:
-        n = arguments.studies if design.comparisons == COMPARISONS else arguments.studies // 10
+        n = arguments.studies if design.comparisons < 100 else arguments.studies // 10
         rows.append(rates(design, n, arguments.seed))
         print(rows[-1], flush=True)
         (arguments.output / "hard_designs.json").write_text(json.dumps(rows, indent=1))

@@ -368,6 +368,21 @@ def test_a_loss_that_is_called_like_a_tuned_one_is_refused():
     assert "losses.dice_tuned: tuning makes a loss of this name; rename" in problems(raw)
 
 
+def test_a_loss_that_is_unknown_is_named_where_losses_are_added_too():
+    for added in ({"tuning": {}}, {"comparison": {"scale_control": True}}):
+        raw = merged(default(), added | {"matrix": {"loss": ["dice", "nonesuch"]}})
+        assert "no loss 'nonesuch' in losses" in problems(raw)
+
+
+def test_one_fold_is_not_tuned_by_one_training_a_point():
+    """Ten seeds of it called false winners in 6 and 11 % of simulated studies."""
+    tuning = {"learning_rate": {"trainings": 1}}
+    for folds, expected in (([1], True), ([0, 1], False)):
+        raw = merged(default(), {"tuning": tuning, "matrix": {"fold": folds, "loss": ["nonesuch"]}})
+        text = "tuning.learning_rate.trainings: in a single fold the rate would be the luck"
+        assert (text in problems(raw)) == expected
+
+
 def test_the_rates_of_a_grid_are_half_a_decade_apart():
     grid = validate(tuned()).tuning.learning_rate
     rates = [grid.rate(0.001, position) for position in (-2, -1, 0, 1, 0.5)]

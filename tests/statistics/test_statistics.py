@@ -211,7 +211,7 @@ def test_the_usual_test_over_cases_is_too_sure():
     """What the block effect is for: Wilcoxon over cases calls many more false winners."""
     row = rates(FULL, 60, seed=1)
     assert row["wilcoxon"] > 0.15 > row["ours"]
-    assert row["power"] > 0.8
+    assert row["power"] > 0.7  # 0.80 in 20,000 studies
 
 
 def test_p_and_interval_agree():

@@ -25,7 +25,7 @@ def test_a_planned_study_has_the_promised_power(design, seeds):
 
 
 def test_more_comparisons_need_more_blocks():
-    d = replace(truth(Design(2, 2, 15, 0.008)), mean=0.012)
+    d = replace(truth(Design(4, 2, 15, 0.008)), mean=0.012)
     blocks = [needed(d, 0.01, 0.05, tests)[1] for tests in (1, 10, 100)]
     assert blocks[0] < blocks[1] < blocks[2]
 

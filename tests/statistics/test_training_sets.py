@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.hard_designs import Hard, simulate
 from lossbench.statistics import on_same_cases, paired_difference, planned, share_training_sets
@@ -35,8 +36,40 @@ def test_most_of_the_power_is_left_where_training_sets_are_alike():
     assert studies(design, 60, 0.005) > 0.9
 
 
-def test_a_comparison_that_is_far_off_does_not_widen_the_others():
-    assert shared_ratios(np.array([1.0, 1.2, 0.8, 50.0])) == pytest.approx([1.1, 1.15, 1.1, 25.55])
+def test_comparisons_share_the_mean_of_their_ratios():
+    """Those above it are half-way to their own; F has 4 and 10 degrees of freedom."""
+    median, of_four = (stats.f.median(4 * k, 10 * k) for k in (1, 4))
+    own = np.array([0.5, 0.5, 0.5, 2.5])
+    ratio, of = shared_ratios(own, 4, 10)
+    mean = 1 / of_four
+    assert ratio == pytest.approx([mean] * 3 + [(mean + 2.5 / median) / 2])
+    assert of == pytest.approx([4, 4, 4, 16 / 7])
+    of_others = 0.5 / stats.f.median(12, 30)
+    # Found, p 0.003: estimated alone, and part of the mean; beyond doubt, p 1e-7: no part of it.
+    for found, others in ((8.0, (0.5 * 3 + 8) / 4 / of_four), (100.0, of_others)):
+        ratio, of = shared_ratios(np.array([0.5, 0.5, 0.5, found]), np.full(4, 4.0), 10.0)
+        assert ratio[3] == pytest.approx(found / median)
+        assert ratio[:3] == pytest.approx(max(others, (others + 0.5 / median) / 2))
+        assert of.tolist() == [of[0]] * 3 + [1]
+        assert of[0] == (4 if found == 8 else pytest.approx(2))  # 4 n / (n + 3) of three
+    spreads = np.random.default_rng(0).chisquare(1, (100_000, 4))
+    half_way = (spreads[:, 0] + spreads.mean(axis=1)) / 2
+    assert 2 / half_way.var() == pytest.approx(16 / 7, rel=0.02)
+    ratio, of = shared_ratios(np.array([100.0, 200.0]), 4, 10)
+    assert ratio == pytest.approx([100 / median, 200 / median])
+    assert of.tolist() == [1, 1]
+
+
+def test_degrees_of_freedom_are_those_of_the_spread_that_was_taken():
+    rng = np.random.default_rng(1)
+    row = [paired_difference(simulate(rng, Hard("", (20,) * 3, 10))) for _ in range(COMPARISONS)]
+    found = [d.components for d in share_training_sets(row)]
+    own = np.array([d.components.ratio for d in row])
+    assert min(d.components.p_fold for d in row) > 0.05
+    above = own / stats.f.median(2, 27) > own.mean() / stats.f.median(12, 162)
+    assert 0 < above.sum() < COMPARISONS
+    assert [c.df for c in found] == pytest.approx(np.where(above, 2 * 24 / 9, 12))
+    assert {c.shared_by for c in found} == {COMPARISONS}
 
 
 def test_a_component_that_one_comparison_has_alone_calls_no_false_winners():

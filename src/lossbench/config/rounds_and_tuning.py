@@ -50,7 +50,10 @@ class LearningRateTuning(Strict):
         "half_decade", description="From one rate to the next: a factor of 3.16, or of 10."
     )
     trainings: int = Field(
-        3, ge=1, description="Trainings at each rate in each fold, with seeds of their own."
+        3,
+        ge=1,
+        description="Trainings at each rate in each fold, with seeds of their own. Two or more "
+        "with one fold.",
     )
     steps: int | None = Field(
         None, ge=1, description="Steps of these trainings; null: as many as of the others."

@@ -97,6 +97,9 @@ def _cross_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
     if e.rounds and e.rounds.first * len(e.matrix.fold) < 2:
         text = "the first look would be at one block, which says nothing of the losses; expected: 2"
         yield ("rounds", "first"), text
+    if e.tuning and e.tuning.learning_rate.trainings * len(e.matrix.fold) < 2:
+        text = "in a single fold the rate would be the luck of one training a point; expected: 2"
+        yield ("tuning", "learning_rate", "trainings"), text
     for section in ("models", "losses"):
         for name, entry in getattr(e, section).items():
             if "name" in entry.spec():
@@ -163,6 +166,8 @@ def _metric_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
 
 
 def _claim_checks(e: Experiment) -> Iterator[tuple[tuple, str]]:
+    if not {e.comparison.reference, *e.matrix.loss} <= e.losses.keys():
+        return  # a mistake that is named; without it there is nothing to expand
     trained = e.expanded().matrix.loss
     for n, claim in enumerate(e.claims):
         for key, loss in claim.losses():

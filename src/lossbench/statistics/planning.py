@@ -11,7 +11,7 @@ from scipy import special
 
 from lossbench.statistics.differences import Difference
 from lossbench.statistics.sequential import Looks, both_p
-from lossbench.statistics.training_sets import ALONE, shared_ratios
+from lossbench.statistics.training_sets import shared_ratios
 from lossbench.statistics.variance_components import NOISE_EXPONENT
 from lossbench.statistics.verdicts import step_down
 
@@ -19,7 +19,7 @@ POWER = 0.8  # of the numbers of cases and blocks that would decide
 MAX_PLANNED = 1_000_000  # cases or blocks that anybody would plan for
 SEEDS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100)
 DRAWS = 400  # studies of a design that are drawn
-MOST_SHARED = 6  # comparisons that are drawn; the median of more is as good as known
+MOST_SHARED = 6  # comparisons that are drawn; the mean of more is as good as known
 
 
 @dataclass(frozen=True)
@@ -159,19 +159,20 @@ def rounds_needed(
         c, folds = d.components, d.n_folds
         of_training = c.block + c.residual * folds / d.n_cases
         shared = np.sqrt(c.case * folds / d.n_cases + c.training_sets * folds)
-        noise = generator.standard_normal((looks.budget, studies, folds)).cumsum(axis=0)
+        drawn = (studies, min(max(c.shared_by, 1), MOST_SHARED))  # it is the first of each study
+        noise = generator.standard_normal((looks.budget, *drawn, folds)).cumsum(axis=0)
         noise *= np.sqrt(of_training * folds / blocks)
-        of_folds = shared * generator.standard_normal((studies, folds))
-        dfs = np.full((looks.budget, 1), blocks)
+        of_folds = shared * generator.standard_normal((*drawn, folds))
+        dfs = np.full((looks.budget, 1, 1), blocks)
         dfs[0] -= folds
-        squares = 2 * generator.gamma(dfs / 2, size=(looks.budget, studies)).cumsum(axis=0)
+        squares = 2 * generator.gamma(dfs / 2, size=(looks.budget, *drawn)).cumsum(axis=0)
         for j, k in enumerate(rounds):
             means = of_folds + noise[k - 1] / k
-            spread = means.var(axis=-1, ddof=1) if folds > 1 else np.zeros(studies)
+            spread = means.var(axis=-1, ddof=1) if folds > 1 else np.zeros(drawn)
             seeds = blocks * k / folds
             within = squares[k - 1] / max(blocks * k - folds, 1) * of_training / seeds
-            e = _estimate(d, d.n_cases, seeds, spread[:, None], within[:, None])
-            mean = effect * margin + means.mean(axis=-1)
+            e = _estimate(d, d.n_cases, seeds, spread, within)
+            mean = effect * margin + means[:, 0].mean(axis=-1)
             error = np.sqrt(np.maximum(e.variance[:, 0], np.finfo(float).tiny))
             for side, shift in enumerate((mean, -mean, mean + margin, margin - mean)):
                 few, many = (special.stdtr(df, -shift / error) for df in (e.df[:, 0], e.df_case))
@@ -215,12 +216,10 @@ def _estimate(
     if df_block and df_fold and c.shared_by:
         expected = of_case + np.maximum(within, of_residual)
         own = spread / np.maximum(expected, np.finfo(float).tiny)
-        own, p = own / special.fdtri(df_fold, df_block, 0.5), special.fdtrc(df_fold, df_block, own)
-        ratio = shared_ratios(own)
-        alone = (p < ALONE) & (own > ratio)
-        part = np.maximum(np.where(alone, own, ratio) - 1, 0) * expected / folds
+        ratio, of = shared_ratios(own, df_fold, df_block)
+        part = np.maximum(ratio - 1, 0) * expected / folds
         variance, noise = variance + part, noise + part
-        dfs = np.minimum(dfs, np.where(alone, 1, c.shared_by) * df_fold)
+        dfs = np.minimum(dfs, of * df_fold)
     weight = (noise / np.maximum(variance, np.finfo(float).tiny)) ** NOISE_EXPONENT
     return _Estimate(variance, weight, dfs, cases - folds if cases > folds else np.inf)
 

@@ -9,14 +9,17 @@ comparisons that share trainings, added to the variance, and the degrees of free
 those of the estimate (benchmarks/hard_designs.py).
 
 A comparison may have such a component that the others lack. Where its own spread shows that, it is
-estimated from this comparison alone: half-way to the others, one as large as two blocks gave 6
-(three seeds) to 8 % false winners (ten seeds), two of six comparisons with it 7 and 11 %.
+estimated from this comparison alone; else, where its own is larger, half-way between that and what
+all share. This is their mean: by the median, and half-way with the degrees of freedom of all, a
+component of one block that half of six comparisons have gave 6 (three seeds) to 8 % (ten seeds)
+false winners, half of sixteen 12 %.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy import special
 
 from lossbench.statistics.differences import Difference
 from lossbench.statistics.variance_components import NOISE_EXPONENT, Components
@@ -24,6 +27,8 @@ from lossbench.statistics.variance_components import NOISE_EXPONENT, Components
 # P of the fold component below which a comparison is estimated alone. At 0.01 two comparisons of
 # six that have one give 7 % false winners; 0.05 costs 1 % of power with three seeds, 3 % with ten.
 ALONE = 0.05
+# P below which it says nothing of the others: a loss that collapses in one fold would widen them.
+BEYOND_DOUBT = 1e-4
 
 
 def share_training_sets(differences: Sequence[Difference]) -> list[Difference]:
@@ -33,39 +38,49 @@ def share_training_sets(differences: Sequence[Difference]) -> list[Difference]:
     ----------
     differences
         Of comparisons that share trainings and a metric: losses and classes of a dataset and
-        model, each by `paired_difference`. One whose own component is found (`ALONE`) is estimated
-        alone, and informs the others still. Those of which folds or seeds are too few to tell come
+        model, each by `paired_difference`. Those of which folds or seeds are too few to tell come
         back as they are: with one seed the spread of the folds holds the component already, and
         with one fold all is of one training set.
     """
     known = [i for i, d in enumerate(differences) if np.isfinite(d.components.ratio)]
     found = list(differences)
     if known:
-        ratios = shared_ratios(np.array([found[i].components.ratio for i in known]))
-        for i, ratio in zip(known, ratios, strict=True):
-            c, of = found[i].components, len(known)
-            if c.p_fold < ALONE and c.ratio > ratio:
-                ratio, of = c.ratio, 1
-            found[i] = replace(found[i], components=_add(c, ratio, of))
+        own = [found[i].components for i in known]
+        figures = np.transpose([(c.ratio, c.df_fold, c.df_within) for c in own])
+        for i, ratio, of in zip(known, *shared_ratios(*figures), strict=True):
+            found[i] = replace(found[i], components=_add(found[i].components, ratio, of, len(own)))
     return found
 
 
-def shared_ratios(own: np.ndarray) -> np.ndarray:
+def shared_ratios(
+    ratio: np.ndarray, df_fold: np.ndarray | float, df_within: np.ndarray | float
+) -> tuple[np.ndarray, np.ndarray]:
     """What is taken as the ratio of each comparison, from those of all that share trainings.
 
     Parameters
     ----------
-    own
-        `Components.ratio`, (..., comparisons), without NaN.
+    ratio, df_fold, df_within
+        Of `Components`, (..., comparisons), without NaN.
 
     Returns
     -------
-    np.ndarray
-        As large: the median, since a comparison that is far off is not to widen the others;
-        half-way to its own where that is larger.
+    tuple of np.ndarray
+        As large: the ratio over its median without training sets, and of how many comparisons it
+        has the degrees of freedom. The mean over comparisons, without those that are beyond doubt,
+        has those of all. One that lies above it is alone, or half-way between the mean and its own:
+        with n spreads of one degree of freedom each, (mean + own) / 2 has 4 n / (n + 3).
     """
-    median = np.median(own, axis=-1, keepdims=True)
-    return np.maximum(median, (median + own) / 2)
+    p = special.fdtrc(df_fold, df_within, ratio)
+    own = ratio / special.fdtri(df_fold, df_within, 0.5)
+    kept = p >= BEYOND_DOUBT
+    n = np.maximum(kept.sum(axis=-1, keepdims=True), 1)
+    sizes = np.arange(1, ratio.shape[-1] + 1)
+    medians = special.fdtri(sizes * np.mean(df_fold), sizes * np.mean(df_within), 0.5)
+    mean = (ratio * kept).sum(axis=-1, keepdims=True) / n / medians[n - 1]
+    above = own > mean
+    alone = above & (p < ALONE)
+    shared = np.where(alone, own, np.maximum(mean, (mean + own) / 2))
+    return shared, np.where(alone, 1, np.where(above, 4 * n / (n + 3), n))
 
 
 def on_same_cases(d: Difference, values: np.ndarray, fold: np.ndarray) -> Difference:
@@ -104,7 +119,7 @@ def on_same_cases(d: Difference, values: np.ndarray, fold: np.ndarray) -> Differ
     return replace(d, components=c)
 
 
-def _add(c: Components, ratio: float, shared_by: int) -> Components:
+def _add(c: Components, ratio: float, of: int, n: int) -> Components:
     part = max(0.0, ratio - 1) * c.unit
     variance, noise = c.variance + part, c.noise + part
     return c._replace(
@@ -112,7 +127,7 @@ def _add(c: Components, ratio: float, shared_by: int) -> Components:
         noise=noise,
         floor=c.floor + part,
         weight=(noise / variance) ** NOISE_EXPONENT if variance else 1.0,
-        df=min(c.df, shared_by * c.df_fold),
+        df=min(c.df, of * c.df_fold),
         training_sets=part,
-        shared_by=shared_by,
+        shared_by=1 if of == 1 else n,
     )

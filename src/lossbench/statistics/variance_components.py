@@ -128,11 +128,11 @@ class Components(NamedTuple):
         Component of the training set (what all trainings of a fold share beyond their cases), and
         p of there being none; NaN where folds or seeds are too few to tell. More seeds shrink
         `block` and leave it.
-    ratio
-        Spread of the folds' means over what cases and trainings explain, divided by the median of
-        its F distribution; NaN where `fold` is.
-    unit, df_fold
-        Variance that a ratio of 2 adds to the mean, and degrees of freedom of the folds' spread.
+    ratio, df_fold, df_within
+        Spread of the folds' means over what cases and trainings explain, and the degrees of freedom
+        of both; NaN where `fold` is.
+    unit
+        Variance that a ratio of 2 adds to the mean.
     training_sets, shared_by
         The part of the variance that is from training sets, and from how many comparisons it is
         estimated; 0 before statistics/training_sets.py adds it.
@@ -150,8 +150,9 @@ class Components(NamedTuple):
     fold: float = np.nan
     p_fold: float = np.nan
     ratio: float = np.nan
-    unit: float = 0.0
     df_fold: float = np.nan
+    df_within: float = np.nan
+    unit: float = 0.0
     training_sets: float = 0.0
     shared_by: int = 0
 
@@ -181,9 +182,10 @@ class Components(NamedTuple):
         return self._replace(
             fold=float(found / scale),
             p_fold=float(special.fdtrc(df_fold, df_within, ratio)),
-            ratio=float(ratio / special.fdtri(df_fold, df_within, 0.5)),
-            unit=float(expected / scale * share @ share) if expected > 0 else 0.0,
+            ratio=float(ratio),
             df_fold=float(df_fold) if expected > 0 else np.nan,
+            df_within=float(df_within) if expected > 0 else np.nan,
+            unit=float(expected / scale * share @ share) if expected > 0 else 0.0,
         )
 
     def tail(self, t: float) -> float:
