@@ -96,6 +96,7 @@ def test_the_digest_of_the_file_is_part_of_the_run(file):
     assert code_of(entry) == {}  # the check says that it is missing
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_weights_and_is_read_without_them(tmp_path, phantom, file):
     model = {**UNET, "encoder_weights": str(file)}
     path = block(tmp_path, phantom, LOSSES, model=model, steps=2, patch_size=[32, 32])

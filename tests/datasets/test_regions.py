@@ -33,6 +33,7 @@ def prepared(folder, regions=None, spec=None, **keys):
     return Prepared(folder)
 
 
+@pytest.mark.slow
 def test_classes_are_the_regions_in_their_order(tmp_path):
     plain, data = prepared(tmp_path / "a"), prepared(tmp_path / "b", REGIONS)
     assert (data.classes, data.regions, data.background) == (["whole", "core"], [[1, 2], [2]], None)

@@ -185,6 +185,7 @@ def test_initial_weights_are_a_function_of_model_and_seed(evaluated, phantom):
     assert not all(torch.equal(one[k], another[k]) for k in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_validation", [True, False])
 def test_a_split_is_validated_and_evaluated_on_its_own_parts(has_validation, real_data, tmp_path):
     """Some images of the Data Science Bowl, by its lists of names."""

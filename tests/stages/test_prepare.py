@@ -284,6 +284,7 @@ def test_images_are_normalised_as_the_entry_says(name, run):
     prepared.verify()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalisation", ["z_score", "dataset"])
 def test_images_of_8_bits_are_stored_as_they_are_and_the_same_as_others(run, normalisation):
     """Whole images, patches and what is padded, up to rounding; alone and among other images."""

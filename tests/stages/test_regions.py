@@ -174,6 +174,7 @@ class Softmax(nn.Module):
         return -(target * logits.log_softmax(dim=1)).mean()
 
 
+@pytest.mark.slow
 def test_masks_of_new_images_are_in_a_folder_for_each_region(tmp_path):
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
@@ -208,6 +209,7 @@ def test_masks_of_new_images_are_in_a_folder_for_each_region(tmp_path):
     assert cases["tp"].max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slice_axis", [None, 0])
 def test_volumes_have_a_mask_for_each_region(tmp_path, slice_axis):
     labels = {"background": 0, "whole": [1, 2], "core": [2]}

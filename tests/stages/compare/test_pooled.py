@@ -127,6 +127,7 @@ def test_verdicts_on_micro_and_macro_figures_are_of_all_classes(tables, where, f
         assert table.loc[name, "ci_low"] < difference < table.loc[name, "ci_high"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["pooled_iou", "micro_iou"])
 def test_a_study_is_compared_by_pooled_figures(tmp_path, metric, monkeypatch):
     monkeypatch.setattr(

@@ -41,6 +41,7 @@ def finished(tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 def test_page_has_every_loss_class_and_verdict(finished):
     page = Page(finished / "report.html")
     assert "Which loss should I train with?" in page.text
@@ -616,6 +617,7 @@ def test_lost_and_unlearned_classes_of_eleven(tmp_path):
     assert page.text.index("sky background") < page.text.index("building")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 def test_classes_that_no_loss_found_are_named_once(tmp_path):
     classes = ["background", *(f"organ_{n}" for n in range(1, 11))]
@@ -643,6 +645,7 @@ def test_without_a_background_class_0_stands_among_the_others(tmp_path):
     assert "without background" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 def test_a_loss_that_lost_a_class_is_not_recommended(tmp_path):
     experiment = fake_results.write_street_study(tmp_path)

@@ -105,6 +105,7 @@ def test_the_usual_test_stands_beside_the_verdicts(tmp_path):
     assert rows["p of the usual test, Holm"].tolist() == ["<0.0001"] * 3
 
 
+@pytest.mark.slow
 def test_other_conclusions_are_on_the_page(everything):
     results, page = everything
     found = sensitivity.usual_test(results)

@@ -24,6 +24,7 @@ def done(tmp_path_factory):
     return path, (output / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_verdict_says_its_round_and_what_was_saved(done):
     path, page = done
     assert "settled after 2 of at most 6 rounds; 4 of 12 trainings" in page

@@ -18,6 +18,7 @@ def done(tmp_path_factory):
     return path, (path.parent / "report/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_first_screen_answers_at_both_rates(done):
     _, page = done
     first = page[: page.index("<nav")]

@@ -77,6 +77,7 @@ def csv(experiment: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(experiment.parent / "report" / f"{name}.csv")
 
 
+@pytest.mark.slow
 def test_runs_csv_comes_back_from_mlflow_exactly(finished):
     children, table = runs(finished, "run"), csv(finished, "runs")
     assert len(children) == len(table) == 6

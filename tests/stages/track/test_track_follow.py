@@ -122,6 +122,7 @@ def test_curves_grow_and_the_end_is_that_of_one_sync(workflow, follow, tmp_path)
     assert content(workflow.experiment, said["experiment_id"]) == grown
 
 
+@pytest.mark.slow
 def test_a_run_that_went_back_to_its_checkpoint_has_no_stale_points(workflow, follow):
     def resumed():
         workflow.grow("dice", 2)

@@ -57,6 +57,7 @@ def runs_of(root, found):
     return [(read_json(f / "run.json"), read_json(f / "status.json")) for f in folders]
 
 
+@pytest.mark.slow
 def test_every_loss_is_trained_alike(tuned):
     """The same rates and seeds, with seeds that no evaluation has, and the same batches."""
     root, found = tuned
@@ -83,6 +84,7 @@ def test_a_loss_times_a_constant_gets_a_rate_that_is_smaller_by_it(tuned):
             assert dice["scaled", rate, seed] == pytest.approx(dice["dice", larger, seed], abs=2e-3)
 
 
+@pytest.mark.slow
 def test_killed_it_resumes_to_the_same_rates(tuned, tmp_path, phantom, monkeypatch):
     with monkeypatch.context() as patch:
         killed_at(patch, 5)
