@@ -147,7 +147,7 @@ def test_given_splits_and_regions_are_tuned(kind, tmp_path):
     data = tmp_path / "data"
     write_json(data / "dataset.json", entry)
     prepare(data / "dataset.json", data)
-    found = run(tmp_path / "fold0", Prepared(data), trainings=1)
+    found = run(tmp_path / "fold0", Prepared(data))
     assert {*found["rates"]} == {"dice", "scaled"}
     for point in found["points"]:
         history = tmp_path / "runs" / point["digest"] / "history.csv"
