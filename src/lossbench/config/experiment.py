@@ -51,11 +51,11 @@ def canonical(value: object) -> str:
     """
 
     def normalised(v: Any) -> Any:
-        if isinstance(v, Mapping):
+        if isinstance(v, float):
+            return int(v) if v.is_integer() else v
+        if isinstance(v, dict):
             return {k: normalised(x) for k, x in v.items()}
-        if isinstance(v, list | tuple):
-            return [normalised(x) for x in v]
-        return int(v) if isinstance(v, float) and v.is_integer() else v
+        return [normalised(x) for x in v] if isinstance(v, list | tuple) else v
 
     return json.dumps(normalised(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 

@@ -40,9 +40,10 @@ def to_scores(table: pa.Table, losses: Sequence[str]) -> list[Scores]:
     subject = "subject" if "subject" in table.column_names else "case"
     codes["subject"], _ = _encode(table[subject])
     # By name, so that what is drawn at random does not depend on the order of rows.
-    by_name = sorted(range(len(labels["case"])), key=labels["case"].__getitem__)
-    codes["case"] = np.argsort(by_name)[codes["case"]]
-    labels["case"] = [labels["case"][i] for i in by_name]
+    for name in ("case", "fold", "seed"):
+        places = sorted(range(len(labels[name])), key=labels[name].__getitem__)
+        codes[name] = np.argsort(places)[codes[name]]
+        labels[name] = [labels[name][i] for i in places]
     order = {name: position for position, name in enumerate(losses)}
     codes["loss"] = np.array([order.get(x, -1) for x in labels["loss"]])[codes["loss"]]
     labels["loss"] = list(losses)
@@ -67,10 +68,7 @@ def to_scores(table: pa.Table, losses: Sequence[str]) -> list[Scores]:
 
 
 def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list]:
-    """Codes of the values, and their labels; numbers in ascending order."""
-    if pa.types.is_integer(column.type):
-        labels, codes = np.unique(column.to_numpy(), return_inverse=True)
-        return codes, labels.tolist()
+    """Codes of the values, and their labels in order of appearance."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     array = column.unify_dictionaries().combine_chunks()
@@ -89,9 +87,9 @@ def _empty_scores(
     codes: dict[str, np.ndarray], labels: dict[str, list]
 ) -> tuple[Scores, np.ndarray]:
     """Scores without values, and the place of each row in its flat arrays."""
-    cases, case = np.unique(codes["case"], return_inverse=True)
+    case, cases = pd.factorize(codes["case"], sort=True)
     class_, classes = pd.factorize(codes["class"])  # in the order of the table
-    folds, fold = np.unique(codes["fold"], return_inverse=True)
+    fold, folds = pd.factorize(codes["fold"], sort=True)
     fold_of_case = np.zeros(len(cases), dtype=np.int64)
     fold_of_case[case] = fold
     subject_of_case = np.zeros(len(cases), dtype=np.int64)
@@ -100,7 +98,7 @@ def _empty_scores(
     # A training is a seed, or a pair of fold and seed in one code.
     n_seeds = len(labels["seed"])
     training_code = codes["seed"] + (fold * n_seeds if shared else 0)
-    trainings, training = np.unique(training_code, return_inverse=True)
+    training, trainings = pd.factorize(training_code, sort=True)
     fold_labels = [labels["fold"][f] for f in folds]
     axes = (len(labels["loss"]), len(trainings), len(cases), len(classes))
     at = np.ravel_multi_index((codes["loss"], training, case, class_), axes)

@@ -200,8 +200,9 @@ def _refuse_others(experiment: Path, settings: Experiment, runs: pd.DataFrame) -
         dataset, model, loss, fold, seed = keys
         if (group := (dataset, model, loss)) not in specs:
             specs[group] = settings.run(*keys)
-        rates = rates_file(experiment.parent, dataset, model, fold)
-        spec = with_rate(specs[group], rates) | {"fold": fold, "seed": seed}
+        spec = specs[group] | {"fold": fold, "seed": seed}
+        if settings.tuning:
+            spec = with_rate(spec, rates_file(experiment.parent, dataset, model, fold))
         first, problem = data_digests.setdefault(dataset, data_digest), ""
         if digest != run_digest(spec, data_digest):
             problem = f"not of the settings and the code in {experiment.name}"
