@@ -13,6 +13,7 @@ from lossbench.stages.compare import compare
 from lossbench.stages.compare.plan import plan
 from lossbench.statistics import paired_difference, pairing_gain, planned, share_training_sets
 from tests.helpers.fake_results import compare_files, write_experiment
+from tests.helpers.rounds import run, write_study
 
 CASE, BLOCK, RESIDUAL = 0.010, 0.003, 0.0125
 
@@ -214,3 +215,17 @@ def test_it_says_what_rounds_would_cost(tmp_path, capsys):
     trainings = [int(row[3]) for row in rows]  # of a loss and the reference, rounded
     assert trainings == pytest.approx([2 * n for n in blocks], abs=1)
     assert "At most 30 blocks, 60 trainings" in text
+
+
+@pytest.mark.slow
+def test_a_study_in_rounds_is_a_pilot_though_its_losses_ended_at_different_rounds(tmp_path, capsys):
+    study = write_study(tmp_path)
+    run(study)
+    compare(study, study.parent / "report")
+    plan(study.parent, 0.02, output=tmp_path / "plan.csv")
+    assert "At most 12 blocks, 48 trainings" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "plan.csv").groupby("loss")[["pilot_seeds", "pilot_blocks"]]
+    ended = table.first()
+    assert ended.loc["better"].tolist() == [2, 4], "the reference went on with others"
+    assert (ended["pilot_blocks"] == 2 * ended["pilot_seeds"]).all()
+    assert ended["pilot_seeds"].nunique() > 1

@@ -115,7 +115,7 @@ def _rows(
             **pair.keys,
             "pilot_cases": pair.n_cases,
             # Of each fold; folds of the same cases are further seeds, as in `planned`.
-            "pilot_seeds": len(scores.trainings),
+            "pilot_seeds": int(scores.trained(*pair.both).sum()),
             "pilot_blocks": d.n_blocks,
             "sd_case": np.sqrt(d.components.case),
             "sd_block": np.sqrt(d.components.block),
@@ -229,45 +229,41 @@ def _rounds_text(
         return "What rounds would cost cannot be said: the folds share their initial weights."
     if not all(np.isfinite(d.variance) for d in pilot):
         return "What rounds would cost cannot be said: some comparison has too few blocks or cases."
-    per_round = [d.n_blocks / pair.scores.n_seeds() for d, pair in zip(pilot, pairs, strict=True)]
+    per_round = [d.n_blocks / pair.scores.n_seeds(*pair.both) for pair, d in found]
     margins = [settings.margin_of(pair.keys["metric"]) for pair in pairs]
-    of_loss: dict[tuple[str, str, str], list[int]] = {}
-    for i, pair in enumerate(pairs):
-        of_loss.setdefault((*pair.scores.keys.values(), pair.keys["loss"]), []).append(i)
+
+    def costs(needed: np.ndarray) -> tuple[float, float, float]:
+        """Mean blocks of the reference, trainings and hours, by the rounds of each comparison."""
+        blocks: dict[tuple[str, str, str], np.ndarray] = {}  # of each loss, (studies,)
+        for pair, of_round, n_rounds in zip(pairs, per_round, needed.T, strict=True):
+            # The common reference is trained as long as anything is.
+            for name in {*pair.both, settings.reference}:
+                key = (pair.scores.dataset, pair.scores.model, name)
+                blocks[key] = np.maximum(blocks.get(key, 0), n_rounds * round(of_round))
+        means = {key: n.mean() for key, n in blocks.items()}
+        of_reference = sum(n for key, n in means.items() if key[2] == settings.reference)
+        cost = sum(n * hours.get(key, np.nan) for key, n in means.items())
+        return of_reference, sum(means.values()), cost
+
     lines = []
     for effect in ROUNDS_AT:
         needed = rounds_needed(pilot, per_round, margins, effect, settings.alpha, looks, STUDIES)
-        blocks: dict[tuple[str, str, str], np.ndarray] = {}
-        for key, at in of_loss.items():
-            blocks[key] = needed[:, at].max(axis=1) * round(per_round[at[0]])
-            # The common reference is trained as long as anything is.
-            for name in {settings.reference, study.reference_of(key[2])}:
-                reference = (*key[:2], name)
-                blocks[reference] = np.maximum(blocks.get(reference, 0), blocks[key])
-        of_reference = sum(n for key, n in blocks.items() if key[2] == settings.reference)
-        cost = sum(n.mean() * hours.get(key, np.nan) for key, n in blocks.items())
+        n_blocks, n_trainings, cost = costs(needed)
         lines.append(
             {
                 "true difference": f"{effect:g} margins",
-                "blocks, expected": f"{of_reference.mean():.0f}",
-                "trainings, expected": f"{sum(n.mean() for n in blocks.values()):.0f}",
-                "hours, expected": f"{cost:.2f}" if cost == cost else "unknown",
+                "blocks, expected": f"{n_blocks:.0f}",
+                "trainings, expected": f"{n_trainings:.0f}",
+                "hours, expected": "unknown" if np.isnan(cost) else f"{cost:.2f}",
             }
         )
-    per_loss = {key: round(per_round[at[0]]) * rounds.budget for key, at in of_loss.items()}
-    per_loss |= {
-        (*key[:2], name): n
-        for key, n in per_loss.items()
-        for name in (settings.reference, study.reference_of(key[2]))
-    }
-    worst = sum(n for key, n in per_loss.items() if key[2] == settings.reference)
-    most = sum(n * hours.get(key, np.nan) for key, n in per_loss.items())
+    n_blocks, n_trainings, cost = costs(np.full((1, len(pairs)), rounds.budget))
     return (
         f"In rounds ({{budget: {rounds.budget}, first: {rounds.first}}}), with the cases that "
         f"there are, if all true differences are as large (a margin is "
         f"{' or '.join(f'{x:g}' for x in dict.fromkeys(margins))}), in {STUDIES} simulated studies:"
         "\n\n"
         f"{pd.DataFrame(lines).to_string(index=False)}\n\n"
-        f"At most {counted(worst, 'block')}, {counted(sum(per_loss.values()), 'training')}"
-        + (f", {most:.2f} hours one after another." if most == most else ".")
+        f"At most {counted(n_blocks, 'block')}, {counted(n_trainings, 'training')}"
+        + ("." if np.isnan(cost) else f", {cost:.2f} hours one after another.")
     )
