@@ -139,7 +139,7 @@ def test_collapses_scale_ranks_and_pooled_figures(everything):
     results, page = everything
     assert "2 of 4 runs" in page.text
     assert "fold 0 seed 1, fold 1 seed 1" in page.text
-    found = results.optional("collapses").loc[1]
+    found = results.table("collapses").loc[1]
     name = f"{found['loss']} on {found['class']}"
     assert f"Some runs never found a class: {name}, 2 of 4 runs." in page.text
     assert set(tables.scale(results)["by scale alone"]) == {"+0.017"}

@@ -36,7 +36,7 @@ def report(experiment: Path, output: Path) -> None:
     with figure_style.style():
         data = {section.anchor: section.data(results) for section in SECTIONS}
     frames = {"verdict": first_screen.verdict_frame(results)}
-    frames |= {name: data[name] for name in PAPER if _is_shown(data[name])}
+    frames |= {name: data[name] for name in PAPER if len(data[name])}
     if data["over_datasets"]:
         frames["over_datasets"] = data["over_datasets"]["table"]
     tables.write(frames, results.output / "tables")
@@ -70,11 +70,11 @@ def report(experiment: Path, output: Path) -> None:
     ]
     page = templates.get_template("report.html.jinja").render(
         groups=groups,
-        sections=[section for section in SECTIONS if _is_shown(data[section.anchor])],
+        sections=[section for section in SECTIONS if len(data[section.anchor])],
         left_out=[
             f"{section.title} (from {section.source})"
             for section in SECTIONS
-            if section.source and not _is_shown(data[section.anchor])
+            if section.source and not len(data[section.anchor])
         ],
         data=data,
         warnings=first_screen.warnings(results, data),
@@ -85,7 +85,3 @@ def report(experiment: Path, output: Path) -> None:
     )
     write_text(results.output / "methods.md", data["methods"])
     write_text(results.output / "report.html", page)
-
-
-def _is_shown(data: object) -> bool:
-    return data is not None and len(data) > 0

@@ -27,12 +27,12 @@ SHARES = {"value": "of the value", "l1": "of the gradient, L1", "l2": "of the gr
 MIN_DATASETS = 3  # datasets, for a line against the size of a class
 
 
-def learning_curves(results: Results) -> dict[str, Any] | None:
-    """Pictures of the validation Dice, and how many runs have none; None for external results."""
+def learning_curves(results: Results) -> dict[str, Any]:
+    """Pictures of the validation Dice, and how many runs have none; none for external results."""
     if not results.trained_here:
-        return None
+        return {}
     pictures, missing = per_class(results, "curves", curves), results.missing_histories()
-    return {"pictures": pictures, "missing": missing} if pictures or missing else None
+    return {"pictures": pictures, "missing": missing} if pictures or missing else {}
 
 
 def curves(results: Results, dataset: str, model: str, name: str) -> Iterator[Figure]:
@@ -42,11 +42,11 @@ def curves(results: Results, dataset: str, model: str, name: str) -> Iterator[Fi
         yield from _against_step(results, rows, group, "validation Dice")
 
 
-def gradients(results: Results) -> dict[str, Any] | None:
+def gradients(results: Results) -> dict[str, Any]:
     """Pictures of the ledger along the training, and the tables of check before it."""
     ledger, probes = _ledger(results), loss_cards.preflights(results)
     if not ledger and not probes:
-        return None
+        return {}
     return {"ledger": ledger, "shares": per_class(results, "shares", shares), "probes": probes}
 
 

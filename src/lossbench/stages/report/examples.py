@@ -24,10 +24,10 @@ COLUMNS = 3
 TILE = WIDTH / COLUMNS  # inches
 
 
-def examples(results: Results) -> dict[str, Any] | None:
+def examples(results: Results) -> dict[str, Any]:
     """Pictures of three cases per dataset and model, and the reasons where there are none."""
     if not results.trained_here:
-        return None
+        return {}
     pictures, absent = [], []
     for dataset, model in results.groups:
         try:

@@ -82,7 +82,7 @@ def over_datasets(results: Results) -> list[Picture]:
     A line for each data set with its interval, then the mean over data sets with the interval of
     its verdict, and below it the prediction interval for a new data set.
     """
-    means, rows = (results.optional(name) for name in ("over_datasets", "datasets"))
+    means, rows = (results.table(name) for name in ("over_datasets", "datasets"))
     pictures = []
     for _, mean in means.iterrows():
         keys = ["model", "loss", "metric"]
@@ -193,12 +193,10 @@ def _square(axes: Axes, x: float, y: float, low: float, span: float) -> None:
 
 def rounds(results: Results, dataset: str, model: str, name: str) -> Iterator[Figure]:
     """Of a study in rounds: p and interval of each loss at every look."""
-    looks = results.optional("looks")
-    rows = results.of(looks, dataset, model, class_=name, metric=results.metric)
+    rows = results.of(results.table("looks"), dataset, model, class_=name, metric=results.metric)
     # Without what claims compare.
     references = rows["loss"].map(results.experiment.reference_of)
     rows = rows[(rows["reference"] == references) & (rows["loss"] != references)]
-    budget = results.experiment.rounds.budget
     alpha = results.experiment.comparison.alpha
     for group in line_groups(results):
         present = [loss for loss in group[1:] if (rows["loss"] == loss).any()]
@@ -216,7 +214,7 @@ def rounds(results: Results, dataset: str, model: str, name: str) -> Iterator[Fi
             of_interval.vlines(x, row["low"], row["high"], color=shade, linewidth=2)
             of_interval.plot(x, row["difference"], "o", markersize=4, color=shade)
         of_p.set(yscale="log", xlabel="round", ylabel="p of the clearer side, corrected")
-        of_p.set_xlim(0.5, budget + 0.5)
+        of_p.set_xlim(0.5, results.experiment.rounds.budget + 0.5)
         of_p.locator_params(axis="x", integer=True)
         of_p.legend(fontsize=7)
         of_interval.set(xlabel="round", ylabel=f"{results.title()}, difference")

@@ -160,7 +160,7 @@ def warnings(results: Results, data: dict[str, Any]) -> list[tuple[str, str]]:
     for caution, names in cautions_of(results.comparisons):
         found.append((_named(caution[0].upper() + caution[1:], names), "comparisons"))
     empty = data["conventions"]
-    if empty and empty["winners"] is not None and len(empty["winners"]):
+    if empty and len(empty["winners"]):
         text = "The loss with the highest mean changes with how cases without the class are counted"
         names = list(dict.fromkeys(empty["winners"]["class"]))
         found.append((_named(text, names), "conventions"))

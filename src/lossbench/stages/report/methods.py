@@ -45,7 +45,7 @@ def methods(results: Results) -> str:
         "confidence": wording.percent(1 - comparison.alpha),
         "n_comparisons": int(compared["metric"].isin(comparison.metrics).sum()),
         "n_one_block": int((compared["scope"] == "models").sum()),
-        "n_datasets": _most_datasets(results),
+        "n_datasets": max(results.table("over_datasets")["n_datasets"], default=0),
         "population": wording.population(results),
         "version": __version__,
         "trained_here": results.trained_here,
@@ -109,9 +109,3 @@ def _augmentation(training: Training) -> str:
         return ""
     settings = training.augmentation.model_dump().items()
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings)
-
-
-def _most_datasets(results: Results) -> int:
-    """Data sets that are put together by random effects; 0 where none are."""
-    table = results.optional("over_datasets")
-    return 0 if table is None else int(table["n_datasets"].max())

@@ -102,20 +102,20 @@ def demonstrations(results: Results) -> list[str]:
     return [n for n in results.experiment.matrix.dataset if datasets[n].target.endswith("MNI152")]
 
 
-def provenance(results: Results) -> dict[str, Any] | None:
+def provenance(results: Results) -> dict[str, Any]:
     """Commits, versions, devices and times, with a warning for each that is mixed.
 
     Returns
     -------
-    dict or None
+    dict
         facts (name to text), warnings (texts) and mixed (whether runs differ in commit, version
-        or device), notes and files; for external results their files and how they were read; None
+        or device), notes and files; for external results their files and how they were read; empty
         where nothing is known.
     """
     if not results.trained_here:
         path = results.folder / "source.json"
-        source = read_json(path) if path.exists() else None
-        return source and {"facts": {}, "warnings": [], "mixed": False, **source}
+        nothing = {"facts": {}, "warnings": [], "mixed": False}
+        return nothing | read_json(path) if path.exists() else {}
     runs = results.runs
     versions = [json.loads(text) for text in runs["versions"].dropna().unique()]
     names = dict.fromkeys(name for v in versions for name in v)

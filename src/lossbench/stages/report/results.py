@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench import config
+from lossbench.common import tables
 from lossbench.common.files import block_folder, read_json, reading
 from lossbench.common.tables import COMPARISONS, RUN, read_csv
 from lossbench.datasets.prepared import Prepared
@@ -71,10 +72,12 @@ class Results:
             comparisons=comparisons,
         )
 
-    def optional(self, name: str) -> pd.DataFrame | None:
-        """A table that not every experiment has, such as claims.csv; None without the file."""
+    def table(self, name: str) -> pd.DataFrame:
+        """A table that not every experiment has, such as claims; without the file it has no row."""
         path = self.output / f"{name}.csv"
-        return _read(path, read_csv, []) if path.exists() else None
+        if not path.exists():
+            return pd.DataFrame(columns=getattr(tables, name.upper()))
+        return _read(path, read_csv, [])
 
     @cached_property
     def exploratory(self) -> list[str]:
@@ -220,14 +223,9 @@ class Results:
 
     @cached_property
     def _failures(self) -> dict[tuple[str, ...], tuple[int, int, int, float]]:
-        table = self.optional("failures")
-        if table is None:
-            return {}
+        table = self.table("failures").set_index(["dataset", "model", "loss", "class"])
         counts = table[["n_failed", "n_failed_reference", "n_subjects", "rate_high"]]
-        keys = table[["dataset", "model", "loss", "class"]]
-        return dict(
-            zip(*(t.itertuples(index=False, name=None) for t in (keys, counts)), strict=True)
-        )
+        return dict(zip(counts.index, counts.itertuples(index=False, name=None), strict=True))
 
     def failed(self, row: pd.Series) -> tuple[int, int, int, float]:
         """Subjects of a comparison without overlap: of the loss, the reference, of how many; bound.

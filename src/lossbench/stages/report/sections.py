@@ -1,6 +1,6 @@
 """The sections of the page: one list, from which it and its table of contents are made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any, NamedTuple
 
 from lossbench.stages.report import (
@@ -29,14 +29,14 @@ class Section(NamedTuple):
     title
         Its heading, also in the table of contents.
     data
-        What it shows. The section is left out where this is None or empty.
+        What it shows. The section is left out where this is empty.
     source
         What the data are made from; the end of the page names it where the section is left out.
     """
 
     anchor: str
     title: str
-    data: Callable[[Results], Any]
+    data: Callable[[Results], Sized]
     source: str = ""
 
 
@@ -44,16 +44,9 @@ def _per_class(kind: str, draw: Callable) -> Callable[[Results], list[figure_sty
     return lambda results: figure_style.per_class(results, kind, draw)
 
 
-def _over_datasets(results: Results) -> dict[str, Any] | None:
+def _over_datasets(results: Results) -> dict[str, Any]:
     table = tables.over_datasets(results)
-    if table is None:
-        return None
-    return {"table": table, "pictures": figures.over_datasets(results)}
-
-
-def _rounds(results: Results) -> list[figure_style.Picture]:
-    is_grown = results.optional("looks") is not None
-    return figure_style.per_class(results, "rounds", figures.rounds) if is_grown else []
+    return {"table": table, "pictures": figures.over_datasets(results)} if len(table) else {}
 
 
 SECTIONS = (
@@ -74,7 +67,9 @@ SECTIONS = (
         "three data sets or more, with two blocks or more each",
     ),
     Section("tuning", "Learning rates", tuning.tuning, "tuning of the experiment"),
-    Section("rounds", "Round by round", _rounds, "rounds of the experiment"),
+    Section(
+        "rounds", "Round by round", _per_class("rounds", figures.rounds), "rounds of the experiment"
+    ),
     Section("comparisons", "All comparisons", tables.comparisons),
     Section("usual_test", "What the usual test says", sensitivity.usual_test),
     Section("ranks", "How stable the ranks are", tables.ranks, "ranks.csv"),

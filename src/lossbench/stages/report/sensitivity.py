@@ -12,18 +12,18 @@ from lossbench.stages.report.wording import NOTHING
 _COMPARISON = [*GROUP, "class", "metric", "loss"]
 
 
-def usual_test(results: Results) -> dict[str, Any] | None:
+def usual_test(results: Results) -> dict[str, Any]:
     """The test over cases alone beside the verdicts: counts, and a row where they differ.
 
     Returns
     -------
-    dict or None
+    dict
         total (number of comparisons), usual and ours (how many of them each calls different) and
-        table; None where the comparisons have no such test.
+        table; empty where the comparisons have no such test.
     """
     table = results.comparisons[results.comparisons["verdict_cases"].notna()]
     if table.empty:
-        return None
+        return {}
     usual, ours = (table[c].isin(["better", "worse"]) for c in ("verdict_cases", "verdict"))
     rows = table[(usual | ours) & (table["verdict_cases"] != table["verdict"])]
     frame = rows[_COMPARISON].copy()
@@ -36,34 +36,30 @@ def usual_test(results: Results) -> dict[str, Any] | None:
     return {"total": len(table), "usual": usual.sum(), "ours": ours.sum(), "table": frame}
 
 
-def empty_classes(results: Results) -> dict[str, Any] | None:
+def empty_classes(results: Results) -> dict[str, Any]:
     """What depends on how cases without a class are counted.
 
     Returns
     -------
-    dict or None
+    dict
         reversals (a text for each difference of which a convention says otherwise) and winners
-        (`winners_by_convention`); None for results without counts.
+        (`winners_by_convention`); empty for results without counts.
     """
+    if results.table("conventions").empty:
+        return {}
     rows = results.comparisons.dropna(subset="convention")
     reversals = [
         f"{row['loss']} on {row['class']} ({row['dataset']}, {row['model']}): "
         f"the sign or the verdict changes with {row['convention'].replace(',', ', ')}"
         for _, row in rows.iterrows()
     ]
-    winners = winners_by_convention(results)
-    if winners is None and not reversals:
-        return None
-    return {"reversals": reversals, "winners": winners}
+    return {"reversals": reversals, "winners": winners_by_convention(results)}
 
 
-def winners_by_convention(results: Results) -> pd.DataFrame | None:
+def winners_by_convention(results: Results) -> pd.DataFrame:
     """The loss with the highest mean under each convention, for classes where it changes."""
-    table = results.optional("conventions")
-    if table is None:
-        return None
     rows = []
-    for keys, part in table.groupby([*GROUP, "class"], sort=False):
+    for keys, part in results.table("conventions").groupby([*GROUP, "class"], sort=False):
         winners = part[part["winner"]].groupby("convention", sort=False)
         names = winners["loss"].agg(lambda losses: wording.listing(list(losses)))
         if names.nunique() <= 1:

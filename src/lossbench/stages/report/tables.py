@@ -73,17 +73,17 @@ def comparisons(results: Results) -> pd.DataFrame:
     return frame
 
 
-def failures(results: Results) -> dict[str, Any] | None:
+def failures(results: Results) -> dict[str, Any]:
     """How often each loss failed: a row where it or the reference did, and what bounds the rest.
 
     Returns
     -------
-    dict or None
-        table, and rest: a sentence on the losses and classes without a row.
+    dict
+        table, and rest: a sentence on the losses and classes without a row; empty without figures.
     """
-    table = results.optional("failures")
-    if table is None or table.empty:
-        return None
+    table = results.table("failures")
+    if table.empty:
+        return {}
     some = (table[["n_failed", "n_failed_reference", "n_collapsed"]] > 0).any(axis=1)
     rows, rest = table[some], table[~some]
     frame = rows[[*GROUP, "class", "loss"]].copy()
@@ -124,11 +124,9 @@ def models(results: Results) -> pd.DataFrame:
     return frame
 
 
-def over_datasets(results: Results) -> pd.DataFrame | None:
+def over_datasets(results: Results) -> pd.DataFrame:
     """What holds over data sets, a row per loss, model and metric."""
-    table = results.optional("over_datasets")
-    if table is None:
-        return None
+    table = results.table("over_datasets")
     frame = table[["loss", "model", "metric"]].copy()
     frame["data sets"] = table["n_datasets"].map(wording.count)
     frame["verdict"] = [f"{SYMBOLS[verdict]} {verdict}" for verdict in table["verdict"]]
@@ -142,20 +140,16 @@ def over_datasets(results: Results) -> pd.DataFrame | None:
     return frame
 
 
-def claims(results: Results) -> pd.DataFrame | None:
+def claims(results: Results) -> pd.DataFrame:
     """Statements of others, and whether they hold here."""
-    table = results.optional("claims")
-    if table is None:
-        return None
+    table = results.table("claims")
     frame = table[["claim", "source", "verdict", "figure", "evidence"]].fillna(NOTHING).astype(str)
     return frame.assign(verdict=[f"{CLAIMS.get(v, '')} {v}" for v in frame["verdict"]])
 
 
-def ranks(results: Results) -> pd.DataFrame | None:
+def ranks(results: Results) -> pd.DataFrame:
     """Rank of each loss with its interval and how sure it is to be first, a column per class."""
-    table = results.optional("ranks")
-    if table is None:
-        return None
+    table = results.table("ranks")
     table = table[table["metric"] == results.metric]
     columns = zip(*(table[c] for c in ("rank", "rank_low", "rank_high", "p_first")), strict=True)
     texts = [
@@ -165,11 +159,9 @@ def ranks(results: Results) -> pd.DataFrame | None:
     return _wide(results, table.assign(text=texts), "loss", "class")
 
 
-def pooled(results: Results) -> pd.DataFrame | None:
+def pooled(results: Results) -> pd.DataFrame:
     """Dice and IoU of the counts summed over all cases, a row per class, a column per loss."""
-    table = results.optional("pooled")
-    if table is None:
-        return None
+    table = results.table("pooled")
     both = zip(table["dice"], table["iou"], strict=True)
     texts = [f"{wording.number(dice)}, IoU {wording.number(iou)}" for dice, iou in both]
     return _wide(results, table.assign(text=texts), "class", "loss")
@@ -179,6 +171,8 @@ def _wide(
     results: Results, table: pd.DataFrame, rows: str, columns: str, more: Sequence[str] = ()
 ) -> pd.DataFrame:
     """The column `text` in the order of the experiment; too many columns become rows."""
+    if table.empty:
+        return table
     orders = {
         "dataset": results.experiment.matrix.dataset,
         "model": results.experiment.matrix.model,
@@ -201,11 +195,11 @@ def _wide(
     return wide.rename_axis(columns=None).reset_index()
 
 
-def collapses(results: Results) -> dict[str, Any] | None:
+def collapses(results: Results) -> dict[str, Any]:
     """Runs that never found a class, from the first validation to the end: a table, maybe empty."""
-    table = results.optional("collapses")
-    if table is None:
-        return None
+    table = results.table("collapses")
+    if table.empty:
+        return {}
     table = table[table["n_collapsed"] > 0].sort_values("n_collapsed", ascending=False)
     frame = table[[*GROUP, "loss", "class"]].copy()
     pairs = zip(table["n_collapsed"], table["n_runs"], strict=True)
@@ -214,11 +208,9 @@ def collapses(results: Results) -> dict[str, Any] | None:
     return {"table": frame.assign(runs=table["seeds"].fillna(NOTHING)), "in_all_runs": in_all_runs}
 
 
-def scale(results: Results) -> pd.DataFrame | None:
+def scale(results: Results) -> pd.DataFrame:
     """How much of each difference the scale of the loss alone explains."""
-    table = results.optional("scale")
-    if table is None:
-        return None
+    table = results.table("scale")
     frame = table[[*GROUP, "class", "metric", "loss"]].copy()
     frame["difference"] = table["difference"].map(wording.signed)
     frame["at the scale of the reference"] = table["matched"].map(wording.signed)
@@ -227,12 +219,10 @@ def scale(results: Results) -> pd.DataFrame | None:
     return frame
 
 
-def cost(results: Results) -> pd.DataFrame | None:
+def cost(results: Results) -> pd.DataFrame:
     """What a training costs with each loss: medians over its runs, time against the reference."""
-    if not set(COST) <= set(results.runs):
-        return None
     rows = []
-    for dataset, model in results.groups:
+    for dataset, model in results.groups if set(COST) <= set(results.runs) else ():
         runs = results.of(results.runs, dataset, model).groupby("loss")
         medians, sizes = runs[COST].median(), runs.size()
         reference_seconds = medians["train_seconds"].get(results.reference, float("nan"))

@@ -21,11 +21,11 @@ from lossbench.stages.report.results import Results
 from lossbench.statistics import expected_best
 
 
-def tuning(results: Results) -> dict[str, Any] | None:
-    """The table of both verdicts, and pictures of the tuning; None where nothing was tuned."""
-    table, runs = results.optional("tuning"), results.optional("tuning_runs")
-    if table is None or runs is None:
-        return None
+def tuning(results: Results) -> dict[str, Any]:
+    """The table of both verdicts, and pictures of the tuning; empty where nothing was tuned."""
+    table, runs = results.table("tuning"), results.table("tuning_runs")
+    if table.empty:
+        return {}
     frame = table[[*GROUP, "class", "metric", "loss"]].copy()
     for title, end in {"common learning rate": "fixed", "own learning rates": "tuned"}.items():
         pairs = zip(table[f"verdict_{end}"], table[f"difference_{end}"], strict=True)

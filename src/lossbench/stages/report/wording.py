@@ -93,7 +93,7 @@ def population(results: Results) -> str:
         "The population is new subjects of this kind, and new trainings on training sets of this "
         "size and kind."
     )
-    if results.optional("over_datasets") is None:
+    if results.table("over_datasets").empty:
         text += (
             " About other data sets nothing is said: that takes three data sets, with two blocks "
             "or more each."
