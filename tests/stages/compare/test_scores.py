@@ -7,7 +7,7 @@ import pytest
 
 from lossbench.common.tables import CASE
 from lossbench.stages.compare.arrange import DuplicateRowError, to_scores
-from lossbench.stages.compare.scores import deviation, mean
+from lossbench.stages.compare.scores import deviation, mean, pair_of
 
 
 def rows(folds=(0, 1), seeds=(3, 1), losses=("a", "b"), classes=("background", "x")):
@@ -48,10 +48,10 @@ def test_every_value_is_at_its_place_whatever_the_order_of_rows():
 
 def test_pairs_are_loss_minus_reference_a_matrix_per_fold():
     (scores,) = build(rows())
-    pairs = scores.pairs("dice", "b", "a", "background")
+    pairs = pair_of(scores, "dice", "b", "a", "background").folds
     assert [d.shape for d in pairs] == [(2, 2), (2, 2)]
     assert all((d == 100).all() for d in pairs)
-    assert all((d == -100).all() for d in scores.pairs("dice", "a", "b", "x"))
+    assert all((d == -100).all() for d in pair_of(scores, "dice", "a", "b", "x").folds)
 
 
 def test_a_missing_pair_is_nan_and_a_case_without_the_class_is_none():
@@ -61,7 +61,7 @@ def test_a_missing_pair_is_nan_and_a_case_without_the_class_is_none():
     table.loc[empty & (table["class"] == "x"), "dice"] = np.nan
     (scores,) = build(table[~gone])
     assert (~scores.rows).sum() == 2
-    first, second = scores.pairs("dice", "b", "a", "x")
+    first, second = pair_of(scores, "dice", "b", "a", "x").folds
     assert np.isnan(first).tolist() == [[False, False], [True, False]]
     assert second.shape == (2, 1)
 
@@ -72,7 +72,7 @@ def test_folds_that_share_their_cases_are_trainings_of_one_set_of_cases():
     (scores,) = build(table)
     assert scores.trainings == [(0, 0), (1, 0)]
     assert scores.folds == [None]
-    assert [d.shape for d in scores.pairs("dice", "b", "a", "background")] == [(2, 2)]
+    assert [d.shape for d in pair_of(scores, "dice", "b", "a", "background").folds] == [(2, 2)]
     assert [(fold, seed) for fold, seed, *_ in scores.blocks()] == [(0, 0), (1, 0)]
     assert scores.n_seeds() == 1
 

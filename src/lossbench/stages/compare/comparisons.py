@@ -11,7 +11,7 @@ from lossbench.config import MATCHED, Study, outcome
 from lossbench.stages.compare.cautions import cautions
 from lossbench.stages.compare.failures import missing
 from lossbench.stages.compare.family import Result, Tested, difference
-from lossbench.stages.compare.scores import Pair, Scores, mean, to_rows, with_over_classes
+from lossbench.stages.compare.scores import Pair, Scores, mean, pair_of, to_rows, with_over_classes
 from lossbench.statistics import (
     Decision,
     cases_tests,
@@ -230,15 +230,16 @@ def scale(pairs: Sequence[Pair], study: Study) -> pd.DataFrame:
         matched = loss + MATCHED
         if matched not in pair.scores.losses or metric not in settings.metrics:
             continue
-        of_matched = pair.scores.pairs(metric, matched, settings.reference, class_)
-        explained = difference(pair.scores, pair.scores.pairs(metric, loss, matched, class_))
+        of_matched = pair_of(pair.scores, metric, matched, settings.reference, class_)
+        of_scale = pair_of(pair.scores, metric, loss, matched, class_)
+        explained = difference(pair.scores, of_scale.folds)
         limit = study.metric(metric).high
         low, high = explained.interval(1 - settings.alpha, limit)
         rows.append(
             {
                 **pair.keys,
                 "difference": difference(pair.scores, pair.folds).mean,
-                "matched": paired_difference(of_matched).mean,
+                "matched": paired_difference(of_matched.folds).mean,
                 "explained": explained.mean,
                 "ci_low": low,
                 "ci_high": high,

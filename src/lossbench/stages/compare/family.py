@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lossbench.config import Study
-from lossbench.stages.compare.scores import Pair, Scores, iterate_pairs, mean
+from lossbench.stages.compare.scores import Pair, Scores, iterate_pairs, mean, pair_of
 from lossbench.statistics import (
     Decision,
     Difference,
@@ -171,10 +171,9 @@ def differences(
     for claim in getattr(study, "claims", []):
         for scores in groups if claim.comparison else ():
             c = claim.comparison
-            key = (*scores.keys.values(), c.loss, c.against, c.of_class, c.metric)
-            if key not in found:
-                folds = scores.pairs(c.metric, c.loss, c.against, c.of_class)
-                found[key] = by_blocks(scores, folds)
+            pair = pair_of(scores, c.metric, c.loss, c.against, c.of_class)
+            if pair.key not in found:
+                found[pair.key] = by_blocks(scores, pair.folds)
     together: dict[tuple[Any, ...], list[Key]] = {}
     for key in found:
         together.setdefault((*key[:2], key[-1], study.is_tuned(key[2])), []).append(key)

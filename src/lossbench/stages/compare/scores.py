@@ -113,27 +113,6 @@ class Scores:
         """(..., C) -> for each fold (..., its subjects): the mean over the cases of a subject."""
         return [self.average_cases(values[..., of], of) for of in self.cases_of_folds()]
 
-    def pairs(self, metric: str, loss: str, reference: str, class_: str) -> list[np.ndarray]:
-        """Loss minus reference: a matrix (seeds, subjects) for each fold, NaN where it is missing.
-
-        The cases of a subject are averaged: subjects are the units that are independent.
-        """
-        differences = self.case_pairs(metric, loss, reference, class_)
-        return [self.average_cases(d, of) for d, of in differences]
-
-    def case_pairs(
-        self, metric: str, loss: str, reference: str, class_: str
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Differences (seeds, cases) of each fold, and the positions of its cases.
-
-        A case that does not show the class and for which neither loss has a value is no missing
-        pair; it is left out.
-        """
-        a, b = self.select(self.compared(metric), (loss, reference), class_)
-        measured = np.isfinite(a - b).any(axis=0)
-        kept = measured | self.shown(metric, class_)
-        return [((a - b)[:, of], of) for of in self.cases_of_folds(kept)]
-
     def shown(self, metric: str, class_: str) -> np.ndarray:
         """Cases whose label shows a class: a mask (C,).
 
@@ -183,7 +162,8 @@ class Pair(NamedTuple):
     scores
         Where the values are from.
     folds
-        Loss minus reference, by `Scores.pairs`: a matrix (seeds, subjects) for each fold.
+        Loss minus reference: a matrix (seeds, subjects) for each fold, NaN where it is missing.
+        The cases of a subject are averaged: subjects are the units that are independent.
     case_folds
         The same, (seeds, cases).
     """
@@ -227,6 +207,20 @@ def with_over_classes(groups: Sequence[Scores]) -> Iterator[Scores]:
             yield scores.over_classes
 
 
+def pair_of(scores: Scores, metric: str, loss: str, reference: str, class_: str) -> Pair:
+    """Two losses on one class by one metric.
+
+    A case that does not show the class and for which neither loss has a value is no missing pair;
+    it is left out.
+    """
+    keys = {**scores.keys, "loss": loss, "reference": reference, "class": class_, "metric": metric}
+    d = np.subtract(*scores.select(scores.compared(metric), (loss, reference), class_))
+    kept = np.isfinite(d).any(axis=0) | scores.shown(metric, class_)
+    cases = scores.cases_of_folds(kept)
+    folds = [scores.average_cases(d[:, of], of) for of in cases]
+    return Pair(keys, scores, folds, [d[:, of] for of in cases])
+
+
 def iterate_pairs(groups: Sequence[Scores], metrics: Sequence[str], study: Study) -> Iterator[Pair]:
     """Every comparison: dataset and model x class x metric x loss with a reference.
 
@@ -238,12 +232,7 @@ def iterate_pairs(groups: Sequence[Scores], metrics: Sequence[str], study: Study
             reference = study.reference_of(loss)
             values = scores.select(scores.compared(metric), (loss, reference), class_)
             if np.isfinite(values).any():
-                keys = {**scores.keys, "loss": loss, "reference": reference}
-                of = (metric, loss, reference, class_)
-                keys |= {"class": class_, "metric": metric}
-                of_cases = scores.case_pairs(*of)
-                folds = [scores.average_cases(d, at) for d, at in of_cases]
-                yield Pair(keys, scores, folds, [d for d, _ in of_cases])
+                yield pair_of(scores, metric, loss, reference, class_)
 
 
 def to_rows(
