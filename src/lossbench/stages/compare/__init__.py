@@ -17,16 +17,16 @@ from lossbench.stages.compare import read_blocks
 from lossbench.stages.compare.claims import claims
 from lossbench.stages.compare.collapses import collapses
 from lossbench.stages.compare.comparisons import comparisons, looks, pairing, rank_table, scale
+from lossbench.stages.compare.conventions import conventions, flips
 from lossbench.stages.compare.external.read import ExternalResults, read
 from lossbench.stages.compare.external.study import check_free, to_study
 from lossbench.stages.compare.failures import failures
 from lossbench.stages.compare.family import family
-from lossbench.stages.compare.flips import flips
 from lossbench.stages.compare.look import record_look
 from lossbench.stages.compare.over_datasets import over_datasets
 from lossbench.stages.compare.pooled import figures_of_runs, pooled, with_pooled
 from lossbench.stages.compare.scores import Scores, iterate_pairs, with_over_classes
-from lossbench.stages.compare.summary import conventions, summary
+from lossbench.stages.compare.summary import summary
 from lossbench.stages.compare.tuned import read_rates, tuning, tuning_runs
 from lossbench.stages.compare.verdict_text import verdict_text
 

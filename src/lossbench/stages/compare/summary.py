@@ -1,18 +1,14 @@
-"""What each loss reached: per run, per class over cases, and over the pooled counts."""
+"""What each loss reached, per class over subjects."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
 from lossbench.common import tables
 from lossbench.common.tables import COUNTS
-from lossbench.stages.compare.conventions import CONVENTIONS, overlap
 from lossbench.stages.compare.scores import Scores, deviation, mean, to_rows
 from lossbench.statistics import mean_interval
-
-TIE = 1e-9  # means that differ by less are equal: the order of a sum moves them by more
 
 
 def summary(groups: Sequence[Scores], background: dict[str, str], alpha: float) -> pd.DataFrame:
@@ -54,30 +50,3 @@ def summary(groups: Sequence[Scores], background: dict[str, str], alpha: float) 
             n_seeds = [[scores.n_seeds(loss)] * len(scores.classes) for loss in scores.losses]
             rows += to_rows(scores, figures | {"n_seeds": np.array(n_seeds)}, metric=metric)
     return pd.DataFrame(rows, columns=tables.SUMMARY)
-
-
-def conventions(groups: Sequence[Scores]) -> pd.DataFrame:
-    """Mean Dice under every convention for empty classes, and who wins under it."""
-    rows = []
-    for scores in groups:
-        for convention in CONVENTIONS if has_conventions(scores) else ():
-            means, n_cases = means_by_convention(scores, convention, "dice")
-            best = np.max(means, axis=0, where=~np.isnan(means), initial=-np.inf)
-            figures = {"mean": means, "n_cases": n_cases, "winner": means >= best - TIE}
-            rows += to_rows(scores, figures, convention=convention)
-    return pd.DataFrame(rows, columns=tables.CONVENTIONS)
-
-
-def has_conventions(scores: Scores, metric: str = "dice") -> bool:
-    """Whether a metric depends on how empty classes count, and the counts to tell are there."""
-    return metric in ("dice", "iou") and set(COUNTS) <= scores.values.keys()
-
-
-@lru_cache(maxsize=16)
-def means_by_convention(
-    scores: Scores, convention: str, metric: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """(L, K) each: mean Dice or IoU over cases, seeds averaged first, and how many cases count."""
-    values = overlap(*(scores.values[name] for name in COUNTS), convention, metric)
-    per_case = mean(values, axis=1)
-    return mean(per_case, axis=1), (~np.isnan(per_case)).sum(axis=1)
