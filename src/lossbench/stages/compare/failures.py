@@ -112,7 +112,7 @@ def failures(groups: Sequence[Scores], collapses: pd.DataFrame, study: Study) ->
     return table.astype(dict.fromkeys(whole, int))[list(tables.FAILURES)]
 
 
-def failure_text(table: pd.DataFrame, study: Study, compared: pd.DataFrame) -> str:
+def failure_lines(table: pd.DataFrame, study: Study, compared: pd.DataFrame) -> list[str]:
     """What verdict.txt says of failures: who failed where, and what nobody can exclude.
 
     Parameters
@@ -148,4 +148,4 @@ def failure_text(table: pd.DataFrame, study: Study, compared: pd.DataFrame) -> s
             "new subjects cannot be excluded, whatever the verdict; they would move a mean Dice of "
             f"0.9 by up to {0.9 * high:.3f}."
         )
-    return "\n" * bool(lines) + "".join(f"{line}\n" for line in lines)
+    return lines

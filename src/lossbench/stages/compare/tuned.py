@@ -114,7 +114,7 @@ def _mean_rate(of_folds: Sequence[Mapping[str, Any]], loss: str) -> float:
     return float(f"{gmean([found['rates'][loss] for found in of_folds]):.3g}")
 
 
-def tuning_text(table: pd.DataFrame) -> str:
+def tuning_lines(table: pd.DataFrame) -> list[str]:
     """A line for each comparison: what is said at the common rate, and at each loss's own."""
     lines = []
     for row in table.to_dict("records"):
@@ -125,6 +125,6 @@ def tuning_text(table: pd.DataFrame) -> str:
             f"at its own, {row['lr_tuned']:g} and {row['lr_tuned_reference']:g}, "
             f"{row['verdict_tuned']} ({row['difference_tuned']:+z.4f}). The rate explains "
             f"{row['explained_by_lr']:+z.4f} ({row['ci_low']:+z.4f} to {row['ci_high']:+z.4f})"
-            f"{edge if row['at_edge'] else ''}\n"
+            f"{edge if row['at_edge'] else ''}"
         )
-    return "\n" * bool(lines) + "".join(lines)
+    return lines

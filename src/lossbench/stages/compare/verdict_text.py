@@ -7,8 +7,8 @@ import pandas as pd
 
 from lossbench.common.tables import cautions_of, class_names
 from lossbench.config import TUNED, Study, abridged
-from lossbench.stages.compare.failures import failure_text
-from lossbench.stages.compare.tuned import tuning_text
+from lossbench.stages.compare.failures import failure_lines
+from lossbench.stages.compare.tuned import tuning_lines
 
 
 def verdict_text(study: Study, tables: dict[str, pd.DataFrame], output: Path) -> str:
@@ -25,20 +25,25 @@ def verdict_text(study: Study, tables: dict[str, pd.DataFrame], output: Path) ->
     references = settings.reference
     if study.tuning:
         references += f" (with its own learning rate minus {study.reference_of(TUNED)})"
+    below = [
+        tuning_lines(tables["tuning"]) if study.tuning else [],
+        _missing(compared, settings.alpha),
+        _cautions(compared),
+        _models(compared),
+        _over_datasets(tables),
+        failure_lines(tables["failures"], study, compared),
+    ]
     return (
         f"{study.experiment}: each loss minus {references}, paired by case within blocks; "
         f"verdicts and intervals hold together at error rate {settings.alpha:g}, margin "
         f"{settings.margins_text()}\n\n"
         f"{table.to_string(index=False)}\n"
-        f"{tuning_text(tables['tuning']) if study.tuning else ''}"
-        f"{_missing(compared, settings.alpha)}{_cautions(compared)}"
-        f"{_models(compared)}{_over_datasets(tables)}"
-        f"{failure_text(tables['failures'], study, compared)}\n"
-        f"report:  {output / 'report.html'}\n"
+        + "".join("\n" + "\n".join(lines) + "\n" for lines in below if lines)
+        + f"\nreport:  {output / 'report.html'}\n"
     )
 
 
-def _missing(compared: pd.DataFrame, alpha: float) -> str:
+def _missing(compared: pd.DataFrame, alpha: float) -> list[str]:
     """A line for each comparison that lacks values of one side which the other side has."""
     lines = []
     table = compared.assign(where=class_names(compared))
@@ -51,20 +56,19 @@ def _missing(compared: pd.DataFrame, alpha: float) -> str:
         )
         if row["p_missing"] < alpha:
             line += "; no winner by results that miss more"
-        lines.append(f"{line}\n")
-    return "\n" * bool(lines) + "".join(lines)
+        lines.append(line)
+    return lines
 
 
-def _cautions(compared: pd.DataFrame) -> str:
+def _cautions(compared: pd.DataFrame) -> list[str]:
     """A line for each caution, with the comparisons that it is about."""
-    lines = [
-        f"caution: {caution} ({abridged(names, separator='; ')})\n"
+    return [
+        f"caution: {caution} ({abridged(names, separator='; ')})"
         for caution, names in cautions_of(compared)
     ]
-    return "\n" * bool(lines) + "".join(lines)
 
 
-def _models(compared: pd.DataFrame) -> str:
+def _models(compared: pd.DataFrame) -> list[str]:
     """What one block says of the two trained models."""
     lines = []
     table = compared.assign(where=class_names(compared))
@@ -85,22 +89,21 @@ def _models(compared: pd.DataFrame) -> str:
                 f"{where}: this {loss} model minus this {reference} model on new subjects: "
                 f"{row['difference']:+z.4f} {interval}: {said}."
             )
-        lines.append(f"{line}\n")
-    return "\n" * bool(lines) + "".join(lines)
+        lines.append(line)
+    return lines
 
 
-def _over_datasets(tables: dict[str, pd.DataFrame]) -> str:
+def _over_datasets(tables: dict[str, pd.DataFrame]) -> list[str]:
     """What holds over data sets, a line for each loss; nothing under three data sets."""
     if "over_datasets" not in tables:
-        return ""
-    lines = [
+        return []
+    return [
         f"over {row['n_datasets']} data sets, mean {row['metric']} of the foreground with "
         f"{row['model']}: {row['loss']} minus {row['reference']} {row['difference']:+z.4f} "
         f"({row['ci_low']:+z.4f} to {row['ci_high']:+z.4f}), {row['verdict']}; expected on a new "
-        f"data set: {row['prediction_low']:+z.4f} to {row['prediction_high']:+z.4f}\n"
+        f"data set: {row['prediction_low']:+z.4f} to {row['prediction_high']:+z.4f}"
         for row in tables["over_datasets"].to_dict("records")
     ]
-    return "\n" + "".join(lines)
 
 
 def _interval(row: Any) -> str:
