@@ -4,6 +4,7 @@ And what can be is looked at: a card for each loss, and its gradients on the dat
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,67 @@ def test_a_network_that_changes_the_batch_is_refused(tmp_path, phantom):
     entry = {"_target_": f"{__name__}.InPlace", "in_channels": "$in_channels"}
     found = problems(tmp_path, phantom, models={"mine": entry | {"out_channels": "$num_classes"}})
     assert f"models.mine: {__name__}.InPlace changes its input in place" in found
+
+
+class Net(nn.Module):
+    """One layer, and what a network should not be."""
+
+    def __init__(self, in_channels, out_channels, kind):
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, out_channels, 1)
+        self.kind, self.calls = kind, 0
+        if kind == "lazy":
+            self.layer = nn.LazyConv2d(out_channels, 1)
+        if kind == "unseeded":
+            nn.init.constant_(self.layer.bias, int.from_bytes(os.urandom(2)))
+        if kind == "uninitialised":
+            nn.init.constant_(self.layer.bias, float("nan"))
+        if kind == "frozen":
+            self.requires_grad_(False)
+
+    def forward(self, images):
+        logits = self.layer(images)
+        self.calls += 1
+        match self.kind, self.training:
+            case "sigmoid", _:
+                return logits.sigmoid()
+            case ("softmax where evaluated", False):
+                return logits.softmax(1)
+            case ("batch statistics", _):
+                return nn.functional.batch_norm(logits, None, None, training=True)
+            case ("counts", _):
+                return self.calls * logits
+            case ("complex", _):
+                return logits + 0j
+            case ("fails where evaluated", False):
+                raise ValueError("it is not finished")
+            case ("draws", _):
+                return nn.functional.dropout(logits)
+        return logits
+
+
+NETS = {
+    "lazy": "has lazy layers",
+    "unseeded": "has other initial weights each time",
+    "uninitialised": "gives NaN or infinite numbers before any training",
+    "frozen": "gives logits without a gradient",
+    "sigmoid": "gives probabilities, and losses expect logits; remove its sigmoid",
+    "softmax where evaluated": "gives probabilities, and losses expect logits; remove its softmax",
+    "batch statistics": "predicts an image otherwise alone than in a batch",
+    "counts": "gives other logits for the same weights, batch and seeds",
+    "complex": "gives torch.complex64; expected real numbers",
+    "fails where evaluated": "ValueError: it is not finished; test_check.py",
+}
+
+
+def test_networks_that_cannot_be_trained_resumed_or_evaluated(tmp_path, phantom):
+    entry = {"_target_": f"{__name__}.Net", "in_channels": "$in_channels"}
+    entry |= {"out_channels": "$num_classes"}
+    nets = {kind.replace(" ", "_"): entry | {"kind": kind} for kind in [*NETS, "plain", "draws"]}
+    found = problems(tmp_path, phantom, models=nets)
+    for kind, problem in NETS.items():
+        assert re.search(rf"models\.{kind.replace(' ', '_')}: .*{re.escape(problem)}", found), kind
+    assert found.count("models.") == len(NETS), found
 
 
 class Exiting(nn.Module):

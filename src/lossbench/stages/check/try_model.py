@@ -1,5 +1,6 @@
 """Try a network on a batch of a dataset, before anything is trained."""
 
+import copy
 import inspect
 import math
 from collections.abc import Sequence
@@ -7,17 +8,28 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from lossbench.common.instantiate import locate, location_of
 from lossbench.config import UserError
 from lossbench.datasets.batches import MULTIPLE, patch_size, round_up
 from lossbench.datasets.prepared import Prepared
 from lossbench.losses import are_probabilities
-from lossbench.models import build_model, changed_input, first_head, heads_of, logits_of
+from lossbench.models import (
+    build_model,
+    changed_input,
+    first_head,
+    heads_of,
+    logits_of,
+    seed_everything,
+)
 
 
 def check_model(run: dict[str, Any], data: Prepared) -> None:
     """See that a network gives logits of the patch's size from a batch of the patch's size.
+
+    They are to be a function of its weights, the batch and the seeds, with a gradient; where it is
+    evaluated, those of an image are to depend on no other.
 
     Raises
     ------
@@ -30,17 +42,19 @@ def check_model(run: dict[str, Any], data: Prepared) -> None:
             f"training.patch_size: {list(patch)} has {len(patch)} numbers, "
             f"and {data.info['name']} has {data.info['spatial_dims']} dimensions"
         )
-    model = build_model(run["model"], data, run["fold"], run["seed"])
+    model, state = _built(run, data)
     size = run["training"]["batch_size"]
     expected = [size, len(data.classes), *patch]
     try:
-        with torch.no_grad():
-            images = torch.linspace(-1, 1, size * data.info["channels"] * math.prod(patch))
-            images = images.view(size, data.info["channels"], *patch)
-            before = images.clone()
-            outputs = heads_of(model(images), images)
-            if len(outputs) > 1:  # where it is evaluated, others or less may come
-                outputs += heads_of(model.eval()(images), images)[:1]
+        images = torch.linspace(-1, 1, size * data.info["channels"] * math.prod(patch))
+        images = images.view(size, data.info["channels"], *patch)
+        before = images.clone()
+        outputs = _outputs(model, images)
+        model.load_state_dict(state)
+        again = _outputs(model, images)
+        with torch.no_grad():  # where it is evaluated, others or less may come
+            evaluated = _outputs(model.eval(), torch.cat([images, -images])[: max(2, size)])[0]
+            alone, drawn = (_outputs(model, images[:1], seed)[0] for seed in (0, 1))
     except Exception as error:
         if _takes_other_dimensions(model, data):
             raise UserError(f"{where}: {_other_dimensions(data)}") from error
@@ -56,6 +70,7 @@ def check_model(run: dict[str, Any], data: Prepared) -> None:
         ) from error
     if not images.equal(before):
         raise changed_input(run["model"])
+    outputs.append(evaluated[:size] if isinstance(evaluated, torch.Tensor) else evaluated)
     for number, output in enumerate(outputs):
         is_tensor = isinstance(output, torch.Tensor)
         found = list(output.shape) if is_tensor else type(output).__name__
@@ -70,10 +85,71 @@ def check_model(run: dict[str, Any], data: Prepared) -> None:
                 f"expected logits {expected}, or smaller along the last {len(patch)} axes: several "
                 "outputs are heads of deep supervision"
             )
-    if are_probabilities(outputs[0]):
+    if problem := _value_problem(outputs, again, alone, drawn):
+        raise UserError(f"{where}: {problem}")
+
+
+def _built(run: dict[str, Any], data: Prepared) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """The network, and a copy of its state; UserError where this is another one each time."""
+    model, other = (build_model(run["model"], data, run["fold"], run["seed"]) for _ in range(2))
+    where = f"models.{run['model']['name']}"
+    if any(map(is_lazy, model.parameters())):
+        raise UserError(f"{where}: has lazy layers; give them their numbers of channels")
+    state, others = copy.deepcopy(model.state_dict()), other.state_dict()
+    if not all(torch.allclose(state[k], others[k], equal_nan=True) for k in state):
         raise UserError(
-            f"{where}: gives probabilities, and losses expect logits; remove its softmax"
+            f"{where}: has other initial weights each time, and the losses of a block share them; "
+            "draw them from torch, numpy or random, which are seeded"
         )
+    return model, state
+
+
+def _outputs(model: torch.nn.Module, images: torch.Tensor, seed: int = 0) -> list[Any]:
+    seed_everything(seed, torch.device("cpu"))
+    return heads_of(model(images), images)
+
+
+def _value_problem(
+    outputs: list[torch.Tensor],
+    again: list[torch.Tensor],
+    alone: torch.Tensor,
+    drawn: torch.Tensor,
+) -> str | None:
+    """What is wrong with the values of a network's outputs: of a training step, and evaluated.
+
+    `again` are those of the same step, `alone` that of the first image by itself, and `drawn` with
+    other random numbers, which a network may draw there, too.
+    """
+    for output in outputs:
+        if not output.is_floating_point():
+            return f"gives {output.dtype}; expected real numbers"
+        if not output.isfinite().all():
+            return "gives NaN or infinite numbers before any training"
+    activation = type(outputs[0].grad_fn).__name__
+    names = [name for name in ("softmax", "sigmoid") if activation.lower().startswith(name)]
+    if names or any(map(are_probabilities, (outputs[0], outputs[-1]))):
+        return (
+            f"gives probabilities, and losses expect logits; remove its {(names or ['softmax'])[0]}"
+        )
+    if not outputs[0].requires_grad:
+        return "gives logits without a gradient; are its weights frozen, or the logits detached?"
+    if not all(map(_near, outputs, again)):
+        return (
+            "gives other logits for the same weights, batch and seeds, so that a training that is "
+            "resumed would differ; keep what changes from call to call in a buffer"
+        )
+    if _near(alone, drawn) and not _near(outputs[-1][:1], alone):
+        return (
+            "predicts an image otherwise alone than in a batch; are there batch statistics where "
+            "it is evaluated? Take running ones, or instance normalisation"
+        )
+    return None
+
+
+def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two outputs are the same up to rounding, which libraries change with the memory."""
+    largest = one.detach().abs().max()
+    return one.shape == other.shape and bool((one - other).detach().abs().max() <= 1e-4 * largest)
 
 
 def _takes_other_dimensions(model: torch.nn.Module, data: Prepared) -> bool:
