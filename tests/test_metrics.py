@@ -224,6 +224,33 @@ class Named:
         return {"wall": 1}
 
 
+class Odd:
+    """Gives what Python takes for numbers, or for the end of the program."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __call__(self, prediction, label, spacing):
+        match self.kind:
+            case "gradient":
+                return torch.ones(3, requires_grad=True)
+            case "masked":
+                return np.ma.masked_array([1, 2, 3], [False, True, False])
+        raise SystemExit(0)
+
+
+@pytest.mark.parametrize(("kind", "text"), [("gradient", "gives tensor"), ("end", "SystemExit: 0")])
+def test_a_metric_that_gives_no_numbers_ends_with_a_message(kind, text, phantom):
+    metric = build_metric("mine", {"_target_": f"{__name__}.Odd", "kind": kind}, phantom)
+    with pytest.raises(UserError, match=f"metrics.mine: .*{text}"):
+        metric(*pair(), (1.0, 1.0))
+
+
+def test_what_a_metric_masks_has_no_value(phantom):
+    metric = build_metric("mine", {"_target_": f"{__name__}.Odd", "kind": "masked"}, phantom)
+    assert metric(*pair(), (1.0, 1.0)) == pytest.approx([1, np.nan, 3], nan_ok=True)
+
+
 class TwoArguments:
     def __call__(self, prediction, label):
         return 0

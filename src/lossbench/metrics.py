@@ -152,14 +152,15 @@ def build_metric(name: str, spec: Mapping[str, Any], data: Prepared) -> OwnMetri
         try:
             with preserve_global_state():  # and with arrays of its own, which it may change
                 given = metric(prediction.copy(), label.copy(), spacing)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = f"{type(error).__name__}: {error} ({location_of(error)})"
             called = "called as metric(prediction, label, spacing)"
             raise UserError(f"{where}: failed, {called}: {what}") from error
         expected = f"expected {k} numbers, one for each class, NaN where it has none"
         try:
-            found = np.array(given, dtype=float)
-        except (TypeError, ValueError):
+            is_masked = isinstance(given, np.ma.MaskedArray)
+            found = np.array(given.astype(float).filled(np.nan) if is_masked else given, float)
+        except (TypeError, ValueError, RuntimeError):  # the last is of a tensor with a gradient
             raise UserError(f"{where}: gives {given!r}; {expected}") from None
         if found.shape != (k,):
             raise UserError(f"{where}: gives shape {list(found.shape)}; {expected}")

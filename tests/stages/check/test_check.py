@@ -22,6 +22,7 @@ from lossbench.config import UserError
 from lossbench.datasets.prepared import IGNORE, Prepared
 from lossbench.losses import batch_loss
 from lossbench.stages.check import check, preflight
+from lossbench.stages.check.try_entries import _check_metric
 from lossbench.stages.check.wording import text
 from tests.helpers.check_runs import SMALL, experiment_of, problems, run
 from tests.helpers.configs import CONFIG
@@ -317,6 +318,21 @@ def test_losses_with_a_state_that_is_saved_and_with_a_schedule(tmp_path, phantom
         assert start["losses"][name]["scale"] == 1
     assert later["losses"]["remembering"]["scale"] == 1
     assert later["losses"]["annealed"]["scale"] > 1
+
+
+class Drifting:
+    """A metric that counts its calls."""
+
+    calls = 0
+
+    def __call__(self, prediction, label, spacing):
+        self.calls += 1
+        return [self.calls] * 3
+
+
+def test_a_metric_that_gives_other_numbers_each_time(phantom):
+    with pytest.raises(UserError, match=r"metrics.it: gives \[1.0, 1.0, 1.0\] and then \[2.0, "):
+        _check_metric("it", {"_target_": f"{__name__}.Drifting"}, phantom)
 
 
 def test_batch_normalisation_of_one_value(tmp_path, phantom):

@@ -217,7 +217,15 @@ def _check_metric(name: str, spec: dict[str, Any], data: Prepared) -> None:
     label = np.asarray(data.original_label(0))
     perfect = as_predicted(label, data.regions)
     for prediction in (np.where(perfect == IGNORE, 0, perfect), np.zeros_like(perfect)):
-        metric(prediction.astype(np.uint8), label, data.original_spacing(0))
+        values = []
+        for _ in range(2):
+            seed_everything(0, torch.device("cpu"))
+            values.append(metric(prediction.astype(np.uint8), label, data.original_spacing(0)))
+        if not np.array_equal(*values, equal_nan=True):
+            raise UserError(
+                f"metrics.{name}: gives {values[0].tolist()} and then {values[1].tolist()} for the "
+                "same prediction and label; what changes from call to call is no metric"
+            )
 
 
 def _check_claim(where: str, claim: Claim, data: Prepared) -> None:
