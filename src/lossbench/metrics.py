@@ -159,7 +159,7 @@ def build_metric(name: str, spec: Mapping[str, Any], data: Prepared) -> OwnMetri
         expected = f"expected {k} numbers, one for each class, NaN where it has none"
         try:
             is_masked = isinstance(given, np.ma.MaskedArray)
-            found = np.array(given.astype(float).filled(np.nan) if is_masked else given, float)
+            found = np.asarray(given.astype(float).filled(np.nan) if is_masked else given, float)
         except (TypeError, ValueError, RuntimeError):  # the last is of a tensor with a gradient
             raise UserError(f"{where}: gives {given!r}; {expected}") from None
         if found.shape != (k,):
