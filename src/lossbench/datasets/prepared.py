@@ -55,6 +55,23 @@ class Prepared:
                 "and run the workflow again"
             )
 
+    def refuse_other(self, runs: pd.DataFrame) -> None:
+        """Refuse runs, of runs.csv, that other data of this name were trained on.
+
+        Raises
+        ------
+        UserError
+            Where other data have been prepared since.
+        """
+        runs = runs[runs["dataset"] == self.folder.name]
+        # Runs of an earlier version do not say their data.
+        for trained_on in runs["data_digest"].unique() if "data_digest" in runs else ():
+            if isinstance(trained_on, str) and trained_on not in ("", self.digest):
+                raise UserError(
+                    f"other data were prepared in {self.folder} ({self.digest[:8]}) than the runs "
+                    f"were trained on ({trained_on[:8]}); run the workflow again"
+                )
+
     @cached_property
     def cases(self) -> pd.DataFrame:
         """cases.csv with `shape` as tuples of int and `spacing` as tuples of float.

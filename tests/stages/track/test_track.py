@@ -117,7 +117,9 @@ def test_data_that_the_runs_were_not_trained_on_are_not_tracked(tmp_path):
     experiment = write_experiment(tmp_path, folds=(0,))
     classes = experiment.parents[1] / "datasets/hippocampus/classes.json"
     write_json(classes, {**read_json(classes), "digest": "0123456789"})
-    with pytest.raises(UserError, match=r"other data were prepared \(01234567\) than the runs"):
+    with pytest.raises(
+        UserError, match=r"other data were prepared in .* \(01234567\) than the runs"
+    ):
         Study(load(experiment), experiment.parent).finished()
 
 

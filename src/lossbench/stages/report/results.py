@@ -191,13 +191,7 @@ class Results:
         data = Prepared(self.folder.parent / "datasets" / dataset)
         if not (data.folder / "classes.json").exists():
             raise config.UserError(f"the prepared dataset ({data.folder}) is missing")
-        digests = self.runs[self.runs["dataset"] == dataset].get("data_digest", pd.Series())
-        for trained_on in digests.dropna().unique():
-            if trained_on != data.digest:
-                raise config.UserError(
-                    f"other data were prepared in {data.folder} ({data.digest[:8]}) than the runs "
-                    f"were trained on ({trained_on[:8]}); run the workflow again"
-                )
+        data.refuse_other(self.runs)
         return data
 
     def of(self, table: pd.DataFrame, dataset: str, model: str, **keys: str) -> pd.DataFrame:

@@ -32,8 +32,8 @@ class Study:
 
     Attributes
     ----------
-    prepared, datasets, classes
-        Folder of each prepared dataset; its name, digest and number of cases; names of all classes.
+    data, datasets, classes
+        Each prepared dataset; its name, digest and number of cases; names of all classes.
     cards
         What each loss computes, by dataset and loss; empty for an experiment never checked.
     """
@@ -41,11 +41,10 @@ class Study:
     def __init__(self, experiment: Experiment, folder: Path) -> None:
         self.e, self.folder, self.report = experiment, folder, folder / "report"
         self.stored = folder.parent / "runs"
-        folders = {name: folder.parent / "datasets" / name for name in experiment.matrix.dataset}
-        self.prepared = {n: path for n, path in folders.items() if (path / "classes.json").exists()}
-        data = {name: Prepared(path) for name, path in self.prepared.items()}
-        self.datasets = {name: (name, x.digest, len(x.cases)) for name, x in data.items()}
-        self.classes = list(dict.fromkeys(c for x in data.values() for c in x.classes))
+        folders = [folder.parent / "datasets" / name for name in experiment.matrix.dataset]
+        self.data = {x.name: Prepared(x) for x in folders if (x / "classes.json").exists()}
+        self.datasets = {name: (name, x.digest, len(x.cases)) for name, x in self.data.items()}
+        self.classes = list(dict.fromkeys(c for x in self.data.values() for c in x.classes))
         checked = folder / "check.json"
         self.cards = read_json(checked).get("cards", {}) if checked.exists() else {}
 
@@ -57,11 +56,13 @@ class Study:
         UserError
             Where a file of the results is missing.
         """
-        for name in {*self.e.matrix.dataset} - self.prepared.keys():
+        for name in {*self.e.matrix.dataset} - self.data.keys():
             read_json(self.folder.parent / "datasets" / name / "classes.json")  # is not there
         runs, summary = (read_table(self.report / f"{n}.csv", GROUP) for n in ("runs", "summary"))
         comparisons = read_table(self.report / "comparisons.csv")
-        self._refuse_others(runs)
+        self.cards = read_check(self.folder, runs).get("cards", {})
+        for data in self.data.values():
+            data.refuse_other(runs)
         with reading(self.report / "cases.parquet"):
             cases = pd.read_parquet(self.report / "cases.parquet")
             means = cases.groupby([*RUN, "class"], sort=False)[self.e.all_metrics].mean()
@@ -81,7 +82,7 @@ class Study:
             table = scores[tuple(row[key] for key in RUN)].to_dict()
             test = {f"test/{m}/{name}": v for m in table for name, v in table[m].items()}
             # What it takes to build the network again: weights, specification, classes.
-            data = self.prepared[row["dataset"]]
+            data = self.data[row["dataset"]].folder
             paths = (folder / "model.safetensors", folder / "run.json", data / "classes.json")
             files = {f"model/{path.name}": path for path in paths} if models else {}
             children.append(self._run(row, history, test, files))
@@ -89,17 +90,6 @@ class Study:
         files, curves = artifacts(self.folder), curves_of_looks(self.report)
         whole = self._comparison("finished", *_span(runs), note, files=files, history=curves)
         return [whole, *parents, *children, *self._tuning_runs()]
-
-    def _refuse_others(self, runs: pd.DataFrame) -> None:
-        """See that the data and the cards are those of the runs."""
-        self.cards = read_check(self.folder, runs).get("cards", {})
-        for dataset, trained_on in zip(runs["dataset"], runs.get("data_digest", ()), strict=False):
-            digest = self.datasets[dataset][1]
-            if isinstance(trained_on, str) and trained_on not in ("", digest):
-                raise UserError(
-                    f"{self.prepared[dataset]}: other data were prepared ({digest[:8]}) than the "
-                    f"runs were trained on ({trained_on[:8]}); run the workflow again"
-                )
 
     def under_way(self, status: str = "training") -> list[Record]:
         """Read what there is so far; runs that have begun and not ended get the status."""
