@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 from lossbench.config import UserError
 from lossbench.stages.report import wording
 from lossbench.stages.report.figure_style import (
+    MAX_LINES,
     MAX_VECTOR_POINTS,
     VERDICTS,
     WIDTH,
     Picture,
     colour,
+    heading,
     line_groups,
     losses_on_y,
     save,
@@ -24,6 +26,7 @@ from lossbench.stages.report.figure_style import (
     wrapped,
 )
 from lossbench.stages.report.results import Results
+from lossbench.statistics import expected_best
 
 COLUMNS = 3  # of the squares of `pairs`
 WIDE, HIGH = 1.2, 1.65  # from one square to the next, in sides of a square
@@ -219,3 +222,35 @@ def rounds(results: Results, dataset: str, model: str, name: str) -> Iterator[Fi
         of_p.legend(fontsize=7)
         of_interval.set(xlabel="round", ylabel=f"{results.title()}, difference")
         yield figure
+
+
+def tuning(results: Results) -> list[Picture]:
+    """Mean validation Dice by learning rate, and the expected best of so many trainings."""
+    pictures, trainings = [], results.table("tuning_runs")
+    for dataset, model in results.groups:
+        runs = results.of(trainings, dataset, model)
+        losses = list(runs["loss"].unique())
+        for part, start in enumerate(range(0, len(losses), MAX_LINES), 1):
+            figure, (of_rate, of_budget) = small(2.9, columns=2)
+            for loss in losses[start : start + MAX_LINES]:
+                rows, shade = runs[runs["loss"] == loss], colour(results, loss)
+                # Diverged trainings count as the worst.
+                dice = rows["dice"].fillna(rows["dice"].min())
+                by_rate = dice.groupby(rows["learning_rate"]).mean()
+                of_rate.plot(
+                    by_rate.index, by_rate, marker="o", markersize=4, color=shade, label=loss
+                )
+                best = expected_best(dice.to_numpy())
+                of_budget.plot(np.arange(1, len(best) + 1), best, color=shade)
+            of_rate.set(
+                xscale="log", xlabel="learning rate", ylabel="validation Dice of the tuning"
+            )
+            of_rate.axvline(
+                results.experiment.training_of(dataset).learning_rate, color="0.3", linewidth=1
+            )
+            of_rate.legend(fontsize=7)
+            of_budget.set(xscale="log", xlabel="trainings", ylabel="expected best of them")
+            titled(figure, f"tuning of {len(losses)} losses")
+            file = ("tuning", dataset, model, part)
+            pictures.append(save(results, figure, heading(dataset, model), "learning rate", *file))
+    return pictures

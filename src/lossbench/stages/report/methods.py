@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lossbench import __version__
 from lossbench.common.tables import BLOCK
-from lossbench.config import Component, Training
+from lossbench.config import Component
 from lossbench.stages.report import provenance, wording
 from lossbench.stages.report.results import Results
 
@@ -54,7 +54,10 @@ def methods(results: Results) -> str:
         entries = {name: _called(experiment.losses[name]) for name in results.losses}
         values |= {
             "training": experiment.training,
-            "augmentation": _augmentation(experiment.training),
+            "augmentation": ", ".join(
+                f"{name.replace('_', ' ')} {value}"
+                for name, value in experiment.training.augmentation or ()
+            ),
             "models": {name: _called(experiment.models[name]) for _, name in results.groups},
             "loss_entries": entries,
             "weighted": sorted({f"`{x}`" for x in re.findall(r"\$\w+", str(entries))}),
@@ -101,11 +104,3 @@ def _computed_as(engine: str) -> str:
     used = ast.literal_eval(engine)
     extras = {"graph": "CUDA graph", "compiled": "compiled", "tf32": "TF32 convolutions"}
     return ", ".join([used["precision"], *(text for key, text in extras.items() if used.get(key))])
-
-
-def _augmentation(training: Training) -> str:
-    """The settings of the augmentation; empty without any."""
-    if training.augmentation is None:
-        return ""
-    settings = training.augmentation.model_dump().items()
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings)

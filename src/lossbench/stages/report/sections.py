@@ -13,7 +13,6 @@ from lossbench.stages.report import (
     provenance,
     sensitivity,
     tables,
-    tuning,
     wording,
 )
 from lossbench.stages.report.results import Results
@@ -49,6 +48,12 @@ def _over_datasets(results: Results) -> dict[str, Any]:
     return {"table": table, "pictures": figures.over_datasets(results)} if len(table) else {}
 
 
+def _tuning(results: Results) -> dict[str, Any]:
+    table, n_trainings = tables.tuning(results), len(results.table("tuning_runs"))
+    pictures = figures.tuning(results)
+    return {"table": table, "pictures": pictures, "trainings": n_trainings} if len(table) else {}
+
+
 SECTIONS = (
     Section("claims", "Claims under test", tables.claims, "claims.csv"),
     Section("verdicts", "What the verdicts mean", wording.population),
@@ -66,7 +71,7 @@ SECTIONS = (
         _over_datasets,
         "three data sets or more, with two blocks or more each",
     ),
-    Section("tuning", "Learning rates", tuning.tuning, "tuning of the experiment"),
+    Section("tuning", "Learning rates", _tuning, "tuning of the experiment"),
     Section(
         "rounds", "Round by round", _per_class("rounds", figures.rounds), "rounds of the experiment"
     ),

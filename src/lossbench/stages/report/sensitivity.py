@@ -29,8 +29,8 @@ def usual_test(results: Results) -> dict[str, Any]:
     frame = rows[_COMPARISON].copy()
     frame["verdict"] = rows["verdict"]
     frame["usual test"] = rows["verdict_cases"]
-    frame["difference"] = [wording.difference(row) for _, row in rows.iterrows()]
-    frame["interval"] = [wording.difference_interval(row) for _, row in rows.iterrows()]
+    frame["difference"] = wording.differences(rows)
+    frame["interval"] = wording.intervals(rows)
     frame["p, Holm"] = rows["p_holm"].map(wording.p_value)
     frame["p of the usual test, Holm"] = rows["p_cases_holm"].map(wording.p_value)
     return {"total": len(table), "usual": usual.sum(), "ours": ours.sum(), "table": frame}

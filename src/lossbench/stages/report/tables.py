@@ -8,6 +8,7 @@ import pandas as pd
 
 from lossbench.common import tables
 from lossbench.common.files import write_text
+from lossbench.config import counted
 from lossbench.stages.report import wording
 from lossbench.stages.report.results import Results
 from lossbench.stages.report.wording import NOTHING, SYMBOLS
@@ -28,8 +29,8 @@ def verdict_counts(results: Results) -> pd.DataFrame:
             row = {"dataset": dataset, "model": model, "loss": loss}
             row |= {v: str((of_loss["verdict"] == v).sum()) for v in SYMBOLS}
             of_loss = of_loss.dropna(subset="difference").sort_values("difference")
-            texts = [f"{wording.difference(x)} ({x['class']})" for _, x in of_loss.iterrows()]
-            texts = texts or [NOTHING]
+            pairs = zip(wording.differences(of_loss), of_loss["class"], strict=True)
+            texts = [f"{difference} ({name})" for difference, name in pairs] or [NOTHING]
             rows.append(row | {"smallest difference": texts[0], "largest": texts[-1]})
     return pd.DataFrame(rows)
 
@@ -59,9 +60,9 @@ def comparisons(results: Results) -> pd.DataFrame:
     table = results.comparisons
     frame = table[[*GROUP, "class", "metric", "loss", "reference"]].copy()
     frame["verdict"] = table["verdict"].fillna(NOTHING)  # of a metric that is reported only
-    frame["difference"] = [wording.difference(row) for _, row in table.iterrows()]
+    frame["difference"] = wording.differences(table)
     for title, name in (("interval", "simultaneous"), ("interval, unadjusted", "ci")):
-        frame[title] = [wording.difference_interval(row, name) for _, row in table.iterrows()]
+        frame[title] = wording.intervals(table, name)
     frame["p, Holm"] = table["p_holm"].map(wording.p_value)
     frame["better on a random case"] = table["improvement"].map(wording.probability)
     frame["usual test"] = table["verdict_cases"].fillna(NOTHING)
@@ -118,7 +119,7 @@ def models(results: Results) -> pd.DataFrame:
     frame = table[[*GROUP, "class", "metric", "loss"]].copy()
     frame["this model"] = table["verdict_models"].fillna(NOTHING)
     frame["difference"] = table["difference"].map(wording.signed)
-    frame["interval"] = [wording.difference_interval(row, "models") for _, row in table.iterrows()]
+    frame["interval"] = wording.intervals(table, "models")
     frame["p, Holm"] = table["p_models_holm"].map(wording.p_value)
     frame["luck tolerated (SD)"] = table["noise_tolerated"].map(wording.number)
     return frame
@@ -131,12 +132,10 @@ def over_datasets(results: Results) -> pd.DataFrame:
     frame["data sets"] = table["n_datasets"].map(wording.count)
     frame["verdict"] = [f"{SYMBOLS[verdict]} {verdict}" for verdict in table["verdict"]]
     frame["difference"] = table["difference"].map(wording.signed)
-    frame["interval"] = [wording.difference_interval(row, "ci") for _, row in table.iterrows()]
+    frame["interval"] = wording.intervals(table, "ci")
     frame["p, Holm"] = table["p_holm"].map(wording.p_value)
     frame["SD between data sets"] = table["sd_between"].map(wording.number)
-    frame["on a new data set"] = [
-        wording.difference_interval(row, "prediction") for _, row in table.iterrows()
-    ]
+    frame["on a new data set"] = wording.intervals(table, "prediction")
     return frame
 
 
@@ -215,7 +214,24 @@ def scale(results: Results) -> pd.DataFrame:
     frame["difference"] = table["difference"].map(wording.signed)
     frame["at the scale of the reference"] = table["matched"].map(wording.signed)
     frame["by scale alone"] = table["explained"].map(wording.signed)
-    frame["its interval"] = [wording.difference_interval(row, "ci") for _, row in table.iterrows()]
+    frame["its interval"] = wording.intervals(table, "ci")
+    return frame
+
+
+def tuning(results: Results) -> pd.DataFrame:
+    """Both verdicts of each comparison, at the common learning rate and at each loss's own."""
+    table = results.table("tuning")
+    frame = table[[*GROUP, "class", "metric", "loss"]].copy()
+    for title, end in {"common learning rate": "fixed", "own learning rates": "tuned"}.items():
+        pairs = zip(table[f"verdict_{end}"], table[f"difference_{end}"], strict=True)
+        frame[title] = [f"{verdict} {wording.signed(difference)}" for verdict, difference in pairs]
+    columns = (table[name] for name in ("lr_fixed", "lr_tuned", "lr_tuned_reference"))
+    frame["rates: common, of the loss, of the reference"] = [
+        ", ".join(f"{rate:g}" for rate in rates) for rates in zip(*columns, strict=True)
+    ]
+    frame["explained by the rate"] = table["explained_by_lr"].map(wording.signed)
+    frame["its interval"] = wording.intervals(table, "ci")
+    frame["at an edge"] = table["at_edge"].map(lambda n: counted(n, "fold") if n else "no")
     return frame
 
 

@@ -1,6 +1,7 @@
 """Numbers, intervals and verdicts as text, and the answer for a dataset and model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,15 +43,25 @@ def interval(low: float, high: float, sign: bool = False) -> str:
     return f"{number(low, high - low, sign)} to {number(high, high - low, sign)}"
 
 
-def difference(row: pd.Series) -> str:
+def difference(row: Mapping[str, Any]) -> str:
     """Difference to the reference, signed."""
     width = row["simultaneous_high"] - row["simultaneous_low"]
     return number(row["difference"], width, sign=True)
 
 
-def difference_interval(row: pd.Series, name: str = "simultaneous") -> str:
+def difference_interval(row: Mapping[str, Any], name: str = "simultaneous") -> str:
     """The interval of a difference; `simultaneous` is the one that agrees with the verdict."""
     return interval(row[f"{name}_low"], row[f"{name}_high"], sign=True)
+
+
+def differences(rows: pd.DataFrame) -> list[str]:
+    """Of each row."""
+    return [difference(row) for row in rows.to_dict("records")]
+
+
+def intervals(rows: pd.DataFrame, name: str = "simultaneous") -> list[str]:
+    """Of the difference of each row."""
+    return [difference_interval(row, name) for row in rows.to_dict("records")]
 
 
 def percent(share: float) -> str:
@@ -121,7 +132,7 @@ def _measured_on(results: Results) -> Iterator[str]:
                 )
 
 
-def needed(row: pd.Series) -> list[str]:
+def needed(row: Mapping[str, Any]) -> list[str]:
     """What would decide a comparison, such as "about 12 blocks (has 4)"; empty where unknown."""
     texts = []
     for unit in ("blocks", "cases"):
