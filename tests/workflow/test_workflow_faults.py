@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -123,3 +124,20 @@ def start(folder: Path, config: str) -> subprocess.Popen:
             stdout=log,
             stderr=log,
         )
+
+
+def test_the_package_need_not_be_installed(tmp_path):
+    """As where a copy of the repository is used with the packages of requirements.lock."""
+    program = (
+        "import os, sys; from snakemake.cli import main; "
+        "sys.path[:] = [p for p in sys.path if not os.path.isdir(os.path.join(p, 'lossbench'))]; "
+        "import importlib.util as u; assert not u.find_spec('lossbench'); main()"
+    )
+    environment = {name: x for name, x in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(
+        [*(sys.executable, "-P", "-c", program), "--snakefile", str(REPOSITORY / "Snakefile"),
+         *("-n", "--cores", "1")],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "24 runs in 8 blocks" in result.stderr

@@ -9,6 +9,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
+# The package beside the Snakefile, as for the jobs: it need not be installed.
+BASEDIR = workflow.current_basedir.get_path_or_uri(secret_free=True)
+sys.path.insert(0, str(Path(BASEDIR).parents[1] / "src"))
+
 from lossbench.common.data_files import sources_version
 from lossbench.common.tuning import rates_file, tuned
 from lossbench.config import UserError
