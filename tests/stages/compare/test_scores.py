@@ -101,3 +101,15 @@ def test_mean_and_deviation_leave_nan_out():
     values = np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])
     assert mean(values, axis=0) == pytest.approx([2, 5, np.nan], nan_ok=True)
     assert deviation(values, axis=0) == pytest.approx([2**0.5, np.nan, np.nan], nan_ok=True)
+
+
+def test_each_data_set_and_model_has_scores_of_its_own():
+    keys = [("d", "m"), ("d", "n"), ("e", "m"), ("e", "n")]
+    parts = [rows().assign(dataset=dataset, model=model) for dataset, model in keys]
+    parts = [part.assign(dice=part["dice"] + 1000 * i) for i, part in enumerate(parts)]
+    found = build(pd.concat(parts).sample(frac=1, random_state=0))
+    of = {(scores.dataset, scores.model): scores.values["dice"] for scores in found}
+    assert (len(found), {*of}) == (4, {*keys})
+    (alone,) = build(rows())
+    for i, key in enumerate(keys):
+        assert (of[key] == alone.values["dice"] + 1000 * i).all()
