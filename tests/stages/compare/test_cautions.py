@@ -32,6 +32,13 @@ def test_a_fold_with_most_of_the_subjects_is_named(sizes, warned, tmp_path):
     assert ("fold 2 has 75%" in str(row["caution"])) == warned
 
 
+@pytest.mark.parametrize(("n_folds", "warned"), [(2, True), (3, True), (4, False)])
+def test_few_folds_are_said_not_to_tell_whose_training_sets_matter(n_folds, warned, tmp_path):
+    """Half of six comparisons with a component of two blocks: up to 12 % false winners."""
+    said, _ = compared(tmp_path, (12,) * n_folds)
+    assert ("caution: two or three folds cannot tell" in said) == warned
+
+
 def shared_luck(tmp_path, luck=(0.03, 0.02, 0.04)):
     """A loss that is higher by the luck of three initial weights, which five folds share."""
     rng, rows = np.random.default_rng(0), []

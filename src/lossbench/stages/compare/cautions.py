@@ -24,6 +24,10 @@ ONE_TRAINING_SET = (
     "all trainings have one training set: this holds for new trainings on it, and what another "
     "training set would give is unknown (train further folds)"
 )
+FEW_FOLDS = (
+    "two or three folds cannot tell which comparisons depend on the training set: the interval "
+    "assumes that all do alike (train five folds)"
+)
 ONE_TUNING = (
     "the learning rates were chosen once, so that this holds at these rates: how lucky the choice "
     "was, more seeds do not tell"
@@ -58,7 +62,10 @@ def cautions(
         found.append(MORE_SEEDS_DO_NOT_HELP)
     elif reason == MORE_FOLDS:
         found.append(UNDECIDED_FOR_FOLDS)
-    if d.n_blocks > 1 and len({fold for fold, *_ in pair.scores.blocks()}) == 1:
+    n_folds = len({fold for fold, *_ in pair.scores.blocks()})
+    if n_folds in (2, 3) and d.n_blocks > n_folds and not pair.scores.shared_weights:
+        found.append(FEW_FOLDS)
+    if d.n_blocks > 1 and n_folds == 1:
         found.append(ONE_TRAINING_SET)
         if is_tuned:
             found.append(ONE_TUNING)
