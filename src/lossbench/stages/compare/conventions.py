@@ -101,13 +101,16 @@ def flips(
     last_look: int = 0,
 ) -> dict[tuple[str, ...], list[str]]:
     """The conventions that say otherwise of a comparison than the quoted one, by its keys."""
-    concerned = [pair for pair in pairs if _has_empty(pair)]
-    found = {}
+    found: dict[tuple[str, ...], list[str]] = {pair.key: [] for pair in pairs}
+    concerned = []  # a case does not show the class
     for pair in pairs:
-        scores = pair.scores
-        if study.rounds:  # one of the two may have been trained no more
-            scores = _until(scores, scores.n_seeds(*pair.both))
-        found[pair.key] = _sign_reversals(pair._replace(scores=scores))
+        scores, metric, class_ = pair.scores, pair.keys["metric"], pair.keys["class"]
+        if has_conventions(scores, metric):
+            if not scores.shown(metric, class_).all():
+                concerned.append(pair)
+            if study.rounds:  # one of the two may have been trained no more
+                scores = _until(scores, scores.n_seeds(*pair.both))
+            found[pair.key] = _sign_reversals(pair._replace(scores=scores))
     of_metrics = {pair.keys["metric"] for pair in concerned}
     for convention in CONVENTIONS if concerned else ():
         if convention == QUOTED:
@@ -139,19 +142,8 @@ def _until(scores: Scores, seed: int) -> Scores:
     return scores.until(seed)
 
 
-def _has_empty(pair: Pair) -> bool:
-    """Whether a case does not show the class, by its counts, and the metric depends on those."""
-    if not has_conventions(pair.scores, pair.keys["metric"]):
-        return False
-    k = pair.scores.classes.index(pair.keys["class"])
-    size = pair.scores.values["tp"][..., k] + pair.scores.values["fn"][..., k]
-    return bool((size == 0).any())
-
-
 def _sign_reversals(pair: Pair) -> list[str]:
     """The conventions for empty classes under which the other loss has the higher mean."""
-    if not has_conventions(pair.scores, pair.keys["metric"]):
-        return []
     differences = {}
     for convention in CONVENTIONS:
         means, _ = means_by_convention(pair.scores, convention, pair.keys["metric"])
