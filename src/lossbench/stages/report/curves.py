@@ -100,24 +100,23 @@ def sizes(results: Results) -> list[Picture]:
     For each model, foreground class, and the datasets (three or more) with equal classes.
     """
     pictures = []
-    for model in dict.fromkeys(model for _, model in results.groups):
-        alike: dict[tuple[str, ...], list[str]] = {}
-        for dataset, its_model in results.groups:
-            if its_model == model and _share_of_voxels(results, dataset):
-                alike.setdefault(tuple(results.classes(dataset)), []).append(dataset)
-        for classes, datasets in alike.items():
-            if len(datasets) < MIN_DATASETS:
+    alike: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}  # by model and classes
+    for dataset, model in results.groups:
+        if of_voxels := _share_of_voxels(results, dataset):
+            alike.setdefault((model, *results.classes(dataset)), {})[dataset] = of_voxels
+    for (model, *classes), of_datasets in alike.items():
+        if len(of_datasets) < MIN_DATASETS:
+            continue
+        first = next(iter(of_datasets))
+        for number, name in enumerate(classes, 1):
+            sizes_of = {d: shares[name] for d, shares in of_datasets.items() if shares[name] > 0}
+            if name == results.background(first) or not sizes_of:
                 continue
-            of_voxels = {d: _share_of_voxels(results, d) for d in datasets}
-            for number, name in enumerate(classes, 1):
-                shares_of = {d: of_voxels[d][name] for d in datasets if of_voxels[d][name] > 0}
-                if name == results.background(datasets[0]) or not shares_of:
-                    continue
-                for part, group in enumerate(line_groups(results), 1):
-                    figure = _against_size(results, model, name, shares_of, group)
-                    group_name = f"{model}, {wording.listing(datasets)}"
-                    file = ("sizes", datasets[0], model, number, name, part)
-                    pictures.append(save(results, figure, group_name, name, *file))
+            for part, group in enumerate(line_groups(results), 1):
+                figure = _against_size(results, model, name, sizes_of, group)
+                group_name = f"{model}, {wording.listing([*of_datasets])}"
+                file = ("sizes", first, model, number, name, part)
+                pictures.append(save(results, figure, group_name, name, *file))
     return pictures
 
 
