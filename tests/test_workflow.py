@@ -171,6 +171,12 @@ def test_all_missing_packages_are_named(tmp_path):
         require_packages(tmp_path)
 
 
+def test_jobs_are_started_by_the_python_of_the_workflow_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python3"))
+    with pytest.raises(UserError, match="has python3 and no python, which starts the jobs; make"):
+        require_packages(tmp_path)
+
+
 def test_paths_of_blocks_and_datasets(tmp_path):
     experiment = load(write_experiment(tmp_path, folds=(0, 1), seeds=(3,)))
     assert block_files(experiment, "x.csv") == [

@@ -181,7 +181,7 @@ def job_environment(
 
 
 def require_packages(root: Path) -> None:
-    """Refuse to start where packages are missing: `track`, for one, needs its own only at the end.
+    """Refuse to start where jobs lack Python or packages: `track` needs its own only at the end.
 
     Parameters
     ----------
@@ -193,6 +193,12 @@ def require_packages(root: Path) -> None:
     UserError
         With the names of all that are missing.
     """
+    interpreter = Path(sys.executable)
+    if not interpreter.with_name("python").exists():  # as in Debian; another one would be found
+        raise UserError(
+            f"{interpreter.parent} has {interpreter.name} and no python, which starts the jobs; "
+            f"make an environment that has: {interpreter} -m venv .venv"
+        )
     if not (root / "pyproject.toml").is_file():  # the workflow is not run from a source tree
         return
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
