@@ -1,6 +1,7 @@
 """What the Snakefile is told: config, environment, paths, what is stale."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,8 +73,11 @@ def test_folders_that_cannot_be_used_are_named(tmp_path):
         require_folders(tmp_path, tmp_path / "results")
     with pytest.raises(UserError, match=r"a\{b\}: Snakemake takes braces for a wildcard"):
         require_folders(tmp_path / "a{b}", tmp_path / "new")
-    with pytest.raises(UserError, match=r"why\?/new: MLflow ends a path at a \?"):
-        require_folders(tmp_path, tmp_path / "why?/new")
+    for name, sign in {"why?": "?", "a :b": " :", 'it\'s "5"': "' beside a \""}.items():
+        message = re.escape(f"{name}/new: MLflow's store cannot have a {sign} in its path")
+        with pytest.raises(UserError, match=message):
+            require_folders(tmp_path, tmp_path / name / "new")
+    require_folders(tmp_path, tmp_path / "it's 5% #1 a:b é/new")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from lossbench.common.files import block_folder, read_json
+from lossbench.common.files import block_folder, read_json, refuse_mlflow_path
 from lossbench.common.instantiate import USER_PATH
 from lossbench.common.provenance import run_digest, sha256
 from lossbench.common.rounds import losses_of, planned_blocks
@@ -224,12 +224,11 @@ def require_folders(root: Path, results: Path) -> None:
     ------
     UserError
         Where the path of the Snakefile has a brace, which begins a wildcard of Snakemake's, that
-        of the results a question mark, at which MLflow would end it, or where these are a file.
+        of the results a sign that MLflow cannot have, or where these are a file.
     """
     if {"{", "}"} & {*str(root)}:
         raise UserError(f"{root}: Snakemake takes braces for a wildcard; rename the folder")
-    if "?" in str(results):
-        raise UserError(f"{results}: MLflow ends a path at a ?; rename the folder")
+    refuse_mlflow_path(results)
     if results.exists() and not results.is_dir():
         raise UserError(f"{results}: is no folder, and the results go there; rename or move it")
 

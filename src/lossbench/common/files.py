@@ -228,3 +228,18 @@ def read_json_once(path: Path) -> dict[str, Any]:
 @lru_cache(maxsize=128)
 def _read_json_at(path: Path, _mtime_ns: int) -> dict[str, Any]:
     return read_json(path)
+
+
+def refuse_mlflow_path(path: Path) -> None:
+    """Refuse a path that MLflow's SQLite store cannot lie in.
+
+    Its URI ends at a question mark, its queries have no escape for a quote, and where it is made,
+    a blank and a colon begin a parameter of SQL.
+    """
+    found = next((sign for sign in ("?", " :") if sign in str(path)), None)
+    if {"'", '"'} <= {*str(path)}:
+        found = "' beside a \""
+    if found:
+        raise UserError(
+            f"{path}: MLflow's store cannot have a {found} in its path; rename the folder"
+        )

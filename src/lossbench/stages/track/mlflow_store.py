@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from lossbench.common.files import whole
+from lossbench.common.files import refuse_mlflow_path, whole
 from lossbench.config import UserError
 
 if TYPE_CHECKING:
@@ -35,12 +35,10 @@ def embedded(results: Path) -> str:
     Raises
     ------
     UserError
-        Where the path has a question mark, at which that of the URI ends: the store would be made
-        elsewhere.
+        Where the path has what MLflow cannot have: the store would be made elsewhere, or not.
     """
     database = results.resolve() / "mlflow.db"
-    if "?" in str(database):
-        raise UserError(f"{database}: MLflow ends a path at a ?; rename the folder")
+    refuse_mlflow_path(database)
     return f"sqlite:///{database}"
 
 
