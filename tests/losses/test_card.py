@@ -10,6 +10,7 @@ from torch import nn
 
 from lossbench.losses import build_loss
 from lossbench.losses.card import PROPERTIES, measure, probe_voxels
+from lossbench.losses.watch import WatchActivations
 from tests.helpers.configs import CONFIG
 
 CATALOGUE = yaml.safe_load((CONFIG / "losses.yaml").read_text())["losses"]
@@ -238,3 +239,12 @@ def test_the_page_of_losses_is_what_is_measured():
     assert script["INTRODUCTION"] in page
     missing = [name for name in CATALOGUE if f"| `{name}` |" not in page]
     assert not missing
+
+
+def test_probabilities_of_flattened_voxels_are_watched():
+    logits = torch.randn(5, 3)
+    with WatchActivations(3) as watched:
+        logits.softmax(1)
+        logits[:, 0].softmax(0)
+    assert [x.shape for x in watched.probabilities] == [(5, 3)]
+    assert len(watched.inputs) == 2

@@ -57,6 +57,7 @@ def test_a_best_point_at_an_edge_is_said(top, position, edge):
 
 def test_expected_best_is_the_mean_over_all_draws():
     scores = np.array([0.3, 0.7, 0.5])
+    assert len(expected_best(scores)) == 3
     for k, found in enumerate(expected_best(scores), 1):
         draws = itertools.product(scores, repeat=k)
         assert found == pytest.approx(np.mean([max(draw) for draw in draws]))

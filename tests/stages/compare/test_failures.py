@@ -88,6 +88,13 @@ def test_a_diverged_run_is_one_event_and_takes_no_verdict(tmp_path):
     assert (row["verdict"], row["n_missing_loss"], row["p_missing"]) == ("better", 12, 1)
 
 
+def test_a_single_failure_is_named(tmp_path):
+    table = easy_and_hard([0.33] * 6)
+    table.loc[(table["loss"] == "ce") & (table["case"] == "c06"), "dice"] = 0.0
+    _, output = compared(table, tmp_path)
+    assert "ce on 1 of 12, dice on 0" in (output / "verdict.txt").read_text()
+
+
 def test_failures_are_counted_by_subject_and_tested(tmp_path):
     table = easy_and_hard([0.33] * 5 + [0.0])
     table.loc[(table["loss"] == "ce") & (table["case"] >= "c06"), "dice"] = 0.0

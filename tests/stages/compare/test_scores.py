@@ -113,3 +113,9 @@ def test_each_data_set_and_model_has_scores_of_its_own():
     (alone,) = build(rows())
     for i, key in enumerate(keys):
         assert (of[key] == alone.values["dice"] + 1000 * i).all()
+
+
+def test_a_loss_that_is_not_compared_takes_no_place():
+    (without,), (alone,) = build(rows(losses=("a", "c", "b"))), build(rows(losses=("a", "b")))
+    assert (without.values["dice"][0] == alone.values["dice"][0]).all()
+    assert (without.values["dice"][1] == alone.values["dice"][1] + 100).all()  # b comes third there
