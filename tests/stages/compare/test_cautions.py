@@ -34,7 +34,7 @@ def test_a_fold_with_most_of_the_subjects_is_named(sizes, warned, tmp_path):
 
 @pytest.mark.parametrize(("n_folds", "warned"), [(2, True), (3, True), (4, False)])
 def test_few_folds_are_said_not_to_tell_whose_training_sets_matter(n_folds, warned, tmp_path):
-    """Half of six comparisons with a component of two blocks: up to 12 % false winners."""
+    """Half of six comparisons with a component of two blocks: up to 10 % false winners."""
     said, _ = compared(tmp_path, (12,) * n_folds)
     assert ("caution: two or three folds cannot tell" in said) == warned
 
