@@ -137,7 +137,10 @@ def _read(
     """
     try:
         parquet = pq.ParquetFile(
-            file, read_dictionary=CASE_TEXT, pre_buffer=False, page_checksum_verification=True
+            pa.OSFile(str(file)),  # of a path, pyarrow asks first which file system it is on
+            read_dictionary=CASE_TEXT,
+            pre_buffer=False,
+            page_checksum_verification=True,
         )
         metadata = parquet.schema_arrow.metadata or {}
         table = parquet.read(schema.names, use_threads=False)
