@@ -15,9 +15,13 @@ from lossbench.stages.report.results import KEYS, Results
 
 def fixed(results: Results) -> dict[str, Any]:
     """What the losses shared and what they did not: the parts of a section, by name."""
-    parts = (pairing, overrides, diverged, missing)
-    shared = {part.__name__: part(results) for part in parts}
-    return shared | {"missing_pairs": sensitivity.missing_pairs(results)}
+    return {
+        "pairing": pairing(results),
+        "overrides": overrides(results),
+        "diverged": diverged(results),
+        "missing": missing(results),
+        "missing_pairs": sensitivity.missing_pairs(results),
+    }
 
 
 def pairing(results: Results) -> dict[str, Any] | None:

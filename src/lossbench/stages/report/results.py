@@ -15,6 +15,7 @@ from lossbench.common.tables import COMPARISONS, RUN, read_csv
 from lossbench.datasets.prepared import Prepared
 
 KEYS = list(RUN)
+COMPARISON = ["dataset", "model", "class", "metric", "loss"]  # how tables of the page begin
 CURVE, LEDGER = "val/dice/", "ledger/"
 
 

@@ -6,10 +6,8 @@ import pandas as pd
 
 from lossbench.common.tables import GROUP
 from lossbench.stages.report import wording
-from lossbench.stages.report.results import Results
+from lossbench.stages.report.results import COMPARISON, Results
 from lossbench.stages.report.wording import NOTHING
-
-_COMPARISON = [*GROUP, "class", "metric", "loss"]
 
 
 def usual_test(results: Results) -> dict[str, Any]:
@@ -26,7 +24,7 @@ def usual_test(results: Results) -> dict[str, Any]:
         return {}
     usual, ours = (table[c].isin(["better", "worse"]) for c in ("verdict_cases", "verdict"))
     rows = table[(usual | ours) & (table["verdict_cases"] != table["verdict"])]
-    frame = rows[_COMPARISON].copy()
+    frame = rows[COMPARISON].copy()
     frame["verdict"] = rows["verdict"]
     frame["usual test"] = rows["verdict_cases"]
     frame["difference"] = wording.differences(rows)
@@ -83,7 +81,7 @@ def winners_by_convention(results: Results) -> pd.DataFrame:
 def missing_pairs(results: Results) -> pd.DataFrame:
     """The comparisons that lack pairs which a full design would have."""
     table = results.comparisons[results.comparisons["n_missing"] > 0]
-    frame = table[_COMPARISON].copy()
+    frame = table[COMPARISON].copy()
     for name in ("missing", "cases", "blocks"):
         frame[name] = table[f"n_{name}"].map(wording.count)
     return frame.rename(columns={"missing": "missing pairs"})

@@ -10,7 +10,7 @@ from lossbench.common import tables
 from lossbench.common.files import write_text
 from lossbench.config import counted
 from lossbench.stages.report import wording
-from lossbench.stages.report.results import Results
+from lossbench.stages.report.results import COMPARISON, Results
 from lossbench.stages.report.wording import NOTHING, SYMBOLS
 
 GROUP = list(tables.GROUP)
@@ -116,7 +116,7 @@ def _bounded(n: float, total: float, high: float) -> str:
 def models(results: Results) -> pd.DataFrame:
     """What is said of two trained models, where each loss was trained once."""
     table = results.comparisons[results.comparisons["scope"] == "models"]
-    frame = table[[*GROUP, "class", "metric", "loss"]].copy()
+    frame = table[COMPARISON].copy()
     frame["this model"] = table["verdict_models"].fillna(NOTHING)
     frame["difference"] = table["difference"].map(wording.signed)
     frame["interval"] = wording.intervals(table, "models")
@@ -210,7 +210,7 @@ def collapses(results: Results) -> dict[str, Any]:
 def scale(results: Results) -> pd.DataFrame:
     """How much of each difference the scale of the loss alone explains."""
     table = results.table("scale")
-    frame = table[[*GROUP, "class", "metric", "loss"]].copy()
+    frame = table[COMPARISON].copy()
     frame["difference"] = table["difference"].map(wording.signed)
     frame["at the scale of the reference"] = table["matched"].map(wording.signed)
     frame["by scale alone"] = table["explained"].map(wording.signed)
@@ -221,7 +221,7 @@ def scale(results: Results) -> pd.DataFrame:
 def tuning(results: Results) -> pd.DataFrame:
     """Both verdicts of each comparison, at the common learning rate and at each loss's own."""
     table = results.table("tuning")
-    frame = table[[*GROUP, "class", "metric", "loss"]].copy()
+    frame = table[COMPARISON].copy()
     for title, end in {"common learning rate": "fixed", "own learning rates": "tuned"}.items():
         pairs = zip(table[f"verdict_{end}"], table[f"difference_{end}"], strict=True)
         frame[title] = [f"{verdict} {wording.signed(difference)}" for verdict, difference in pairs]
