@@ -140,7 +140,7 @@ def cautions_of(comparisons: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
     """Each caution of a table of comparisons, once, and the comparisons that it is about."""
     table = comparisons.assign(where=class_names(comparisons))
     table = table[table["caution"].fillna("") != ""]
-    table = table.assign(caution=table["caution"].str.split("; ")).explode("caution")
+    table = table.assign(caution=table["caution"].astype(str).str.split("; ")).explode("caution")
     for caution, rows in table.groupby("caution", sort=False):
         if len(rows) == len(comparisons) > 1:
             yield caution, ["all comparisons"]
