@@ -20,4 +20,4 @@ rule all:
 
 
 onsuccess:
-    print_file(f"results/{EXPERIMENT.experiment}/report/verdict.txt")
+    print_verdict()

@@ -60,3 +60,11 @@ def test_changed_code_and_data_are_seen_and_only_what_they_change_is_trained(tmp
     plan = run("-n", "--until", "train")
     assert "dice: 1 to train (retrained: its data have changed)" in plan
     assert "my_loss: 1 to train (retrained: its data have changed)" in plan
+
+    # Snakemake takes what was touched for new; a verdict of other data is not printed as of these.
+    verdict = tmp_path / "results/study/report/verdict.txt"
+    verdict.parent.mkdir(exist_ok=True)
+    verdict.write_text("a verdict\n")
+    said = run("--touch", "--until", "train")
+    assert "warning: the results are not all of these settings, code and data" in said
+    assert "a verdict" not in said

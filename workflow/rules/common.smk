@@ -14,6 +14,7 @@ BASEDIR = workflow.current_basedir.get_path_or_uri(secret_free=True)
 sys.path.insert(0, str(Path(BASEDIR).parents[1] / "src"))
 
 from lossbench.common.data_files import sources_version
+from lossbench.common.rounds import planned_blocks
 from lossbench.common.tuning import rates_file, tuned
 from lossbench.config import UserError
 from lossbench.overview import overview
@@ -37,6 +38,8 @@ from lossbench.workflow import (
     with_weights,
 )
 
+TOUCHED = """warning: the results are not all of these settings, code and data (after --touch or
+--until?). Run the same command with --forceall: what is finished is not trained again."""
 # Not by `configfile:`, which a module that is given a config skips, and which says in four lines
 # before any of ours that the study extends them.
 DEFAULTS = [workflow.source_path(f"../../config/{name}.yaml") for name in CONFIG_FILES]
@@ -153,10 +156,13 @@ def block_settings(wildcards):
     return settings_digest(block_json(EXPERIMENT, RESULTS, **keys(wildcards)))
 
 
-def print_file(path):
-    """Print a text file, if it exists."""
-    if Path(path).exists():
-        print(Path(path).read_text(), file=sys.stderr)
+def print_verdict():
+    """Print verdict.txt, if it exists, but where the results are not of these settings."""
+    verdict = Path(f"results/{EXPERIMENT.experiment}/report/verdict.txt")
+    planned = planned_blocks(EXPERIMENT, RESULTS / EXPERIMENT.experiment)
+    if verdict.exists():
+        current = all(trained(EXPERIMENT, RESULTS, **block) for block, _ in planned)
+        print(verdict.read_text() if current else TOUCHED, file=sys.stderr)
 
 
 def print_plan():
