@@ -55,6 +55,33 @@ def test_a_best_point_at_an_edge_is_said(top, position, edge):
     assert peak(curve(top)[None]) == (position, edge)
 
 
+@pytest.mark.parametrize("n_trainings", [1, 2, 3])
+def test_five_points_count_where_a_parabola_fits_them_within_their_noise(n_trainings):
+    """Else three, and three where one training tells no noise."""
+    rng, counted = np.random.default_rng(0), {3: 0, 4: 0, 5: 0}
+    for _ in range(200):
+        away = np.arange(7) - rng.uniform(1, 5)
+        curve = -0.01 * np.where(away < 0, 1, 3) * away**2
+        scores = curve + rng.normal(0, 0.02, (n_trainings, 7))
+        means, found = scores.mean(axis=0), peak(scores)
+        best = int(means.argmax())
+        if best in (0, 6):
+            continue
+        for reach in (2, 1):
+            at = np.arange(max(best - reach, 0), min(best + reach, 6) + 1)
+            fit = np.polyfit(at - best, means[at], 2)
+            if reach == 1 or n_trainings == 1:
+                continue
+            noise = scores[:, at].var(axis=0, ddof=1).mean() / n_trainings
+            misfit = ((np.polyval(fit, at - best) - means[at]) ** 2).sum() / (len(at) - 3)
+            if misfit <= 3 * noise:
+                break
+        counted[len(at)] += 1
+        vertex = -fit[1] / (2 * fit[0]) if fit[0] < 0 else 0.0
+        assert found.position == pytest.approx(best + np.clip(vertex, -1, 1))
+    assert min(counted.values()) > 10 if n_trainings > 1 else counted[3] > 100
+
+
 def test_expected_best_is_the_mean_over_all_draws():
     scores = np.array([0.3, 0.7, 0.5])
     assert len(expected_best(scores)) == 3
