@@ -50,7 +50,7 @@ def matrices(experiment, name):
 
 @pytest.mark.slow
 def test_the_table_is_what_the_statistics_plan(tmp_path, capsys):
-    experiment = pilot(tmp_path)
+    experiment = pilot(tmp_path, folds=range(5))
     output = tmp_path / "plan.csv"
     plan(experiment.parent, 0.02, 0.9, output)
     table = pd.read_csv(output)
@@ -71,13 +71,13 @@ def test_the_table_is_what_the_statistics_plan(tmp_path, capsys):
     first = mine.iloc[0]
     assert first["pairing_gain"] == pytest.approx(pairing_gain(loss, reference, paired_difference))
     assert first["pairing_gain"] > 5, "the cases vary more than the differences"
-    assert first[["pilot_cases", "pilot_seeds", "pilot_blocks"]].tolist() == [60, 3, 9]
+    assert first[["pilot_cases", "pilot_seeds", "pilot_blocks"]].tolist() == [100, 3, 15]
     assert first["sd_residual"] == pytest.approx(RESIDUAL, rel=0.2)
     # A training of 40 steps takes 10 s (fake_results); a block is one of each loss.
     assert mine["hours"].to_numpy() == pytest.approx((mine["n_blocks"] * 20 / 3600).to_numpy())
     assert (mine["n_cases"].diff().dropna() <= 0).all(), "more seeds, fewer cases"
     said = capsys.readouterr().out
-    enough = mine[mine["n_cases"] <= 60].iloc[0]
+    enough = mine[mine["n_cases"] <= 100].iloc[0]
     line = next(x for x in said.splitlines() if "anterior" in x)
     assert f"{enough['n_seeds']} ({enough['n_blocks']})" in line
     assert f"{first['pairing_gain']:.1f} x" in line
