@@ -169,6 +169,7 @@ def test_weights_by_name_are_fetched_once_and_become_a_file(tmp_path, monkeypatc
         assert with_weights(experiment).models == experiment.models
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_fetched_say_where_they_go(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
