@@ -145,20 +145,16 @@ def cautions_of(comparisons: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
         if len(rows) == len(comparisons) > 1:
             yield caution, ["all comparisons"]
         else:
-            columns = (rows[name] for name in ("metric", "where", "loss"))
-            yield (
-                caution,
-                [f"{m} of {where}, {loss}" for m, where, loss in zip(*columns, strict=True)],
-            )
+            keys = rows[["metric", "where", "loss"]].itertuples(index=False)
+            yield caution, [f"{metric} of {where}, {loss}" for metric, where, loss in keys]
 
 
 def class_names(table: pd.DataFrame) -> list[str]:
     """The class of each row, with data set and model where the table has several of these."""
     if len(table[[*GROUP]].drop_duplicates()) < 2:
         return table["class"].tolist()
-    return [
-        f"{c} ({d}, {m})" for d, m, c in zip(*(table[x] for x in (*GROUP, "class")), strict=True)
-    ]
+    keys = table[["class", *GROUP]].itertuples(index=False)
+    return [f"{name} ({dataset}, {model})" for name, dataset, model in keys]
 
 
 def read_users_csv(path: Path, columns: Sequence[str], where: str) -> pd.DataFrame:
